@@ -1,0 +1,1 @@
+"""Hydra config groups of the `law-*` commands; other Hydra apps reach them by `pkg://law_lightning.conf`."""

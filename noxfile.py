@@ -1,0 +1,127 @@
+"""Sessions: demo, tests, lint, types, bench, build. They share one environment, as torch is large."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "venv"
+
+ROOT = Path(__file__).parent
+REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint]", "build", "-c", "constraints.txt"]
+THREADS = {"OMP_NUM_THREADS": "1"}
+# Settings that only one of the demo's two commands knows.
+SEARCH_ONLY = ("search", "agent", "logger")
+COMPARE_ONLY = ("seeds", "first_seed", "methods", "confidence")
+
+
+def tool(session: nox.Session, name: str) -> str:
+    """The path of a program in the shared environment."""
+    return str(session.cache_dir.parent / "env" / ("Scripts" if os.name == "nt" else "bin") / name)
+
+
+def without(args: list[str], groups: tuple[str, ...]) -> list[str]:
+    """The Hydra overrides that do not belong to these groups or keys."""
+    return [arg for arg in args if arg.lstrip("+~").split("=")[0].split(".")[0] not in groups]
+
+
+@nox.session(reuse_venv=True)
+def env(session: nox.Session) -> None:
+    """Install the package and its tools once; again only when pyproject.toml or constraints.txt change."""
+    files = ("pyproject.toml", "constraints.txt")
+    wanted = hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in files)).hexdigest()
+    stamp = Path(session.virtualenv.location) / "installed"
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        session.install(*REQUIREMENTS)
+        stamp.write_text(wanted)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def demo(session: nox.Session) -> None:
+    """Search on noisy digits, then compare with plain training on fresh seeds. Takes overrides."""
+    search, compare = ROOT / "demo" / "search", ROOT / "demo" / "compare"
+    args = session.posargs
+    session.run(
+        tool(session, "law-search"),
+        "experiment=digits_noise40",
+        f"run_dir={search}",
+        *without(args, COMPARE_ONLY),
+        env=THREADS,
+    )
+    session.run(
+        tool(session, "law-compare"),
+        "experiment=digits_noise40",
+        f"strategy={search / 'strategy.pt'}",
+        f"run_dir={compare}",
+        "seeds=6",
+        *without(args, SEARCH_ONLY),
+        env=THREADS,
+    )
+    print(f"\nstrategy: {search / 'strategy.pt'}")
+    print(f"table:    {compare / 'summary.txt'}")
+    print(f"figures:  {search / 'search.png'}, {compare / 'compare.png'}")
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def tests(session: nox.Session) -> None:
+    """Run the tests and doctests with coverage; arguments go to pytest in place of the coverage gate."""
+    gate = ["--cov", "--cov-report=term", "--cov-fail-under=90"]
+    session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *(session.posargs or gate), env=THREADS)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def lint(session: nox.Session) -> None:
+    """Check style and layout."""
+    session.run(tool(session, "ruff"), "check", ".")
+    session.run(tool(session, "ruff"), "format", "--check", ".")
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    session.run(tool(session, "mypy"))
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def bench(session: nox.Session) -> None:
+    """Measure what the callback costs in time and memory."""
+    session.run(tool(session, "python"), "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def build(session: nox.Session) -> None:
+    """Build wheel and sdist, and run the wheel's law-search in an empty folder far from the checkout."""
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run(tool(session, "python"), "-m", "build", "--outdir", str(dist), env={"PYTHONPATH": ""})
+    wheel = next(dist.glob("*.whl"))
+
+    # The dependencies come from the shared environment; the package itself from the wheel alone.
+    folder = Path(session.create_tmp()).resolve()
+    site, empty = folder / "site", folder / "empty"
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.rmtree(empty, ignore_errors=True)
+    empty.mkdir()
+    python = tool(session, "python")
+    session.run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel))
+    installed = {"PYTHONPATH": str(site), **THREADS}
+    check = f"import law_lightning as law; assert law.__file__.startswith({str(site)!r}), law.__file__"
+    with session.chdir(empty):
+        session.run(python, "-c", check, env=installed)
+        session.run(
+            python,
+            str(site / "bin" / "law-search"),
+            "experiment=digits_noise40",
+            "search.episodes=1",
+            "search.eval_every=1",
+            "search.eval_seeds=1",
+            "trainer.max_epochs=3",
+            "run_dir=run",
+            env=installed,
+        )
+    for name in ("strategy.pt", "config.yaml", "search.png"):
+        if not (empty / "run" / name).is_file():
+            session.error(f"The installed law-search wrote no {name}.")

@@ -1,0 +1,66 @@
+"""Exploration in the space of theta: one offset for a whole episode and fresh noise at every stage, both decaying."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Exploration:
+    """Gaussian noise added to the actor's theta.
+
+    An offset that stays for an episode shows what a strategy does when it is kept up; noise at each stage tells
+    the stages apart.
+
+    Args:
+        dim: length of theta.
+        episode_noise: standard deviation of an episode's offset.
+        stage_noise: standard deviation of a stage's noise.
+        decay: factor on both after every episode.
+        seed: of the noise's own generator; the global random state is never touched.
+    """
+
+    def __init__(self, dim: int, episode_noise: float, stage_noise: float, decay: float, seed: int) -> None:
+        if min(episode_noise, stage_noise) < 0 or not 0 < decay <= 1:
+            raise ValueError(
+                f"Noise must be at least 0 and its decay in (0, 1], not {episode_noise}, {stage_noise}, {decay}."
+            )
+        self.dim = dim
+        self.episode_noise = episode_noise
+        self.stage_noise = stage_noise
+        self.decay = decay
+        self.generator = torch.Generator().manual_seed(seed)
+        self.episode = 0
+        self.scale = 1.0
+        self.offset = torch.zeros(dim)  # until the first episode starts
+
+    def start_episode(self) -> None:
+        """Draw the offset of a new episode; the noise decays with the episodes before it."""
+        self.scale = self.decay**self.episode
+        self.offset = self._normal() * (self.episode_noise * self.scale)
+        self.episode += 1
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """Theta with this episode's offset and fresh noise, [dim]."""
+        return theta + self.offset + self._normal() * (self.stage_noise * self.scale)
+
+    def _normal(self) -> Tensor:
+        return torch.randn(self.dim, generator=self.generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next draws depend on."""
+        return {
+            "episode": self.episode,
+            "scale": self.scale,
+            "offset": self.offset.clone(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self.episode = state["episode"]
+        self.scale = state["scale"]
+        self.offset = state["offset"].clone()
+        self.generator.set_state(state["generator"])

@@ -1,0 +1,63 @@
+"""Actor and critic: small perceptrons with four layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def perceptron(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    """Linear layers with ReLU between them; three hidden widths make the paper's four layers."""
+    widths = [inputs, *hidden]
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+class Actor(nn.Module):
+    """mu(s): training phase [N, S] -> theta [N, A] (Equation 4).
+
+    The last layer starts near zero, so that a new strategy gives every sample a weight of about 1.
+
+    Args:
+        state_dim: S.
+        action_dim: A.
+        hidden: widths of the hidden layers.
+        bound: theta lies in (-bound, bound) through a tanh; None leaves it free.
+    """
+
+    def __init__(self, state_dim: int, action_dim: int, hidden: Sequence[int], bound: float | None) -> None:
+        super().__init__()
+        self.bound = bound
+        self.network = perceptron(state_dim, hidden, action_dim)
+        last = self.network[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.uniform_(last.weight, -1e-3, 1e-3)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Theta for every state."""
+        theta: Tensor = self.network(state)
+        return theta if self.bound is None else self.bound * torch.tanh(theta / self.bound)
+
+
+class Critic(nn.Module):
+    """Q(s, a): training phase [N, S] and theta [N, A] -> value [N].
+
+    Args:
+        state_dim: S.
+        action_dim: A.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(self, state_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.network = perceptron(state_dim + action_dim, hidden, 1)
+
+    def forward(self, state: Tensor, theta: Tensor) -> Tensor:
+        """The value of theta in every state."""
+        value: Tensor = self.network(torch.cat([state, theta], dim=1))
+        return value.squeeze(1)

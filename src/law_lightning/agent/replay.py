@@ -1,0 +1,139 @@
+"""The replay buffer: every transition (s_T, theta_T, r_T, s_{T+1}, Done) of every episode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from law_lightning.files import load_state, save_state
+from law_lightning.stages import TrainingPhase
+
+
+class Transitions(NamedTuple):
+    """N transitions as tensors. A phase is kept as its stage and numbers: the embedding of the stage is learned."""
+
+    stage: Tensor  # [N] int64
+    phase: Tensor  # [N, 2]: loss_smooth, acc_smooth
+    theta: Tensor  # [N, A]
+    reward: Tensor  # [N]
+    next_stage: Tensor  # [N] int64
+    next_phase: Tensor  # [N, 2]
+    done: Tensor  # [N], 0 or 1
+
+
+class ReplayBuffer:
+    """Grows by one transition a stage; a full data update reads all of it.
+
+    Args:
+        capacity: how many transitions are kept; the oldest go first. None keeps all.
+    """
+
+    def __init__(self, capacity: int | None = None) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity must be at least 1 or None, not {capacity}.")
+        self.capacity = capacity
+        self._columns: Transitions | None = None
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(
+        self, phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool
+    ) -> None:
+        """Keep one transition.
+
+        Raises:
+            ValueError: a number in it is not finite; it would poison the strategy.
+        """
+        row = Transitions(
+            stage=torch.tensor(phase.stage),
+            phase=torch.tensor([phase.loss_smooth, phase.acc_smooth]),
+            theta=theta.detach().float().cpu(),
+            reward=torch.tensor(float(reward)),
+            next_stage=torch.tensor(next_phase.stage),
+            next_phase=torch.tensor([next_phase.loss_smooth, next_phase.acc_smooth]),
+            done=torch.tensor(float(done)),
+        )
+        if not all(bool(column.isfinite().all()) for column in row):
+            raise ValueError(f"A transition must be finite, not {row}.")
+        if self._columns is None:
+            self._columns = Transitions(*(column.new_empty(0, *column.shape) for column in row))
+        if len(row.theta) != self._columns.theta.shape[1]:
+            raise ValueError(f"theta has length {len(row.theta)}, the buffer's have {self._columns.theta.shape[1]}.")
+        if self._size == self.capacity:
+            self._columns = Transitions(*(column.roll(-1, dims=0) for column in self._columns))
+            self._size -= 1
+        if self._size == len(self._columns.reward):  # full: double it, so that adding costs O(1) on average
+            room = max(64, self._size)
+            self._columns = Transitions(
+                *(torch.cat([column, column.new_zeros(room, *column.shape[1:])]) for column in self._columns)
+            )
+        for column, value in zip(self._columns, row, strict=True):
+            column[self._size] = value
+        self._size += 1
+
+    def transitions(self) -> Transitions:
+        """All transitions, oldest first.
+
+        Raises:
+            ValueError: the buffer is empty.
+        """
+        if self._columns is None or not self._size:
+            raise ValueError("The replay buffer is empty: run at least one stage after the warm-up first.")
+        return Transitions(*(column[: self._size] for column in self._columns))
+
+    def dataloader(
+        self, batch_size: int = 64, shuffle: bool = True, generator: torch.Generator | None = None
+    ) -> DataLoader[tuple[Tensor, ...]]:
+        """The buffer as a DataLoader, for ``Trainer().fit(agent, buffer.dataloader(...))``."""
+        return DataLoader(
+            TensorDataset(*self.transitions()), batch_size=batch_size, shuffle=shuffle, generator=generator
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All transitions as tensors."""
+        columns = {} if not self._size else {k: v.clone() for k, v in self.transitions()._asdict().items()}
+        return {"capacity": self.capacity, "columns": columns}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replace the content by that of ``state``.
+
+        Raises:
+            ValueError: the columns are not those of a replay buffer.
+        """
+        columns: dict[str, Tensor] = state["columns"]
+        self.capacity = state["capacity"]
+        if not columns:
+            self._columns, self._size = None, 0
+            return
+        if set(columns) != set(Transitions._fields):
+            raise ValueError(f"Expected the columns {Transitions._fields}, found {tuple(columns)}.")
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"The columns of a replay buffer must be equally long, found lengths {sorted(lengths)}.")
+        self._columns = Transitions(**{name: columns[name].clone() for name in Transitions._fields})
+        self._size = len(self._columns.reward)
+
+    def save(self, path: str | Path) -> None:
+        """Write the buffer to a file that loads with ``weights_only=True``."""
+        save_state(path, "replay", self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReplayBuffer:
+        """Read a buffer that :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged or of another kind.
+        """
+        buffer = cls()
+        try:
+            buffer.load_state_dict(load_state(path, "replay"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a complete replay file: {error!r}.") from error
+        return buffer

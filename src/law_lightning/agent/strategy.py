@@ -1,0 +1,343 @@
+"""The strategy: a DDPG agent that maps training phases to the parameters of a weighting function."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from law_lightning import functional as LF
+from law_lightning.agent.exploration import Exploration
+from law_lightning.agent.networks import Actor, Critic
+from law_lightning.agent.replay import ReplayBuffer, Transitions
+from law_lightning.files import load_state, save_state
+
+Progress = Callable[[int, int], None]
+
+
+class StrategyAgent(L.LightningModule):
+    """Actor, critic and stage embedding with their update (Equations 4, 5, 10 to 13).
+
+    The agent lives on the CPU and draws from a generator of its own: building, exploring and updating leave the
+    global random state untouched.
+
+    Args:
+        num_stages: T_max.
+        warmup_stages: the first stages, in which every sample weighs 1 and nothing is learned.
+        features: the sample features that theta weighs, a subset of :data:`law_lightning.functional.FEATURES`.
+        embedding_dim: d of the stage embedding e_T.
+        hidden: widths of the hidden layers of actor and critic.
+        theta_bound: theta lies in (-theta_bound, theta_bound); None leaves it free.
+        actor_lr: Adam's learning rate for the actor and the stage embedding.
+        critic_lr: Adam's learning rate for the critic.
+        discount: gamma.
+        target_rate: share by which target networks follow at each update; None does without target networks.
+        twin_critics: learn two critics and trust the lower value (as TD3 does).
+        standardize_rewards: divide rewards by their deviation over the buffer before they are learned from.
+        epochs: E_n, passes over the whole buffer in a full data update.
+        batch_size: B, transitions in a batch.
+        episode_noise: deviation of the exploration's offset, drawn once an episode.
+        stage_noise: deviation of the exploration's noise, drawn at every stage.
+        noise_decay: factor on both after an episode.
+        seed: of initialisation, exploration and shuffling.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_stages: int = 20,
+        features: Sequence[str] = LF.FEATURES,
+        *,
+        warmup_stages: int = 1,
+        embedding_dim: int = 8,
+        hidden: Sequence[int] = (64, 64, 64),
+        theta_bound: float | None = 3.0,
+        actor_lr: float = 3e-4,
+        critic_lr: float = 1e-3,
+        discount: float = 0.95,
+        target_rate: float | None = 0.01,
+        twin_critics: bool = True,
+        standardize_rewards: bool = True,
+        epochs: int = 1,
+        batch_size: int = 128,
+        episode_noise: float = 1.0,
+        stage_noise: float = 0.3,
+        noise_decay: float = 0.96,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        features, hidden = list(features), [int(width) for width in hidden]
+        if not 0 <= warmup_stages < max(num_stages, 1):
+            raise ValueError(f"warmup_stages must be in 0 to {num_stages - 1}, not {warmup_stages}.")
+        _check_arguments(
+            features, at_least_one={"num_stages": num_stages, "embedding_dim": embedding_dim, "epochs": epochs,
+                                    "batch_size": batch_size},
+            positive={"actor_lr": actor_lr, "critic_lr": critic_lr, "theta_bound": theta_bound},
+            share={"discount": discount, "target_rate": target_rate},
+        )  # fmt: skip
+        self.save_hyperparameters({
+            "num_stages": int(num_stages), "features": features, "warmup_stages": int(warmup_stages), "embedding_dim": int(embedding_dim),
+            "hidden": hidden, "theta_bound": theta_bound, "actor_lr": actor_lr, "critic_lr": critic_lr,
+            "discount": discount, "target_rate": target_rate, "twin_critics": bool(twin_critics),
+            "standardize_rewards": bool(standardize_rewards), "epochs": int(epochs), "batch_size": int(batch_size),
+            "episode_noise": episode_noise, "stage_noise": stage_noise, "noise_decay": noise_decay, "seed": int(seed),
+        })  # fmt: skip
+        self.automatic_optimization = False  # one critic step and one actor step a batch
+        self.num_stages = int(num_stages)
+        self.features = tuple(features)
+        self.warmup_stages = int(warmup_stages)
+        self.theta_bound = theta_bound
+        self.discount = discount
+        self.target_rate = target_rate
+        self.standardize_rewards = standardize_rewards
+        state_dim, action_dim = embedding_dim + 2, len(features) + 1
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embedding = nn.Embedding(num_stages, embedding_dim)  # Gaussian initialised (Equation 5)
+            self.actor = Actor(state_dim, action_dim, hidden, theta_bound)
+            self.critics = nn.ModuleList(Critic(state_dim, action_dim, hidden) for _ in range(1 + twin_critics))
+        if target_rate is not None:
+            self.target_embedding = copy.deepcopy(self.embedding).requires_grad_(False)
+            self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
+            self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.exploration = Exploration(action_dim, episode_noise, stage_noise, noise_decay, seed + 1)
+        self.generator = torch.Generator().manual_seed(seed + 2)  # shuffles the buffer
+        self._optimizers: list[torch.optim.Optimizer] | None = None
+        self.reward_scale = 1.0
+
+    # -- acting --------------------------------------------------------------------------------------------
+
+    def act(self, stage: int, loss_smooth: float, acc_smooth: float, explore: bool = False) -> Tensor:
+        """theta_T = mu(s_T) (Equation 4).
+
+        Args:
+            stage: T, from 0.
+            loss_smooth: smoothed training loss divided by log C.
+            acc_smooth: smoothed training accuracy, in [0, 1].
+            explore: add this episode's offset and fresh noise, within the bound.
+
+        Returns:
+            theta, [F + 1]: one weight per feature, then b; float32 on the CPU.
+
+        Raises:
+            ValueError: there is no such stage.
+        """
+        if not 0 <= stage < self.num_stages:
+            raise ValueError(f"stage must be in 0 to {self.num_stages - 1}, not {stage}.")
+        with torch.no_grad():
+            state = self._state(self.embedding, torch.tensor([stage]), torch.tensor([[loss_smooth, acc_smooth]]))
+            theta: Tensor = self.actor(state)[0]
+            if explore:
+                theta = self.exploration(theta)
+                if self.theta_bound is not None:
+                    theta = theta.clamp(-self.theta_bound, self.theta_bound)
+        return theta
+
+    def start_episode(self) -> None:
+        """Begin a new episode: a new offset of the exploration."""
+        self.exploration.start_episode()
+
+    @staticmethod
+    def _state(embedding: nn.Module, stage: Tensor, phase: Tensor) -> Tensor:
+        """s_T = [e_T, l_smooth, acc_smooth] (Equation 5), [N, d + 2]."""
+        return torch.cat([embedding(stage), phase], dim=1)
+
+    # -- learning ------------------------------------------------------------------------------------------
+
+    def full_data_update(
+        self,
+        buffer: ReplayBuffer,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, float]:
+        """FDU (Algorithm 1): for E_n epochs shuffle the whole buffer; per batch a critic and an actor step.
+
+        Args:
+            buffer: the transitions; must not be empty.
+            epochs: E_n; by default the agent's own.
+            batch_size: B; by default the agent's own.
+            progress: called with (batches done, batches in all) after every batch.
+
+        Returns:
+            Means over the update: ``critic_loss``, ``actor_loss``, ``q_mean``.
+
+        Raises:
+            ValueError: the buffer is empty.
+        """
+        epochs = self.hparams["epochs"] if epochs is None else epochs
+        batch_size = self.hparams["batch_size"] if batch_size is None else batch_size
+        transitions = self._scaled(buffer.transitions())
+        count = len(transitions.reward)
+        per_epoch = -(-count // batch_size)
+        self.configure_optimizers()
+        assert self._optimizers is not None
+        logs = []
+        with torch.enable_grad():
+            for epoch in range(epochs):
+                order = torch.randperm(count, generator=self.generator)
+                for i, rows in enumerate(order.split(batch_size)):
+                    batch = Transitions(*(column[rows] for column in transitions))
+                    logs.append(self._update(batch, self._optimizers, lambda loss: loss.backward()))
+                    if progress is not None:
+                        progress(epoch * per_epoch + i + 1, epochs * per_epoch)
+        names = ("critic_loss", "actor_loss", "q_mean")
+        return dict(zip(names, torch.stack(logs).mean(dim=0).tolist(), strict=True))
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """One batch of transitions, for ``Trainer().fit(agent, buffer.dataloader(...))``."""
+        transitions = Transitions(*batch)
+        transitions = transitions._replace(reward=transitions.reward / self.reward_scale)
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        critic_loss, actor_loss, q_mean = self._update(transitions, optimizers, self.manual_backward)
+        self.log_dict({"agent/critic_loss": critic_loss, "agent/actor_loss": actor_loss, "agent/q_mean": q_mean})
+
+    def on_train_start(self) -> None:
+        """Standardise by the rewards that the Trainer's loader holds."""
+        loader = self.trainer.train_dataloader
+        if self.standardize_rewards and isinstance(loader, torch.utils.data.DataLoader):
+            self.reward_scale = _deviation(Transitions(*loader.dataset.tensors).reward)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the critic and for actor and embedding; the same two for as long as the agent lives."""
+        if self._optimizers is None:
+            actor = [*self.actor.parameters(), *self.embedding.parameters()]
+            self._optimizers = [
+                torch.optim.Adam(self.critics.parameters(), lr=self.hparams["critic_lr"], fused=True),
+                torch.optim.Adam(actor, lr=self.hparams["actor_lr"], fused=True),
+            ]
+        return self._optimizers
+
+    def _scaled(self, transitions: Transitions) -> Transitions:
+        if self.standardize_rewards:
+            self.reward_scale = _deviation(transitions.reward)
+        return transitions._replace(reward=transitions.reward / self.reward_scale)
+
+    def _update(self, batch: Transitions, optimizers: Sequence[Any], backward: Callable[[Tensor], Any]) -> Tensor:
+        """One critic step (Equations 10 to 12), one actor step (Equation 13); returns both losses and mean Q."""
+        critic_optimizer, actor_optimizer = optimizers
+        # The critic sees a detached e_T: the embedding is the actor's to learn.
+        state = self._state(self.embedding, batch.stage, batch.phase)
+        fixed = state.detach()
+
+        y = self._td_target(batch)
+        values = [critic(fixed, batch.theta) for critic in self.critics]
+        critic_loss = torch.stack([LF.critic_loss(value, y) for value in values]).sum()
+        critic_optimizer.zero_grad()
+        backward(critic_loss)
+        critic_optimizer.step()
+
+        self.critics.requires_grad_(False)  # the actor's gradient passes through the critic, but not to it
+        actor_loss = LF.actor_loss(self.critics[0](fixed, self.actor(state)))
+        actor_optimizer.zero_grad()
+        backward(actor_loss)
+        actor_optimizer.step()
+        self.critics.requires_grad_(True)
+
+        self._follow()
+        return torch.stack([critic_loss.detach(), actor_loss.detach(), values[0].detach().mean()])
+
+    @torch.no_grad()
+    def _td_target(self, batch: Transitions) -> Tensor:
+        """y of Equation 12, with the lower of two critics."""
+        slow = self.target_rate is not None
+        embedding = self.target_embedding if slow else self.embedding
+        actor = self.target_actor if slow else self.actor
+        critics = self.target_critics if slow else self.critics
+        state = self._state(embedding, batch.next_stage, batch.next_phase)
+        theta = actor(state)
+        value = torch.stack([critic(state, theta) for critic in critics]).amin(dim=0)
+        return LF.td_target(batch.reward, value, batch.done, self.discount)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        if self.target_rate is None:
+            return
+        for slow, fast in (
+            (self.target_embedding, self.embedding),
+            (self.target_actor, self.actor),
+            (self.target_critics, self.critics),
+        ):
+            torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), self.target_rate)
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def full_state(self) -> dict[str, Any]:
+        """Everything that acting, exploring and learning depend on: tensors and plain Python."""
+        self.configure_optimizers()
+        assert self._optimizers is not None
+        return {
+            "hparams": dict(self.hparams),
+            "networks": {name: tensor.clone() for name, tensor in self.state_dict().items()},
+            "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self._optimizers],
+            "exploration": self.exploration.state_dict(),
+            "generator": self.generator.get_state(),
+            "reward_scale": self.reward_scale,
+        }
+
+    def load_full_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`full_state` was taken."""
+        self.load_state_dict(state["networks"])
+        self.configure_optimizers()
+        assert self._optimizers is not None
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.exploration.load_state_dict(state["exploration"])
+        self.generator.set_state(state["generator"])
+        self.reward_scale = state["reward_scale"]
+
+    def save(self, path: str | Path) -> None:
+        """Write the strategy to a file that loads with ``weights_only=True``."""
+        save_state(path, "strategy", self.full_state())
+
+    @classmethod
+    def load(cls, path: str | Path) -> StrategyAgent:
+        """Read a strategy that :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, foreign or incomplete.
+        """
+        state = load_state(path, "strategy")
+        try:
+            agent = cls(**state["hparams"])
+            agent.load_full_state(state)
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} is not a complete strategy file: {error}") from error
+        if not all(bool(parameter.isfinite().all()) for parameter in agent.parameters()):
+            raise ValueError(f"{path} holds a strategy with parameters that are not finite.")
+        return agent
+
+
+def _deviation(reward: Tensor) -> float:
+    """Standard deviation of rewards; 1 where they do not vary."""
+    deviation = float(reward.std(correction=0))
+    return deviation if deviation > 1e-12 else 1.0
+
+
+def _check_arguments(
+    features: Sequence[str],
+    at_least_one: dict[str, int],
+    positive: dict[str, float | None],
+    share: dict[str, float | None],
+) -> None:
+    unknown = [name for name in features if name not in LF.FEATURES]
+    if unknown or not features or len(set(features)) != len(features):
+        raise ValueError(f"features must be distinct names out of {', '.join(LF.FEATURES)}, not {list(features)}.")
+    for name, number in at_least_one.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}.")
+    for name, value in positive.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be greater than 0, not {value}.")
+    for name, value in share.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], not {value}.")

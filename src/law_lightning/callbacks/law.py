@@ -1,0 +1,342 @@
+"""LAW in a single fit: stages, the duplicate-network reward and the strategy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+
+from law_lightning import functional as LF
+from law_lightning.agent import ReplayBuffer, StrategyAgent
+from law_lightning.callbacks.weighting import Record, WeightingCallback
+from law_lightning.capture import LossCapture
+from law_lightning.evaluation import NO_DATA, Evaluator
+from law_lightning.reference import Reference, StepRecord
+from law_lightning.shipped import strategy_path
+from law_lightning.stages import TrainingPhase
+from law_lightning.weighting.law import LAWWeighting
+
+
+class LAWCallback(WeightingCallback):
+    """Learning to Auto Weight on anyone's module: ``Trainer(callbacks=[LAWCallback()])``.
+
+    In ``mode="search"`` a reference network trains beside the user's (the target) on the same batches with plain
+    losses; at every stage end both are validated, the difference is the reward, and the strategy learns from all
+    transitions so far (Algorithms 1 and 2). In ``mode="apply"`` a strategy found before weights the samples; there is
+    no reference, and no validation data are needed.
+
+    Args:
+        agent: the strategy: an agent (keeps learning from fit to fit), the path of a strategy file, or the name of a
+            shipped strategy. By default a new agent.
+        mode: ``"search"`` or ``"apply"``.
+        num_stages: T_max; by default the agent's, 20 for a new one.
+        warmup_stages: the first stages, in which every sample weighs 1; by default the agent's.
+        features: the sample features of a new agent; for a given agent they are checked against its own.
+        keep: which network is in the user's module after a search: ``"best"``, the one that validates better, or
+            ``"target"``.
+        buffer: the replay buffer; by default a new one.
+        explore: add exploration to theta in search mode.
+        learn: update the strategy at stage ends in search mode.
+        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+        reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
+        reward_scale: s.
+
+    Attributes:
+        agent: the strategy.
+        buffer: the transitions so far.
+        theta: that of the current stage, [F + 1]; None in the warm-up.
+        history: as for :class:`WeightingCallback`, and ``theta``, ``reward``, ``acc_target``, ``acc_reference``,
+            ``loss_gap`` (training loss of the target less that of the reference), ``critic_loss``, ``actor_loss`` and
+            ``q_mean`` (of the update at its end), which are None where there is none.
+
+    Raises:
+        ValueError: a bad argument, or a strategy of other stages or features than those asked for.
+        FileNotFoundError: there is no such strategy.
+    """
+
+    def __init__(
+        self,
+        agent: StrategyAgent | str | Path | None = None,
+        mode: Literal["search", "apply"] = "search",
+        *,
+        num_stages: int | None = None,
+        warmup_stages: int | None = None,
+        features: Sequence[str] | None = None,
+        keep: Literal["best", "target"] = "best",
+        buffer: ReplayBuffer | None = None,
+        explore: bool = True,
+        learn: bool = True,
+        smoothing: float = 0.5,
+        reward_growth: float = 1.0,
+        reward_scale: float = 1.0,
+    ) -> None:
+        if mode not in ("search", "apply"):
+            raise ValueError(f"mode must be 'search' or 'apply', not {mode!r}.")
+        if keep not in ("best", "target"):
+            raise ValueError(f"keep must be 'best' or 'target', not {keep!r}.")
+        if not math.isfinite(reward_growth) or not reward_scale > 0:
+            raise ValueError(
+                f"reward_growth must be finite and reward_scale above 0, not {reward_growth}, {reward_scale}."
+            )
+        if agent is None and mode == "apply":
+            raise ValueError("mode='apply' needs a strategy: an agent, the path of a strategy file, or a shipped name.")
+        self.agent = _resolve(agent, num_stages, warmup_stages, features)
+        super().__init__(
+            LAWWeighting(self.agent.features),
+            num_stages=self.agent.num_stages,
+            warmup_stages=self.agent.warmup_stages if warmup_stages is None else warmup_stages,
+            smoothing=smoothing,
+        )
+        self.weighting: LAWWeighting
+        self.mode = mode
+        self.keep = keep
+        self.buffer = ReplayBuffer() if buffer is None else buffer
+        self.explore = explore
+        self.learn = learn
+        self.reward_growth = reward_growth
+        self.reward_scale = reward_scale
+        self._evaluator: Evaluator | None = None
+        self._reference: Reference | None = None
+        self._released: L.LightningModule | None = None
+        self._record: StepRecord | None = None
+        self._plain_loss: Tensor | None = None
+        self._stage_phase = self.phase
+        self._last_accuracies: tuple[int, float, float] | None = None
+
+    @property
+    def theta(self) -> Tensor | None:
+        """The action of the current stage, [F + 1]; None while every sample weighs 1."""
+        return self.weighting.theta
+
+    @property
+    def reference(self) -> L.LightningModule | None:
+        """The reference network; None in apply mode, and until the warm-up ends (one network trains for both)."""
+        return self._released if self._reference is None else self._reference.module
+
+    # -- before training -----------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before anything runs."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit" or self.mode == "apply":
+            return
+        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            raise MisconfigurationException(
+                f"LAWCallback(mode='search') trains a second network beside the first, which {type(trainer.strategy).__name__} "
+                "does not allow: use a single device or strategy='ddp'. With a strategy found there, mode='apply' trains."
+            )
+        if trainer.limit_val_batches == 0:
+            raise MisconfigurationException(NO_DATA)
+        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+            raise MisconfigurationException(
+                f"{type(pl_module).__name__}.training_step takes a dataloader_iter; for LAW's reference network it must "
+                "take a batch, which both networks can be given: training_step(self, batch, batch_idx)."
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Cut the run into stages, check the validation data on one batch, and begin."""
+        self._reference = self._released = self._record = None
+        self._last_accuracies = None
+        self.weighting.theta = None
+        if self.mode == "search":
+            self._evaluator = Evaluator(trainer)
+            self._evaluator([pl_module], limit=1)
+        super().on_train_start(trainer, pl_module)
+
+    def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.mode == "search" and self.explore:
+            self.agent.start_episode()
+
+    def start_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """theta_T = mu(s_T), for the whole stage."""
+        self._stage_phase = phase = self.phase
+        if not self.in_warmup:
+            explore = self.mode == "search" and self.explore
+            self.weighting.theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore=explore)
+
+    # -- the lockstep --------------------------------------------------------------------------------------
+
+    def _has_reference(self) -> bool:
+        return self._reference is not None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The reference lives through the module's own hooks too."""
+        super().on_train_epoch_start(trainer, pl_module)
+        if self._reference is not None:
+            self._reference.hook("on_train_epoch_start")
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Fork the reference when the warm-up has ended: until then one network trained for both."""
+        self._record = self._plain_loss = None
+        if self.mode == "search":
+            if self._reference is None and not self.in_warmup:
+                self._reference = Reference(trainer, pl_module)
+            if self._reference is not None:
+                self._reference.hook("on_train_batch_start", batch, batch_idx)
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what the target's step begins with (a second call in one step, as by LBFGS, changes nothing)."""
+        if self._reference is not None and self._record is None:
+            self._record = StepRecord.of(args, kwargs)
+
+    def after_step(self, capture: LossCapture, output: Any) -> None:
+        """Note the target's unweighted loss."""
+        loss = output.get("loss") if isinstance(output, dict) else output
+        if self._record is not None and self._plain_loss is None and isinstance(loss, Tensor):
+            self._plain_loss = loss.detach() if capture.correction is None else loss.detach() - capture.correction
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """The learning rate and the like with which the target steps."""
+        if self._record is not None:
+            self._record.note_options(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The reference takes the same step; then the stage may end."""
+        if self._reference is not None and self._record is not None:
+            loss = self._reference.step(self._record, batch_idx)
+            if loss is not None and self._plain_loss is not None:
+                self._statistics.add_gap((self._plain_loss - loss).float())
+            self._reference.hook("on_train_batch_end", {} if loss is None else {"loss": loss}, batch, batch_idx)
+            self._record = None
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The reference lives through the module's own hooks too."""
+        if self._reference is not None:
+            self._reference.hook("on_train_epoch_end")
+
+    # -- the reward ----------------------------------------------------------------------------------------
+
+    def _accuracies(self, module: L.LightningModule) -> tuple[float, float]:
+        """Validation accuracies of target and reference; one network stands for both in the warm-up."""
+        assert self._evaluator is not None
+        if self._reference is None:
+            (accuracy,) = self._evaluator([module])
+            return accuracy, accuracy
+        target, reference = self._evaluator([module, self._reference.module])
+        return target, reference
+
+    def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
+        """Reward, transition, full data update (Algorithm 2)."""
+        theta = self.theta
+        record["theta"] = [0.0] * (len(self.agent.features) + 1) if theta is None else theta.tolist()
+        record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "critic_loss", "actor_loss", "q_mean"))
+        if self.mode == "search":
+            assert self.schedule is not None
+            target, reference = self._accuracies(module)
+            self._last_accuracies = (trainer.global_step, target, reference)
+            weight = LF.reward_weight(record["step"], self.schedule.total_steps, self.reward_growth, self.reward_scale)
+            record |= {
+                "acc_target": target,
+                "acc_reference": reference,
+                "reward": LF.reward(target, reference, weight),
+            }
+            if theta is not None:
+                done = record["stage"] == self.num_stages - 1
+                self.buffer.add(self._stage_phase, theta, record["reward"], phase, done)
+                if self.learn:
+                    record |= self.agent.full_data_update(self.buffer)
+
+    def scalars(self, record: Record) -> dict[str, float]:
+        """A record's numbers under their log keys, ``law/*`` and ``agent/*``; those it lacks are left out."""
+        scalars = super().scalars(record)
+        scalars |= {f"law/{name}": record[name] for name in ("reward", "acc_target", "acc_reference", "loss_gap")}
+        names = [*self.agent.features, "b"]
+        scalars |= {f"law/theta/{name}": value for name, value in zip(names, record["theta"], strict=True)}
+        scalars |= {f"agent/{name}": record[name] for name in ("critic_loss", "actor_loss", "q_mean")}
+        return {name: value for name, value in scalars.items() if value is not None}
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the network that validates better in the user's module (``keep="best"``)."""
+        if self.mode == "apply":
+            return
+        if self._reference is None:
+            self._reference = Reference(trainer, pl_module)
+        if self.keep == "target":
+            return
+        if self._last_accuracies is None or self._last_accuracies[0] != trainer.global_step:
+            self._last_accuracies = (trainer.global_step, *self._accuracies(pl_module))
+        _, target, reference = self._last_accuracies
+        if reference > target:
+            pl_module.load_state_dict(self._reference.module.state_dict())
+
+    def _unwrap(self, module: L.LightningModule) -> None:
+        super()._unwrap(module)
+        if self._reference is not None:
+            self._released = self._reference.release()
+        self._reference = self._evaluator = self._record = self._plain_loss = None
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain Python."""
+        state = super().state_dict()
+        if not state:
+            return {}
+        return state | {
+            "mode": self.mode,
+            "agent": self.agent.full_state(),
+            "buffer": self.buffer.state_dict(),
+            "theta": None if self.theta is None else self.theta.cpu(),
+            "stage_phase": [self._stage_phase.loss_smooth, self._stage_phase.acc_smooth],
+            "reference": None if self._reference is None else self._reference.state_dict(),
+            "accuracies": None if self._last_accuracies is None else list(self._last_accuracies),
+        }
+
+    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        if state.get("mode") != self.mode:
+            raise MisconfigurationException(
+                f"The checkpoint is of a run in mode {state.get('mode')!r}; resume with LAWCallback(mode={state.get('mode')!r})."
+            )
+        if state["agent"]["hparams"] != dict(self.agent.hparams):
+            raise MisconfigurationException(
+                "The checkpoint holds a strategy with other settings than the callback's agent: resume with an agent of "
+                f"the same ones, {state['agent']['hparams']}."
+            )
+        self.agent.load_full_state(state["agent"])
+        self.buffer.load_state_dict(state["buffer"])
+        self.weighting.theta = state["theta"]
+        self._last_accuracies = None if state["accuracies"] is None else tuple(state["accuracies"])
+        if state["reference"] is not None:
+            self._reference = Reference(trainer, module)
+            self._reference.load_state_dict(state["reference"])
+        super()._resume(trainer, module, state)
+        loss_smooth, acc_smooth = state["stage_phase"]
+        self._stage_phase = TrainingPhase(self.phase.stage, self.num_stages, loss_smooth, acc_smooth)
+
+
+def _resolve(
+    agent: StrategyAgent | str | Path | None,
+    num_stages: int | None,
+    warmup_stages: int | None,
+    features: Sequence[str] | None,
+) -> StrategyAgent:
+    """The agent that is meant, checked against what is asked for."""
+    if agent is None:
+        options: dict[str, Any] = {"num_stages": num_stages, "warmup_stages": warmup_stages, "features": features}
+        return StrategyAgent(**{name: value for name, value in options.items() if value is not None})
+    source = "The given agent"
+    if isinstance(agent, (str, Path)):
+        path = strategy_path(agent)
+        agent, source = StrategyAgent.load(path), f"The strategy {path}"
+    if not isinstance(agent, StrategyAgent):
+        raise ValueError(f"agent must be a StrategyAgent, a path or the name of a shipped strategy, not {agent!r}.")
+    if num_stages is not None and num_stages != agent.num_stages:
+        raise ValueError(f"{source} has {agent.num_stages} stages, but num_stages={num_stages} was asked for.")
+    if features is not None and tuple(features) != agent.features:
+        raise ValueError(f"{source} weighs the features {agent.features}, but {tuple(features)} were asked for.")
+    return agent

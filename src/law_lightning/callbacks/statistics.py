@@ -1,0 +1,106 @@
+"""What happened to the samples during a stage, gathered without waiting for the device at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from law_lightning.samples import Samples
+
+_FLUSH_EVERY = 64  # batches kept before they are summed up: bounds the memory of a long stage
+
+
+class StageStatistics:
+    """Sums over the samples of a stage: loss, accuracy, weights (per class too), and the loss gap."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[Tensor, ...]] = []
+        self._gaps: list[Tensor] = []
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, samples: Samples, weights: Tensor | None) -> None:
+        """Take note of a batch; ``weights`` None stands for ones."""
+        weights = torch.ones_like(samples.loss) if weights is None else weights
+        valid = torch.ones_like(samples.target, dtype=torch.bool) if samples.valid is None else samples.valid
+        self._pending.append((samples.loss.float(), samples.accuracy, weights.float(), samples.target, valid))
+        self._num_classes = samples.num_classes
+        if len(self._pending) >= _FLUSH_EVERY:
+            self._flush()
+
+    def add_gap(self, gap: Tensor) -> None:
+        """Take note of a step's loss of the target less that of the reference, both unweighted, a scalar."""
+        self._gaps.append(gap)
+        if len(self._gaps) >= _FLUSH_EVERY:
+            self._flush()
+
+    def _flush(self) -> None:
+        dtype = torch.float64
+        if self._pending:
+            loss, accuracy, weights, target, valid = (torch.cat(column) for column in zip(*self._pending, strict=True))
+            if loss.device.type == "mps":
+                dtype = torch.float32
+            finite = valid & loss.isfinite()
+            kept = weights[valid].to(dtype)
+            per_class = torch.zeros(2, self._num_classes, dtype=dtype, device=loss.device)
+            per_class[0].index_add_(0, target[valid], kept)
+            per_class[1].index_add_(0, target[valid], torch.ones_like(kept))
+            totals = torch.stack([
+                finite.sum().to(dtype), loss.where(finite, 0.0).to(dtype).sum(), accuracy[valid].to(dtype).sum(),
+                valid.sum().to(dtype), kept.sum(), kept.square().sum(),
+            ])  # fmt: skip
+            self._accumulate("totals", totals, torch.add)
+            self._accumulate("per_class", per_class, torch.add)
+            if len(kept):
+                self._accumulate("max", kept.amax(), torch.maximum)
+                self._accumulate("-min", (-kept).amax(), torch.maximum)
+            self._pending.clear()
+        if self._gaps:
+            gaps = torch.stack(self._gaps)
+            finite = gaps.isfinite()
+            gap = torch.stack([gaps.where(finite, 0.0).sum(), finite.sum()]).to(dtype)
+            self._accumulate("gap", gap, torch.add)
+            self._gaps.clear()
+
+    def _accumulate(self, name: str, value: Tensor, combine: Any) -> None:
+        self._sums[name] = combine(self._sums[name], value) if name in self._sums else value
+
+    def summary(self, trainer: L.Trainer) -> dict[str, Any]:
+        """The stage in plain numbers, over all processes; starts anew.
+
+        Returns:
+            ``loss``, ``accuracy``, ``num_classes``, ``loss_gap`` (None without a reference), ``weight_mean``,
+            ``weight_std``, ``weight_min``, ``weight_max`` and ``weight_per_class`` (None for a class unseen).
+        """
+        self._flush()
+        sums = {}
+        for name, value in self._sums.items():
+            op = "max" if name in ("max", "-min") else "sum"
+            sums[name] = trainer.strategy.reduce(value, reduce_op=op).tolist()
+        self._sums = {}
+        losses, loss, right, count, total, squares = sums.get("totals", [0.0] * 6)
+        class_sum, class_count = sums.get("per_class", [[], []])
+        mean = total / count if count else 1.0
+        gap, steps = sums.get("gap", [0.0, 0.0])
+        return {
+            "loss": loss / losses if losses else float("nan"),
+            "accuracy": right / count if count else float("nan"),
+            "num_classes": len(class_sum),
+            "loss_gap": gap / steps if steps else None,
+            "weight_mean": mean,
+            "weight_std": max(squares / count - mean**2, 0.0) ** 0.5 if count else 0.0,
+            "weight_min": -sums.get("-min", -1.0),
+            "weight_max": sums.get("max", 1.0),
+            "weight_per_class": [s / n if n else None for s, n in zip(class_sum, class_count, strict=True)],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far."""
+        self._flush()
+        return {name: value.cpu() for name, value in self._sums.items()}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        self._sums = {name: value.to(device) for name, value in state.items()}

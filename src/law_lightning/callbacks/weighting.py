@@ -1,0 +1,308 @@
+"""Any weighting on anyone's module."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from law_lightning import functional as LF
+from law_lightning.callbacks.order import DataOrder
+from law_lightning.callbacks.statistics import StageStatistics
+from law_lightning.capture import TWO_WAYS, LossCapture
+from law_lightning.reference import WRAPPED
+from law_lightning.samples import Samples
+from law_lightning.stages import StageSchedule, TrainingPhase
+from law_lightning.weighting.base import Weighting, checked_weights
+
+Record = dict[str, Any]
+
+
+def _restore(module: L.LightningModule, name: str) -> None:
+    """Put back what the instance had in place of a wrapper of ours."""
+    wrapper = vars(module).get(name)
+    if not hasattr(wrapper, WRAPPED):
+        return
+    own = getattr(wrapper, WRAPPED)
+    if own is None:
+        del vars(module)[name]
+    else:
+        vars(module)[name] = own
+
+
+class WeightingCallback(L.Callback):
+    """Weights the per-sample losses of a module's ``training_step``; the module itself stays as it is.
+
+    During a fit the module's ``training_step`` is wrapped on the instance; afterwards it is as it was. The run is cut
+    into stages (3SM), which give the weighting its training phase and the history its records.
+
+    Args:
+        weighting: ``weighting(samples, phase) -> weights [B]``.
+        num_stages: T_max.
+        warmup_stages: the first stages, in which every sample weighs 1.
+        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+
+    Attributes:
+        history: a record per finished stage, as plain numbers: ``stage``, ``step``, ``epoch``, ``loss``, ``accuracy``
+            (both of training), ``loss_smooth``, ``acc_smooth`` and the weights' ``weight_mean``, ``weight_std``,
+            ``weight_min``, ``weight_max``, ``weight_per_class``.
+    """
+
+    def __init__(
+        self, weighting: Weighting, *, num_stages: int = 20, warmup_stages: int = 0, smoothing: float = 0.5
+    ) -> None:
+        if not callable(weighting):
+            raise ValueError(f"weighting must be a function of samples and phase, not {weighting!r}.")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), not {smoothing}.")
+        StageSchedule(num_stages, num_stages, warmup_stages)  # names bad arguments
+        self.weighting = weighting
+        self.num_stages = num_stages
+        self.warmup_stages = warmup_stages
+        self.smoothing = smoothing
+        self.history: list[Record] = []
+        self.schedule: StageSchedule | None = None
+        self._stage = 0
+        self._loss_smooth: float | None = None
+        self._acc_smooth: float | None = None
+        self._statistics = StageStatistics()
+        self._order: DataOrder | None = None
+        self._found_samples = False
+        self._loaded: dict[str, Any] | None = None
+
+    # -- what a subclass adds ------------------------------------------------------------------------------
+
+    def start_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Called at the beginning of every stage, and of a resumed fit."""
+
+    def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
+        """Called at the end of every stage.
+
+        Args:
+            trainer: the Trainer.
+            module: the user's module.
+            record: the stage's entry of the history, to be added to.
+            phase: s_{T+1}, in which the next stage begins.
+        """
+
+    def scalars(self, record: Record) -> dict[str, float]:
+        """A record's numbers under their log keys."""
+        return {f"law/weight/{name}": record[f"weight_{name}"] for name in ("mean", "std", "min", "max")}
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called with the arguments of every ``training_step``, before it."""
+
+    def after_step(self, capture: LossCapture, output: Any) -> None:
+        """Called with what a ``training_step`` revealed and returned, after it."""
+
+    # -- the phase -----------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> TrainingPhase:
+        """s_T; before anything was learned the loss is that of a uniform guess and the accuracy 0."""
+        return TrainingPhase(
+            stage=min(self._stage, self.num_stages - 1),
+            num_stages=self.num_stages,
+            loss_smooth=1.0 if self._loss_smooth is None else self._loss_smooth,
+            acc_smooth=0.0 if self._acc_smooth is None else self._acc_smooth,
+        )
+
+    @property
+    def in_warmup(self) -> bool:
+        """Whether every sample weighs 1 for now."""
+        return self._stage < self.warmup_stages
+
+    # -- before training -----------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before anything runs."""
+        if stage != "fit":
+            return
+        self._order = DataOrder()
+        name = type(pl_module).__name__
+        if not pl_module.automatic_optimization:
+            raise MisconfigurationException(
+                f"{name} uses manual optimization, in which no callback can weight the loss: set "
+                "automatic_optimization = True, or weight the loss in its training_step."
+            )
+        if trainer.max_epochs == -1 and trainer.max_steps == -1:
+            raise MisconfigurationException(
+                "LAW cuts a training into stages, so it must end: set max_epochs or max_steps in the Trainer, which "
+                "has max_epochs=-1."
+            )
+        self._refuse_several_optimizers(pl_module)
+
+    def _refuse_several_optimizers(self, module: L.LightningModule) -> None:
+        """Check what ``configure_optimizers`` returns when the Trainer calls it; its own advice would mislead."""
+        configure = module.configure_optimizers
+
+        @functools.wraps(configure)
+        def configure_optimizers() -> Any:
+            _restore(module, "configure_optimizers")
+            configured = configure()
+            first = configured[0] if isinstance(configured, tuple) and len(configured) == 2 else configured
+            if isinstance(first, (list, tuple)) and len(first) > 1:
+                raise MisconfigurationException(
+                    f"{type(module).__name__}.configure_optimizers returns {len(first)} optimizers; LAW trains with "
+                    "one. Put all parameters into one optimizer, as parameter groups if their options differ."
+                )
+            return configured
+
+        setattr(configure_optimizers, WRAPPED, vars(module).get("configure_optimizers"))
+        vars(module)["configure_optimizers"] = configure_optimizers
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The data order of the first epoch is still to be drawn."""
+        if trainer.fit_loop._combined_loader is None and self._order is not None:
+            self._order.note_epoch()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Cut the run into stages and begin to weight."""
+        total = trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise MisconfigurationException(
+                "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer max_steps, "
+                "or the training data a length."
+            )
+        try:
+            self.schedule = StageSchedule(int(total), self.num_stages, self.warmup_stages)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+        self.history = []
+        self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
+        self._statistics = StageStatistics()
+        self._found_samples = False
+        state, self._loaded = self._loaded, None
+        if state is not None:
+            self._resume(trainer, pl_module, state)
+        else:
+            self._start(trainer, pl_module)
+            self.start_stage(trainer, pl_module)
+        self._wrap(pl_module)
+
+    def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Called once at the beginning of a fit that is not resumed."""
+
+    # -- steps ---------------------------------------------------------------------------------------------
+
+    def _wrap(self, module: L.LightningModule) -> None:
+        original = module.training_step
+
+        @functools.wraps(original)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            self.before_step(args, kwargs)
+            with LossCapture(self._weigh, check_labels=not self._found_samples) as capture:
+                output = original(*args, **kwargs)
+            output = capture.take_output(output)
+            if not capture.samples and not self._found_samples and output is not None:
+                raise MisconfigurationException(
+                    f"{type(module).__name__}.training_step reveals no per-sample loss, so LAW cannot weight it. "
+                    + TWO_WAYS
+                )
+            self._found_samples = self._found_samples or bool(capture.samples)
+            self.after_step(capture, output)
+            return output
+
+        setattr(training_step, WRAPPED, vars(module).get("training_step"))
+        vars(module)["training_step"] = training_step
+
+    def _weigh(self, samples: Samples) -> Tensor | None:
+        weights = None if self.in_warmup else checked_weights(self.weighting, samples, self.phase)
+        self._statistics.add(samples, weights)
+        return weights
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From the second epoch on, the data order is drawn right after this."""
+        if self._order is not None and trainer.current_epoch > 0:
+            self._order.note_epoch()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the stage if its last step was taken."""
+        assert self.schedule is not None
+        if self._stage >= self.num_stages or trainer.global_step < self.schedule.end(self._stage):
+            return
+        summary = self._statistics.summary(trainer)
+        chance = math.log(summary["num_classes"]) if summary["num_classes"] > 1 else 1.0
+        record: Record = {
+            "stage": self._stage,
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            **{name: value for name, value in summary.items() if name != "num_classes"},
+        }
+        self._loss_smooth = LF.smooth(self._loss_smooth, summary["loss"] / chance, self.smoothing)
+        self._acc_smooth = LF.smooth(self._acc_smooth, summary["accuracy"], self.smoothing)
+        record |= {"loss_smooth": self._loss_smooth, "acc_smooth": self._acc_smooth}
+        following = TrainingPhase(
+            min(self._stage + 1, self.num_stages - 1), self.num_stages, self._loss_smooth, self._acc_smooth
+        )
+        self.end_stage(trainer, pl_module, record, following)
+        self.history.append(record)
+        self._log(trainer, pl_module, self.scalars(record))
+        self._stage += 1
+        if self._stage < self.num_stages:
+            self.start_stage(trainer, pl_module)
+
+    @staticmethod
+    def _log(trainer: L.Trainer, module: L.LightningModule, scalars: dict[str, float]) -> None:
+        """One row a stage to every logger, whatever ``log_every_n_steps``; and to the callback metrics."""
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=step)
+        module.log_dict(scalars, logger=False, on_step=True, on_epoch=False)
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        self._unwrap(pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was."""
+        self._unwrap(pl_module)
+
+    def _unwrap(self, module: L.LightningModule) -> None:
+        for name in ("training_step", "configure_optimizers"):
+            _restore(module, name)
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain Python."""
+        if self.schedule is None or self._order is None:
+            return {}
+        return {
+            "total_steps": self.schedule.total_steps,
+            "num_stages": self.num_stages,
+            "stage": self._stage,
+            "loss_smooth": self._loss_smooth,
+            "acc_smooth": self._acc_smooth,
+            "history": [dict(record) for record in self.history],
+            "statistics": self._statistics.state_dict(),
+            "order": self._order.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state of a checkpoint until the fit that resumes from it begins."""
+        self._loaded = state_dict or None
+
+    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        assert self.schedule is not None
+        assert self._order is not None
+        before = (state["total_steps"], state["num_stages"])
+        if before != (self.schedule.total_steps, self.num_stages):
+            raise MisconfigurationException(
+                f"The checkpoint is of a run with {before[0]} steps in {before[1]} stages, but this one has "
+                f"{self.schedule.total_steps} in {self.num_stages}: resume with the same max_epochs, max_steps, data "
+                "and num_stages."
+            )
+        self._stage = state["stage"]
+        self._loss_smooth, self._acc_smooth = state["loss_smooth"], state["acc_smooth"]
+        self.history = [dict(record) for record in state["history"]]
+        self._statistics.load_state_dict(state["statistics"], trainer.strategy.root_device)
+        self._order.restore(trainer, state["order"])

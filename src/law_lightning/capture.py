@@ -1,0 +1,276 @@
+"""Per-sample losses from anyone's ``training_step``.
+
+A :class:`~torch.overrides.TorchFunctionMode` sees the step call a torch classification loss with a mean reduction,
+computes the same loss once more without the reduction, and returns the weighted mean (Equation 7)
+
+.. math:: \\frac{1}{n} \\sum_i K_i L_i = \\bar L + \\frac{1}{n} \\sum_i (K_i - 1) L_i
+
+In this form weights of one give the plain loss's gradient bit for bit, whatever the reduction divides by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from law_lightning.samples import Samples
+
+Weigh = Callable[[Samples], "Tensor | None"]
+
+TWO_WAYS = (
+    "A module takes part in one of two ways: (1) its training_step calls torch.nn.functional.cross_entropy, nll_loss "
+    "or binary_cross_entropy_with_logits (or their torch.nn modules) with reduction='mean'; (2) its training_step "
+    "returns a dict with 'loss' (a scalar) and, per sample, 'losses' [B], 'logits' [B, C] and 'target' [B]."
+)
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """One reduced loss taken apart: ``elements.sum() / denominator`` is what its mean reduction returns."""
+
+    elements: Tensor  # [B] or [B, positions...], with its graph
+    denominator: Tensor | int
+    samples: Samples
+
+
+def _per_sample(elements: Tensor) -> Tensor:
+    return elements if elements.ndim == 1 else elements.flatten(1).mean(dim=1)
+
+
+def _class_loss(
+    func: Callable[..., Tensor],
+    input: Tensor,  # noqa: A002 - torch's own name, callers may pass it by keyword
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> _Loss:
+    """Take ``cross_entropy`` or ``nll_loss`` apart; ``input`` [C], [B, C] or [B, C, positions...]."""
+    options: dict[str, Any] = {"weight": weight, "ignore_index": ignore_index}
+    if func is F.cross_entropy:
+        options["label_smoothing"] = label_smoothing
+    if input.ndim == 1:  # one sample without a batch dimension
+        input, target = input.unsqueeze(0), target.unsqueeze(0)
+    elements = func(input, target, reduction="none", **options)
+    logits = input.detach()
+    valid: Tensor | None = None
+    denominator: Tensor | int
+    if target.is_floating_point():  # class probabilities, [B, C, ...]: nothing is ignored
+        denominator = elements.numel()
+        target = target.argmax(dim=1)
+        correct = (logits.argmax(dim=1) == target).float()
+    else:
+        valid = target != ignore_index
+        target = target.where(valid, 0)
+        denominator = valid.sum() if weight is None else (weight[target] * valid).sum()
+        correct = ((logits.argmax(dim=1) == target) & valid).float()
+    loss = elements.detach()
+    if elements.ndim > 1:  # dense: a sample is the mean over its positions
+        logits = logits.flatten(2).mean(dim=2)
+        target = target.flatten(1).mode(dim=1).values
+        if valid is None:
+            loss, correct = _per_sample(loss), _per_sample(correct)
+        else:
+            positions = valid.flatten(1).sum(dim=1)
+            loss = loss.flatten(1).sum(dim=1) / positions.clamp_min(1)
+            correct = correct.flatten(1).sum(dim=1) / positions.clamp_min(1)
+            valid = positions > 0
+    return _Loss(elements, denominator, Samples(loss, logits, target, correct, valid))
+
+
+def _binary_loss(
+    func: Callable[..., Tensor],
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> _Loss:
+    """Take ``binary_cross_entropy_with_logits`` apart; one logit a sample ([B] or [B, 1]), or one a class [B, C].
+
+    With one logit a class the prediction counts as right when its largest logit lies on a positive label.
+    """
+    if input.ndim == 0:
+        input, target = input.unsqueeze(0), target.unsqueeze(0)
+    elements = func(input, target, weight=weight, pos_weight=pos_weight, reduction="none")
+    logits = input.detach().flatten(1) if input.ndim > 1 else input.detach().unsqueeze(1)
+    positive = target.reshape(logits.shape) > 0.5
+    if logits.shape[1] == 1:
+        correct = ((logits > 0) == positive).squeeze(1).float()
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        index = positive.squeeze(1).long()
+    else:
+        correct = positive.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1).float()
+        index = target.reshape(logits.shape).argmax(dim=1)
+    return _Loss(elements, elements.numel(), Samples(_per_sample(elements.detach()), logits, index, correct))
+
+
+_TAKE_APART: dict[Callable[..., Any], Callable[..., _Loss]] = {
+    F.cross_entropy: _class_loss,
+    F.nll_loss: _class_loss,
+    F.binary_cross_entropy_with_logits: _binary_loss,
+}
+_ARGUMENTS = {  # names of the positional arguments, for the reduction's position differs
+    F.cross_entropy: (
+        *("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing"),
+    ),
+    F.nll_loss: ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction"),
+    F.binary_cross_entropy_with_logits: (
+        *("input", "target", "weight", "size_average", "reduce", "reduction", "pos_weight"),
+    ),
+}
+
+
+def _same_target(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride())
+
+
+class LossCapture(TorchFunctionMode):
+    """Sees every classification loss called within it and, where weights are given, weights it.
+
+    Several losses in one step: a further loss on the same target tensor (an auxiliary head) shares the weights of
+    the first; a loss on another target (mixup's second) is weighted by its own samples. Losses with another
+    reduction, and losses of what needs no gradient, are left alone.
+
+    Args:
+        weigh: gives the weights [B] of samples, or None to leave the loss as it is.
+        training: leave losses alone that need no gradient.
+        check_labels: look for labels out of range beforehand, also where the device could not name them. Waits for
+            the device, so for a first batch only.
+
+    Attributes:
+        samples: one entry for each target seen, in order.
+        correction: what was added to the plain losses in all, a detached scalar; None if nothing was.
+    """
+
+    def __init__(self, weigh: Weigh | None = None, training: bool = True, check_labels: bool = False) -> None:
+        super().__init__()
+        self._check_labels = check_labels
+        self._weigh = weigh
+        self._training = training
+        self._targets: list[Tensor] = []  # held so that their addresses stay theirs
+        self._weights: list[Tensor | None] = []
+        self.samples: list[Samples] = []
+        self.correction: Tensor | None = None
+
+    def __torch_function__(  # noqa: D105
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        take_apart = _TAKE_APART.get(func)
+        if take_apart is None:
+            return func(*args, **kwargs)
+        given = dict(zip(_ARGUMENTS[func], args, strict=False)) | dict(kwargs)
+        needs_gradient = torch.is_grad_enabled() and given["input"].requires_grad
+        averaged = given.get("reduction", "mean") == "mean" and given.get("size_average") is None
+        if not averaged or given.get("reduce") is not None or (self._training and not needs_gradient):
+            return func(*args, **kwargs)
+        if self._check_labels and take_apart is _class_loss and not given["target"].is_floating_point():
+            check_target(given["input"], given["target"], given.get("ignore_index", -100))
+        try:
+            plain = func(*args, **kwargs)
+        except IndexError as error:
+            raise target_error(given["input"], given["target"], given.get("ignore_index", -100)) from error
+        return self._capture(plain, lambda: take_apart(func, **given), given["target"])
+
+    def _capture(self, plain: Tensor, take_apart: Callable[[], _Loss], target: Tensor) -> Tensor:
+        loss = take_apart()
+        for seen, weights in zip(self._targets, self._weights, strict=True):
+            if _same_target(seen, target):
+                break
+        else:
+            weights = self._weigh(loss.samples) if self._weigh is not None else None
+            self._targets.append(target)
+            self._weights.append(weights)
+            self.samples.append(loss.samples)
+        if weights is None or len(weights) != len(loss.elements):
+            return plain
+        excess = (weights - 1.0).reshape(-1, *[1] * (loss.elements.ndim - 1))
+        correction = (excess * loss.elements).sum() / loss.denominator
+        self._note(correction)
+        return plain + correction
+
+    def take_output(self, output: Any) -> Any:
+        """Weight the explicit dict of a step that called no captured loss (the second way).
+
+        Args:
+            output: what ``training_step`` returned.
+
+        Returns:
+            The output, its ``loss`` weighted if it is a dict with per-sample ``losses``.
+
+        Raises:
+            MisconfigurationException: the dict's entries do not fit together.
+        """
+        if self.samples or not isinstance(output, Mapping) or "losses" not in output:
+            return output
+        losses, samples = explicit_samples(output)
+        if self._check_labels:
+            check_target(samples.logits, samples.target)
+        self.samples.append(samples)
+        weights = self._weigh(samples) if self._weigh is not None else None
+        if weights is None:
+            return output
+        correction = ((weights - 1.0) * losses).mean()
+        self._note(correction)
+        return {**output, "loss": output["loss"] + correction}
+
+    def _note(self, correction: Tensor) -> None:
+        seen = correction.detach()
+        self.correction = seen if self.correction is None else self.correction + seen
+
+
+def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
+    """Check and read the dict of the second way.
+
+    Returns:
+        The losses with their graph, [B], and the samples.
+
+    Raises:
+        MisconfigurationException: an entry is missing or has another shape.
+    """
+    missing = [key for key in ("loss", "losses", "logits", "target") if not isinstance(output.get(key), Tensor)]
+    if missing:
+        raise MisconfigurationException(
+            f"The step returned a dict with per-sample 'losses' but without a tensor {' and '.join(map(repr, missing))}. "
+            + TWO_WAYS
+        )
+    losses, logits, target = output["losses"], output["logits"].detach(), output["target"].detach()
+    if losses.ndim != 1 or logits.ndim != 2 or target.shape != losses.shape or len(logits) != len(losses):
+        raise MisconfigurationException(
+            f"The step's dict has losses {list(losses.shape)}, logits {list(logits.shape)} and target "
+            f"{list(target.shape)}; they must be [B], [B, C] and [B]."
+        )
+    return losses, Samples(losses.detach(), logits, target)
+
+
+def target_error(logits: Tensor, target: Tensor, ignore_index: int = -100) -> ValueError:
+    """The error for labels that are no class of the logits."""
+    num_classes = logits.shape[1] if logits.ndim > 1 else logits.shape[0]
+    labels = target[target != ignore_index]
+    wrong = labels[(labels < 0) | (labels >= num_classes)].unique().tolist()
+    return ValueError(
+        f"Labels out of range: the target holds {wrong[:10]}, but the network's logits have {num_classes} classes "
+        f"(labels 0 to {num_classes - 1}). Mend the labels in the dataset, widen the network's last layer, or pass "
+        "ignore_index to the loss for samples without a label."
+    )
+
+
+def check_target(logits: Tensor, target: Tensor, ignore_index: int = -100) -> None:
+    """Raise a ValueError if a label is no class of the logits. Waits for the device."""
+    num_classes = logits.shape[1] if logits.ndim > 1 else logits.shape[0]
+    wrong = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
+    if wrong.any():
+        raise target_error(logits, target, ignore_index)

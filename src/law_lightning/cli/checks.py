@@ -1,0 +1,52 @@
+"""Checks of what a user asked for, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def strategy_file(path: str | None) -> Path:
+    """The strategy's path.
+
+    Raises:
+        ValueError: If none is given, or there is no such file.
+    """
+    if path is None:
+        raise ValueError(
+            "No strategy is given: add strategy=PATH, the strategy.pt that law-search wrote into its run folder."
+        )
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(
+            f"strategy={path}: there is no such file (looked in {Path.cwd()}). Give the path of the "
+            "strategy.pt that law-search wrote into its run folder."
+        )
+    return file
+
+
+def comparison_seeds(first: int, count: int) -> range:
+    """The seeds of a comparison.
+
+    Raises:
+        ValueError: If there are fewer than two, or the first is negative.
+    """
+    if count < 2:
+        raise ValueError(f"seeds={count}: an interval needs at least 2 seeds; 5 or more are advised.")
+    if first < 0:
+        raise ValueError(f"first_seed={first}: seeds are whole numbers from 0 on.")
+    return range(first, first + count)
+
+
+def known_methods(methods: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The methods of a comparison.
+
+    Raises:
+        ValueError: If one is unknown or named twice, or there is none.
+    """
+    unknown = [method for method in methods if method not in known]
+    if unknown:
+        raise ValueError(f"methods={list(methods)}: there is no method {unknown[0]!r}; choose from {list(known)}.")
+    if not methods or len(set(methods)) < len(methods):
+        raise ValueError(f"methods={list(methods)}: name at least one method, and each only once.")
+    return list(methods)

@@ -1,0 +1,79 @@
+"""``law-compare``: plain training against LAW, over seeds."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from law_lightning.cli.app import launch, output_folder
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+#: Settings that may change when a comparison goes on in its folder.
+_FREE = ("run_dir", "seeds", "strategy", "confidence")
+
+
+def main() -> None:
+    """Entry point of ``law-compare``."""
+    launch(compare, "law_compare")
+
+
+def compare(config: DictConfig) -> float | None:
+    """Train every method on every seed; finished trainings of an interrupted comparison are not repeated.
+
+    Returns:
+        The last method's mean gain in test accuracy after the last epoch, if base is among the methods.
+    """
+    from tqdm.auto import tqdm
+
+    from law_lightning.cli.build import factories, plain, trainer_options
+    from law_lightning.cli.checks import comparison_seeds, known_methods, strategy_file
+    from law_lightning.cli.folder import claim
+    from law_lightning.cli.methods import method_table
+    from law_lightning.cli.training import train_once
+    from law_lightning.report.compare import summarise
+    from law_lightning.report.compare_figure import draw_comparison
+    from law_lightning.report.records import read_outcomes, write_outcomes, write_rows
+    from law_lightning.report.table import comparison_table, summary_rows
+
+    folder = output_folder()
+    seeds = comparison_seeds(config.first_seed, config.seeds)
+    strategy = strategy_file(config.strategy)
+    table = method_table(strategy, plain(config.law))
+    names = known_methods(config.methods, list(table))
+    for name in names:
+        table[name]()  # a damaged strategy shows now
+    make_module, make_data, _ = factories(config)
+    options = trainer_options(config)
+    digest = hashlib.sha256(strategy.read_bytes()).hexdigest()
+    records_file = folder / "compare.csv"
+    claim(folder, {**plain(config), "strategy_sha256": digest}, state=records_file.name, free=_FREE)
+
+    wanted = [(name, seed) for seed in seeds for name in names]
+    outcomes = read_outcomes(records_file) if records_file.is_file() else []
+    done = {(outcome.method, outcome.seed) for outcome in outcomes}
+    epochs = max(int(options.get("max_epochs") or 0), 1)
+    with tqdm(total=len(wanted) * epochs, unit="epoch", desc="compare", dynamic_ncols=True) as bar:
+        for position, (name, seed) in enumerate(wanted):
+            bar.set_postfix(method=name, seed=seed)
+            if (name, seed) not in done:
+                callbacks = table[name]()
+                outcomes.append(
+                    train_once(name, seed, make_module, make_data, callbacks, options, bar.update)
+                )
+                write_outcomes(outcomes, records_file)
+            bar.update((position + 1) * epochs - bar.n)
+
+    chosen = [outcome for key in wanted for outcome in outcomes if (outcome.method, outcome.seed) == key]
+    summaries = summarise(chosen, confidence=config.confidence)
+    write_rows(summary_rows(summaries), folder / "summary.csv")
+    text = comparison_table(summaries, confidence=config.confidence)
+    (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    figure = draw_comparison(chosen, folder / "compare.png", confidence=config.confidence)
+    print(text)
+    print(f"  seeds    {records_file}")
+    print(f"  table    {folder / 'summary.csv'}, {folder / 'summary.txt'}")
+    print(f"  figure   {figure}")
+    gains = [s.difference.mean for s in summaries if s.epoch == "last" and s.difference is not None]
+    return gains[-1] if gains else None

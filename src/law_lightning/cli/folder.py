@@ -1,0 +1,56 @@
+"""A run folder belongs to one configuration: what is resumed must be what was begun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+#: The resolved configuration of a run, in its folder.
+CONFIG_FILE = "config.yaml"
+
+
+def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str]) -> None:
+    """Write the configuration into the folder, or check that it goes on with the run that is there.
+
+    Args:
+        folder: The run folder.
+        config: The resolved configuration.
+        state: Name of the file that shows that a run was begun here.
+        free: Dotted keys (with all below them) that may change between a run and its continuation.
+
+    Raises:
+        ValueError: If the folder holds a run of another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / CONFIG_FILE
+    if written.is_file() and (folder / state).is_file():
+        begun = OmegaConf.to_container(OmegaConf.load(written))
+        changes = _changes(_flat(begun), _flat(config), free)
+        if changes:
+            raise ValueError(
+                f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another run_dir=, "
+                "or delete the folder to begin anew."
+            )
+    OmegaConf.save(OmegaConf.create(config), written)
+
+
+def _changes(begun: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> list[str]:
+    return [
+        f"{key} was {begun.get(key, 'absent')}, now {now.get(key, 'absent')}"
+        for key in sorted({*begun, *now})
+        if not any(key == part or key.startswith(f"{part}.") for part in free)
+        and begun.get(key) != now.get(key)
+    ]
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

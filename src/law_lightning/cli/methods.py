@@ -1,0 +1,24 @@
+"""The methods that law-compare and law-train can train with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+from law_lightning import LAWCallback
+
+#: Makes the callbacks that a method adds to a Trainer, anew for each training.
+Method = Callable[[], list[Callback]]
+
+
+def law(strategy: Path, options: dict[str, Any]) -> LAWCallback:
+    """The callback of one training with a strategy; ``options`` are further arguments of LAWCallback."""
+    return LAWCallback(str(strategy), mode="apply", **options)
+
+
+def method_table(strategy: Path, options: dict[str, Any]) -> dict[str, Method]:
+    """Every method by its name: ``base`` is plain training, ``law`` weights with the strategy."""
+    return {"base": list, "law": lambda: [law(strategy, options)]}

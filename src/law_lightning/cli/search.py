@@ -1,0 +1,57 @@
+"""``law-search``: learn a strategy over many episodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from law_lightning.cli.app import launch, output_folder
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+#: Settings that may change when a search goes on in its folder.
+_FREE = ("run_dir", "logger", "search.episodes", "search.progress")
+
+
+def main() -> None:
+    """Entry point of ``law-search``."""
+    launch(search, "law_search")
+
+
+def search(config: DictConfig) -> float:
+    """Search in the run folder, or go on with the search that was begun there.
+
+    Returns:
+        The best strategy's gain in validation accuracy, so that Hydra's optimising sweepers can use it.
+    """
+    from hydra.utils import instantiate
+    from lightning import seed_everything
+
+    from law_lightning.cli.build import factories, plain, trainer_options
+    from law_lightning.cli.folder import claim
+    from law_lightning.cli.loggers import open_logger
+    from law_lightning.report.search_figure import draw_search
+
+    folder = output_folder()
+    seed_everything(config.seed, workers=True, verbose=False)
+    make_module, make_data, data = factories(config)
+    agent = instantiate(config.agent, _convert_="all")
+    run = instantiate(config.search, _partial_=True, _convert_="all")
+    options = trainer_options(config)
+    claim(folder, plain(config), state="search.pt", free=_FREE)
+    record = getattr(data, "corruption_record", None)
+    if record is not None:
+        record.save(folder / "corruption.pt")
+
+    with open_logger(config, folder) as logger:
+        result = run(
+            agent, trainer_kwargs=options, law_kwargs=plain(config.law), run_dir=folder, logger=logger
+        ).run(make_module, make_data)
+
+    figure = draw_search(result.history, folder / "search.png")
+    print(f"Best strategy: {100 * result.best_gain:+.2f} points of validation accuracy over plain training")
+    print(f"  strategy  {folder / 'strategy.pt'}")
+    print(f"  replay    {folder / 'replay.pt'}")
+    print(f"  metrics   {folder / 'metrics.csv'}")
+    print(f"  figure    {figure}")
+    return float(result.best_gain)

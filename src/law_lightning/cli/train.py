@@ -1,0 +1,66 @@
+"""``law-train``: one training, with a strategy or without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from law_lightning.cli.app import launch, output_folder
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def main() -> None:
+    """Entry point of ``law-train``."""
+    launch(train, "law_train")
+
+
+def train(config: DictConfig) -> float:
+    """Train once, then test the network of the last epoch and that of the best one by validation accuracy.
+
+    Returns:
+        The best validation accuracy, so that Hydra's optimising sweepers can use it.
+    """
+    import lightning as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+    from omegaconf import OmegaConf
+
+    from law_lightning.cli import methods
+    from law_lightning.cli.build import factories, plain, trainer_options
+    from law_lightning.cli.checks import strategy_file
+    from law_lightning.cli.folder import CONFIG_FILE
+    from law_lightning.cli.loggers import open_logger
+    from law_lightning.cli.training import accuracy_on_test
+    from law_lightning.report.records import write_rows
+
+    folder = output_folder()
+    strategy = None if config.strategy is None else strategy_file(config.strategy)
+    make_module, _, data = factories(config)
+    weighting = None if strategy is None else methods.law(strategy, plain(config.law))
+    options = trainer_options(config)
+    checkpoints: ModelCheckpoint = ModelCheckpoint(
+        folder / "checkpoints", filename="best", monitor="val/acc", mode="max", save_last=True
+    )
+    callbacks = [*options.pop("callbacks", []), *([] if weighting is None else [weighting]), checkpoints]
+
+    with open_logger(config, folder) as logger:
+        L.seed_everything(config.seed, workers=True, verbose=False)
+        module = make_module()
+        loggers = [CSVLogger(folder, name="", version=""), *([] if logger is None else [logger])]
+        trainer = L.Trainer(**{**options, "logger": loggers, "callbacks": callbacks})
+        trainer.fit(module, datamodule=data)
+        acc_last = accuracy_on_test(trainer, module, data, None)
+        acc_best = accuracy_on_test(trainer, module, data, checkpoints.best_model_path)
+
+    best_val = float(checkpoints.best_model_score or 0.0)
+    if trainer.is_global_zero:
+        OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
+        print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")
+        print(f"Test accuracy, best epoch by validation ({100 * best_val:.2f} %): {100 * acc_best:.2f} %")
+        print(f"  checkpoints  {folder / 'checkpoints'}")
+        print(f"  metrics      {folder / 'metrics.csv'}")
+        if weighting is not None:
+            write_rows(weighting.history, folder / "history.csv")
+            print(f"  stages       {folder / 'history.csv'}")
+    return best_val

@@ -1,0 +1,148 @@
+"""Any labelled arrays, from an ``.npz`` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from law_lightning.data.datamodule import ArrayDataModule, ArraySplits
+from law_lightning.data.dataset import random_horizontal_flip
+from law_lightning.data.npz import Channels, inputs_tensor, labels_tensor, read_npz
+from law_lightning.data.preparation import permuted_indices, standardize
+
+
+class ArraysDataModule(ArrayDataModule):
+    """Data from an ``.npz`` file with ``train_x, train_y, test_x, test_y`` and, optionally, ``val_x, val_y``.
+
+    Inputs are uint8 (scaled to [0, 1]) or float, of shape [N, D], [N, H, W], [N, H, W, C] or [N, C, H, W];
+    labels are integers [N] from 0. Inputs are standardised with statistics of the training samples used:
+    of each channel for images, of each feature for float vectors, of everything together for uint8 vectors
+    (flattened pixels, many of them nearly constant).
+
+    Args:
+        path: The file.
+        train_size: Training samples to use, a random choice; None uses all.
+        val_size: Validation samples to take out of the training ones when the file has no ``val_x``: a
+            count (int) or a fraction (float).
+        split_seed: Decides these choices, alone; the random state of a run does not touch them.
+        flip: Mirror each training image with probability one half, by torch's global random state.
+        num_classes: Number of classes; None counts those of ``train_y``, none of which may be missing.
+        channels: Where the channels of four-dimensional inputs are: "first", "last", or "auto".
+        **kwargs: Passed on to :class:`ArrayDataModule`: ``batch_size``, ``corruption``, ...
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        train_size: int | None = None,
+        val_size: int | float = 0.2,
+        split_seed: int = 0,
+        flip: bool = False,
+        num_classes: int | None = None,
+        channels: Channels = "auto",
+        **kwargs: Any,
+    ) -> None:
+        if flip:
+            if kwargs.get("transform") is not None:
+                raise ValueError(
+                    "flip=True and a transform were both given: put the flip into the transform."
+                )
+            kwargs["transform"] = random_horizontal_flip
+        super().__init__(**kwargs)
+        if train_size is not None and train_size < 1:
+            raise ValueError(f"train_size is {train_size}, but it must be at least 1, or None for all.")
+        if isinstance(val_size, float) and not 0.0 < val_size < 1.0:
+            raise ValueError(f"val_size is {val_size}, but as a fraction it must lie between 0 and 1.")
+        if not isinstance(val_size, float) and val_size < 1:
+            raise ValueError(f"val_size is {val_size}, but as a count it must be at least 1.")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}, but it must be at least 1, or None.")
+        if channels not in ("auto", "first", "last"):
+            raise ValueError(f"channels is {channels!r}, but it must be 'auto', 'first' or 'last'.")
+        self.path = Path(path)
+        self.train_size = train_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.flip = flip
+        self.channels: Channels = channels
+        self._stated_classes = num_classes
+
+    def load_splits(self) -> ArraySplits:
+        """Read the file, check it, and cut out the validation samples if it has none."""
+        arrays = read_npz(self.path)
+        names = [key[:-2] for key in arrays if key.endswith("_x")]
+        x = {n: inputs_tensor(arrays[f"{n}_x"], f"{n}_x in {self.path}", self.channels) for n in names}
+        y = {n: labels_tensor(arrays[f"{n}_y"], f"{n}_y in {self.path}") for n in names}
+        if len({arrays[f"{name}_x"].dtype == np.uint8 for name in names}) > 1:
+            kinds = {f"{name}_x": str(arrays[f"{name}_x"].dtype) for name in names}
+            raise ValueError(
+                f"The inputs in {self.path} are partly uint8, which is scaled to [0, 1], and partly float, "
+                f"which is not: {kinds}. Store all of them in one dtype."
+            )
+        self._check_shapes(x, y)
+        num_classes = self._count_classes(y)
+        train, val = self._split(len(y["train"]), has_val="val" in y)
+        train_x, train_y = x["train"][train], y["train"][train]
+        val_x, val_y = (x["val"], y["val"]) if val is None else (x["train"][val], y["train"][val])
+        per_feature = arrays["train_x"].dtype != np.uint8
+        train_x, val_x, test_x = standardize(train_x, val_x, x["test"], per_feature=per_feature)
+        return ArraySplits(train_x, train_y, val_x, val_y, test_x, y["test"], num_classes)
+
+    def _check_shapes(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> None:
+        for name in x:
+            if len(x[name]) != len(y[name]):
+                raise ValueError(
+                    f"{self.path} has {len(x[name])} samples in {name}_x but {len(y[name])} labels in "
+                    f"{name}_y: store one label for each sample."
+                )
+            if x[name].shape[1:] != x["train"].shape[1:]:
+                raise ValueError(
+                    f"In {self.path} a sample of {name}_x has shape {list(x[name].shape[1:])}, but one of "
+                    f"train_x has {list(x['train'].shape[1:])}: store all samples in one shape."
+                )
+        if self.flip and x["train"].ndim != 4:
+            raise ValueError(
+                f"flip=True needs images, but the samples in {self.path} are vectors of "
+                f"{x['train'].shape[1]} features: store them as [N, H, W], or set flip=False."
+            )
+
+    def _count_classes(self, y: dict[str, Tensor]) -> int:
+        present = torch.unique(y["train"])
+        num_classes = int(present[-1]) + 1 if self._stated_classes is None else self._stated_classes
+        source = "train_y shows" if self._stated_classes is None else "num_classes says"
+        for name, labels in y.items():
+            if int(labels.max()) >= num_classes:
+                raise ValueError(
+                    f"{name}_y in {self.path} has the label {int(labels.max())}, but {source} {num_classes} "
+                    f"classes, so labels must lie in [0, {num_classes - 1}]: renumber the classes, or give "
+                    "num_classes."
+                )
+        if self._stated_classes is None and len(present) < num_classes:
+            raise ValueError(
+                f"train_y in {self.path} goes up to {num_classes - 1} but shows only {len(present)} classes: "
+                "number the classes from 0 without gaps, or give num_classes."
+            )
+        return num_classes
+
+    def _split(self, num_samples: int, has_val: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the indices of the training samples and, if the file has none, of the validation ones."""
+        order = permuted_indices(num_samples, self.split_seed)
+        if has_val:
+            num_val = 0
+        elif isinstance(self.val_size, float):
+            num_val = max(1, round(self.val_size * num_samples))
+        else:
+            num_val = self.val_size
+        num_train = num_samples - num_val if self.train_size is None else self.train_size
+        if num_train < 1 or num_train + num_val > num_samples:
+            wanted = "all the rest" if self.train_size is None else f"{self.train_size}"
+            raise ValueError(
+                f"train_x in {self.path} has {num_samples} samples, too few for {num_val} validation and "
+                f"{wanted} training samples (at least 1): lower train_size or val_size."
+            )
+        # The validation samples come first, so that they stay the same when train_size changes.
+        return order[num_val : num_val + num_train], None if has_val else order[:num_val]

@@ -1,0 +1,177 @@
+"""Validation accuracy of several networks in one pass over the validation data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.connectors.data_connector import _process_dataloader, _request_dataloader
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+
+from law_lightning.capture import LossCapture, explicit_samples, target_error
+from law_lightning.randomness import random_states, replaying
+from law_lightning.reference import duplicate
+
+NO_DATA = (
+    "LAW's reward is the validation accuracy of two networks, but there is no validation data: give the Trainer "
+    "val_dataloaders (or a val_dataloader in the module or datamodule) and do not set limit_val_batches=0. To train "
+    "with a strategy found before, use LAWCallback(agent, mode='apply')."
+)
+
+
+class Evaluator:
+    """Accuracy on the Trainer's validation data: plain numbers in, nothing of the user's touched.
+
+    Copies of the modules are evaluated, so that neither their metrics nor their mode change. The accuracy comes from
+    the logits and targets that ``validation_step`` reveals, else from ``forward`` on a batch ``(x, target)``.
+
+    Args:
+        trainer: the Trainer, in the course of a fit.
+
+    Raises:
+        MisconfigurationException: there is no validation data.
+    """
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        self._trainer = trainer
+        source = trainer.fit_loop.epoch_loop.val_loop._data_source
+        if not source.is_defined() or trainer.limit_val_batches == 0:
+            raise MisconfigurationException(NO_DATA)
+        with replaying(random_states()):
+            loaders = trainer.val_dataloaders
+            ready = loaders is not None
+            self._loaders: list[Any] = CombinedLoader(
+                loaders if ready else _request_dataloader(source), "sequential"
+            ).flattened
+            if not ready:  # the Trainer makes its own only if the module has a validation_step
+                fitting, validating = TrainerFn.FITTING, RunningStage.VALIDATING
+                self._loaders = [_process_dataloader(trainer, fitting, validating, each) for each in self._loaders]
+
+    def __call__(self, modules: Sequence[L.LightningModule], limit: int | None = None) -> list[float]:
+        """The accuracy of each module, in [0, 1], over the data of all processes, each sample counted once.
+
+        Args:
+            modules: the networks; all see each batch while it is loaded once.
+            limit: look at so many batches of each loader only.
+
+        Raises:
+            MisconfigurationException: nothing tells what is right, or there are no samples.
+            ValueError: labels out of range.
+        """
+        trainer = self._trainer
+        stage = trainer.state.stage
+        with replaying(random_states()), _GeneratorsKept(self._loaders), torch.no_grad():
+            twins = [duplicate(trainer, module).eval() for module in modules]
+            totals = torch.zeros(len(twins), 2, device=trainer.strategy.root_device, dtype=torch.float64)
+            trainer.validating = True
+            try:
+                for loader_idx, loader in enumerate(self._loaders):
+                    self._add_loader(totals, twins, loader, loader_idx, limit)
+            finally:
+                trainer.state.stage = stage
+        totals = trainer.strategy.reduce(totals, reduce_op="sum")
+        if not bool((totals[:, 1] > 0).all()):
+            raise MisconfigurationException("The validation data hold no samples with a label. " + NO_DATA)
+        return [float(right / count) for right, count in totals.tolist()]
+
+    def _add_loader(
+        self, totals: Tensor, twins: Sequence[L.LightningModule], loader: Any, loader_idx: int, limit: int | None
+    ) -> None:
+        batches = _limit(loader, self._trainer.limit_val_batches)
+        if limit is not None:
+            batches = limit if batches is None else min(limit, batches)
+        position = 0
+        for batch_idx, batch in enumerate(itertools.islice(iter(loader), batches)):
+            for row, twin in enumerate(twins):
+                accuracy, valid = self._accuracy(twin, batch, batch_idx, loader_idx)
+                once = _counted_once(loader, position, len(accuracy)).to(accuracy.device) & valid
+                totals[row, 0] += (accuracy * once).sum()
+                totals[row, 1] += once.sum()
+            position += len(accuracy)
+
+    def _accuracy(self, twin: L.LightningModule, batch: Any, batch_idx: int, loader_idx: int) -> tuple[Tensor, Tensor]:
+        """How right the module is on each sample, [B], and which samples have a label, [B]."""
+        trainer = self._trainer
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = twin._on_before_batch_transfer(batch, dataloader_idx=loader_idx)
+        batch = twin._apply_batch_transfer_handler(
+            batch, device=trainer.strategy.root_device, dataloader_idx=loader_idx
+        )
+        with trainer.precision_plugin.val_step_context():
+            if is_overridden("validation_step", twin, L.LightningModule):
+                takes_index = is_param_in_hook_signature(twin.validation_step, "batch_idx", min_args=2)
+                where = [batch_idx] * takes_index + [loader_idx] * (len(self._loaders) > 1)
+                with LossCapture(training=False, check_labels=batch_idx == 0) as capture:
+                    output = twin.validation_step(batch, *where)
+                if capture.samples:
+                    samples = capture.samples[0]
+                    valid = torch.ones_like(samples.target, dtype=torch.bool)
+                    return samples.accuracy, valid if samples.valid is None else samples.valid
+                if isinstance(output, dict) and isinstance(output.get("losses"), Tensor):
+                    samples = explicit_samples(output)[1]
+                    return samples.accuracy, torch.ones_like(samples.target, dtype=torch.bool)
+            return self._forward_accuracy(twin, batch)
+
+    @staticmethod
+    def _forward_accuracy(twin: L.LightningModule, batch: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+            inputs, target = batch
+            logits = twin(inputs)
+            if isinstance(logits, Tensor) and logits.ndim == 2 and target.shape == logits.shape[:1]:
+                if not bool(((target >= 0) & (target < logits.shape[1])).all()):
+                    raise target_error(logits, target)
+                return (logits.argmax(dim=1) == target).float(), torch.ones_like(target, dtype=torch.bool)
+        raise MisconfigurationException(
+            f"Nothing tells LAW the validation accuracy of {type(twin).__name__}: its validation_step should compute a "
+            "mean F.cross_entropy, F.nll_loss or F.binary_cross_entropy_with_logits or return a dict with 'losses', "
+            "'logits' and 'target'; or the batches should be (x, target) with forward(x) giving logits [B, C]."
+        )
+
+
+def _limit(loader: Any, limit_val_batches: int | float | None) -> int | None:
+    """How many batches the Trainer would take of a loader."""
+    if isinstance(limit_val_batches, int):
+        return limit_val_batches
+    if limit_val_batches is None or limit_val_batches == 1.0:
+        return None
+    return int(len(loader) * limit_val_batches)
+
+
+def _counted_once(loader: Any, position: int, length: int) -> Tensor:
+    """False for the samples with which a DistributedSampler pads the last processes' shares, [length] of bool."""
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or sampler.shuffle or sampler.drop_last:
+        return torch.ones(length, dtype=torch.bool)
+    index = (torch.arange(length) + position) * sampler.num_replicas + sampler.rank
+    return index < len(sampler.dataset)  # type: ignore[arg-type]
+
+
+class _GeneratorsKept:
+    """Loaders and samplers may own generators; a pass of ours leaves those as they were."""
+
+    def __init__(self, loaders: Sequence[Any]) -> None:
+        self._generators = list(_own_generators(loaders))
+
+    def __enter__(self) -> None:
+        self._states = [generator.get_state() for generator in self._generators]
+
+    def __exit__(self, *error: object) -> None:
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
+
+
+def _own_generators(loaders: Sequence[Any]) -> Iterator[torch.Generator]:
+    for loader in loaders:
+        if isinstance(loader, DataLoader) and not isinstance(loader.sampler, SequentialSampler):
+            yield from (g for g in {loader.generator, getattr(loader.sampler, "generator", None)} if g is not None)
+        elif isinstance(loader, DataLoader) and loader.generator is not None:
+            yield loader.generator

@@ -1,0 +1,56 @@
+"""Files that hold state: tensors and plain Python only, a kind and a format number, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+
+
+def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
+    """Write a state file; an interruption leaves the previous file as it was.
+
+    Args:
+        path: where to; its folder is made if needed.
+        kind: what the state is of, checked on loading.
+        state: tensors and plain Python.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"kind": kind, "format": FORMAT, "state": state}, partial)
+    os.replace(partial, path)  # noqa: PTH105 - atomic, also onto an existing file
+
+
+def load_state(path: str | Path, kind: str) -> dict[str, Any]:
+    """Read a state file without executing anything in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, of another program or another kind, or of a later format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No {kind} file at {path}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is damaged or was not written by law-lightning ({type(error).__name__}): give the path of a "
+            f"{kind} file."
+        ) from error
+    if not isinstance(content, dict) or content.get("kind") != kind or not isinstance(content.get("state"), dict):
+        found = content.get("kind", "none") if isinstance(content, dict) else "none"
+        raise ValueError(f"{path} is not a {kind} file of law-lightning (its kind: {found!r}).")
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {content.get('format')!r}; this version of law-lightning reads format {FORMAT}."
+        )
+    state: dict[str, Any] = content["state"]
+    return state

@@ -1,0 +1,112 @@
+"""A classifier trained as in the LAW paper: SGD whose rate falls at fixed stages of the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import lightning as L
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import MultiStepLR
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageClassifier(L.LightningModule):
+    """Trains a network with the mean cross-entropy and the paper's SGD.
+
+    The learning rate is multiplied by ``gamma`` after given fractions of all optimizer steps. The
+    defaults are stages 10, 13 and 16 of 20. Logged: ``train/loss``, ``val/loss``, ``val/acc``,
+    ``test/loss``, ``test/acc``.
+
+    Args:
+        network: Maps inputs [B, ...] to logits [B, C].
+        lr: Learning rate at the start.
+        momentum: Momentum of SGD, in [0, 1).
+        weight_decay: Weight decay of SGD.
+        milestones: Fractions of the run, each in (0, 1), after which the rate falls; empty keeps it constant.
+        gamma: Factor of the rate at each milestone, in (0, 1].
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 2e-5,
+        milestones: Sequence[float] = (0.5, 0.65, 0.8),
+        gamma: float = 0.1,
+    ) -> None:
+        super().__init__()
+        # Written as "not allowed", so that NaN is caught as well.
+        if not 0.0 < lr < math.inf:
+            raise ValueError(f"lr is {lr}, but it must be above 0 and finite.")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum is {momentum}, but it must lie in [0, 1).")
+        if not 0.0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {weight_decay}, but it must be at least 0 and finite.")
+        if not all(0.0 < milestone < 1.0 for milestone in milestones):
+            raise ValueError(
+                f"milestones is {tuple(milestones)}, but each must lie in (0, 1): a fraction of all "
+                "optimizer steps."
+            )
+        if not 0.0 < gamma <= 1.0:
+            raise ValueError(f"gamma is {gamma}, but it must lie in (0, 1].")
+        self.network = network
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.milestones = tuple(milestones)
+        self.gamma = gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, [B, C], of inputs [B, ...]."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy of inputs [B, ...] and labels [B]."""
+        x, target = batch
+        loss = F.cross_entropy(self(x), target)
+        # Given the batch size, Lightning need not look for it in the batch at every step.
+        self.log("train/loss", loss, batch_size=len(target))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss and the accuracy over the validation samples."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss and the accuracy over the test samples."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        x, target = batch
+        logits = self(x)
+        metrics = {
+            f"{split}/loss": F.cross_entropy(logits, target),
+            f"{split}/acc": (logits.argmax(dim=1) == target).float().mean(),
+        }
+        self.log_dict(
+            metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return SGD and, if there are milestones, the schedule of its rate over optimizer steps."""
+        optimizer = SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        if not self.milestones:
+            return optimizer
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise ValueError(
+                "The training has no end, so the fractions in milestones name no step: give the Trainer "
+                "max_epochs or max_steps, or the ImageClassifier milestones=()."
+            )
+        # 0.29 * 100 is 28.999...: rounding down must not lose a step. Never step 0, or a run of few
+        # steps would start at the reduced rate.
+        steps = [max(1, math.floor(milestone * total + 1e-9)) for milestone in sorted(self.milestones)]
+        scheduler = MultiStepLR(optimizer, milestones=steps, gamma=self.gamma)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,1 @@
+"""From records to numbers, tables and figures. Needs the extra ``law-lightning[cli]``."""

@@ -1,0 +1,42 @@
+"""What one step reveals about each sample of its batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one classification loss, detached from the graph.
+
+    Attributes:
+        loss: per-sample losses, [B]. For dense predictions a sample's loss is its mean over positions.
+        logits: scores, [B, C]. For dense predictions their mean over positions; for one binary logit z, [0, z].
+        target: class indices, [B]. For targets given as probabilities the likeliest class.
+        correct: how much of a sample the network gets right, [B] in [0, 1]; by default whether the largest logit
+            is the target's.
+        valid: False for samples without a target (``ignore_index``), [B]; None where all have one.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    target: Tensor
+    correct: Tensor | None = None
+    valid: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.loss.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return self.logits.shape[1]
+
+    @property
+    def accuracy(self) -> Tensor:
+        """How much of each sample is right, [B] in [0, 1]."""
+        if self.correct is not None:
+            return self.correct
+        return (self.logits.argmax(dim=1) == self.target).float()

@@ -1,0 +1,96 @@
+"""One episode: a complete training run of a fresh network from its own seed."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from law_lightning.callbacks import LAWCallback
+from law_lightning.evaluation import Evaluator
+
+MakeModule = Callable[[], L.LightningModule]
+
+_QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    # The reward validates both networks at the stage ends; the Trainer's own passes would only repeat that.
+    "check_val_every_n_epoch": 10**9,
+}
+
+
+def episode_seed(search_seed: int, purpose: str, index: int) -> int:
+    """The seed of an episode; those for learning and for evaluation never meet.
+
+    Args:
+        search_seed: of the whole search.
+        purpose: ``"learn"`` or ``"evaluate"``.
+        index: of the episode.
+    """
+    return int(np.random.SeedSequence([search_seed, ("learn", "evaluate").index(purpose), index]).generate_state(1)[0])
+
+
+class FinalAccuracy(L.Callback):
+    """The validation accuracy at the end of a fit, in [0, 1]."""
+
+    value: float = float("nan")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate once."""
+        (self.value,) = Evaluator(trainer)([pl_module])
+
+
+def run_episode(
+    seed: int,
+    make_module: MakeModule,
+    datamodule: L.LightningDataModule,
+    trainer_kwargs: dict[str, Any],
+    law: LAWCallback | None,
+) -> float:
+    """Train a fresh network from ``seed``; the caller's random states stay as they are.
+
+    Args:
+        seed: of network, data order and everything else random.
+        make_module: makes the network.
+        datamodule: the data.
+        trainer_kwargs: for the Trainer.
+        law: the callback; None trains plainly.
+
+    Returns:
+        The final validation accuracy of the network in the module.
+    """
+    options = _QUIET | copy.deepcopy(trainer_kwargs)
+    final = FinalAccuracy()
+    options["callbacks"] = [*(options.get("callbacks") or []), *([] if law is None else [law]), final]
+    with isolate_rng(), quiet_lightning():
+        L.seed_everything(seed, verbose=False)
+        module = make_module()
+        L.Trainer(**options).fit(module, datamodule=datamodule)
+    return final.value
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without the notes that Lightning prints for every Trainer and the warnings that a search would repeat."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for about in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
+            warnings.filterwarnings("ignore", about)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

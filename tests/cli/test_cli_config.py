@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+import law_lightning.conf
+
+CONF = Path(law_lightning.conf.__file__).parent
+COMMANDS = ["law_search", "law_train", "law_compare"]
+GROUPS = {
+    "law_search": [
+        "data",
+        "corruption",
+        "model",
+        "agent",
+        "law",
+        "search",
+        "trainer",
+        "logger",
+        "experiment",
+    ],
+    "law_train": ["data", "corruption", "model", "law", "trainer", "logger", "experiment"],
+    "law_compare": ["data", "corruption", "model", "law", "trainer", "experiment"],
+}
+CHOICES = [
+    (command, group, file.stem)
+    for command in COMMANDS
+    for group in GROUPS[command]
+    for file in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+@pytest.fixture(autouse=True)
+def config_module():
+    with initialize_config_module("law_lightning.conf", version_base="1.3"):
+        yield
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from targets(value)
+
+
+@pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
+def test_every_choice_of_every_group_composes(command, group, choice):
+    overrides = [f"{group}={choice}"] + (["data.path=x.npz"] if choice == "arrays" else [])
+    config = OmegaConf.to_container(compose(command, overrides), resolve=True, throw_on_missing=True)
+    names = list(targets(config))
+    assert names
+    for name in names:
+        get_class(name)
+
+
+def test_the_issue_s_noise_is_one_override():
+    config = compose("law_search", ["corruption.rate=0.4"])
+    assert config.data.corruption.rate == 0.4
+    assert compose("law_search").data.corruption.rate == 0.0
+    assert compose("law_search", ["corruption=none"]).data.corruption is None
+
+
+def test_the_demo_s_setting():
+    for command in COMMANDS:
+        config = compose(command, ["experiment=digits_noise40"])
+        assert (config.data.train_size, config.corruption.rate, config.trainer.max_epochs) == (500, 0.4, 60)
+
+
+def test_seed_reaches_agent_and_search():
+    config = compose("law_search", ["seed=7"])
+    assert (config.agent.seed, config.search.seed) == (7, 7)
+
+
+def test_the_config_groups_are_regular_package_data():
+    assert (CONF / "__init__.py").is_file()
+    assert {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(
+        GROUPS["law_search"]
+    )

@@ -1,0 +1,19 @@
+import pytest
+
+from law_lightning.cli.folder import claim
+
+
+def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
+    config = {"seed": 0, "run_dir": "a", "search": {"episodes": 5, "eval_every": 2}}
+    claim(tmp_path, config, "state.pt", free=["run_dir", "search.episodes"])
+    changed = {"seed": 1, "run_dir": "a", "search": {"episodes": 5, "eval_every": 2}}
+    claim(tmp_path, changed, "state.pt", free=[])  # nothing was begun yet
+    claim(tmp_path, config, "state.pt", free=[])
+    (tmp_path / "state.pt").touch()
+
+    more = {"seed": 0, "run_dir": "b", "search": {"episodes": 9, "eval_every": 2}}
+    claim(tmp_path, more, "state.pt", free=["run_dir", "search.episodes"])
+    with pytest.raises(ValueError, match=r"other settings: search\.episodes was 9, now 5; seed was 0, now 1"):
+        claim(tmp_path, changed, "state.pt", free=["run_dir"])
+    with pytest.raises(ValueError, match=r"law was absent, now \{\}"):
+        claim(tmp_path, {**more, "law": {}}, "state.pt", free=[])

@@ -1,0 +1,292 @@
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from law_lightning.data import ArraysDataModule, UniformNoise
+
+
+def make_arrays(shape=(6, 5), dtype=np.float32, train=40, test=12, val=None, classes=4):
+    rng = np.random.default_rng(0)
+
+    def inputs(n):
+        x = rng.random((n, *shape)) * (255 if dtype == np.uint8 else 1)
+        return x.astype(dtype)
+
+    arrays = {}
+    for name, n in (("train", train), ("test", test), ("val", val)):
+        if n is not None:
+            arrays |= {f"{name}_x": inputs(n), f"{name}_y": np.arange(n) % classes}
+    return arrays
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(arrays, name="data.npz"):
+        np.savez(tmp_path / name, **arrays)
+        return tmp_path / name
+
+    return write
+
+
+def ready(path, **kwargs):
+    module = ArraysDataModule(path, **kwargs)
+    module.setup()
+    return module
+
+
+def part(module, name):
+    dataset = getattr(module, f"{name}_dataloader")().dataset
+    return dataset.x, dataset.y
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.dtype(">f4")])
+@pytest.mark.parametrize(
+    ("shape", "in_shape"),
+    [
+        ((7,), (7,)),
+        ((6, 5), (1, 6, 5)),
+        ((6, 5, 3), (3, 6, 5)),
+        ((6, 5, 1), (1, 6, 5)),
+        ((6, 5, 4), (4, 6, 5)),
+        ((3, 6, 5), (3, 6, 5)),
+        ((2, 6, 5), (2, 6, 5)),
+    ],
+)
+def test_every_layout(save, dtype, shape, in_shape):
+    arrays = make_arrays(shape, dtype)
+    module = ready(save(arrays))
+    assert module.in_shape == in_shape
+    assert module.num_classes == 4
+    # Against plain numpy: the test inputs, standardised with the training samples that were used.
+    train, _ = part(module, "train")
+    got, labels = part(module, "test")
+    raw = {k: v.astype(np.float64) / (255 if dtype == np.uint8 else 1) for k, v in arrays.items()}
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).numpy()
+    used, test = raw["train_x"][order[8:]], raw["test_x"]
+    if len(shape) == 2:
+        used, test = used[:, None], test[:, None]
+    elif len(shape) == 3 and shape != in_shape:
+        used, test = np.moveaxis(used, -1, 1), np.moveaxis(test, -1, 1)
+    vector_axes = (0, 1) if dtype == np.uint8 else (0,)
+    axes = vector_axes if len(shape) == 1 else (0, 2, 3)
+    mean, std = used.mean(axes, keepdims=True), used.std(axes, keepdims=True)
+    np.testing.assert_allclose(got.numpy(), (test - mean) / std, atol=1e-5)
+    np.testing.assert_allclose(train.numpy(), (used - mean) / std, atol=1e-5)
+    assert labels.tolist() == arrays["test_y"].tolist()
+
+
+def test_channels_can_be_said(save):
+    path = save(make_arrays((4, 4, 4)))
+    with pytest.raises(ValueError, match=r"channels could be first or last. Say channels='first'"):
+        ready(path)
+    first, last = (part(ready(path, channels=where), "test")[0] for where in ("first", "last"))
+    assert not torch.equal(first, last)
+    assert ready(save(make_arrays((6, 5, 2))), channels="last").in_shape == (2, 6, 5)
+
+
+@pytest.mark.parametrize(("val_size", "num_val"), [(0.25, 10), (7, 7), (0.001, 1)])
+def test_validation_is_cut_out_of_the_training_samples(save, val_size, num_val):
+    # One-dimensional inputs that number the samples; standardising keeps their order.
+    arrays = make_arrays() | {"train_x": np.arange(40.0)[:, None], "test_x": np.arange(12.0)[:, None]}
+    module = ready(save(arrays), val_size=val_size)
+    train, val = part(module, "train")[0], part(module, "val")[0]
+    assert (len(train), len(val)) == (40 - num_val, num_val)
+    both = torch.cat([train, val]).flatten().sort().values
+    gaps = both.diff()
+    # All 40 numbers, equally spaced: no sample is lost and none is in both.
+    assert torch.allclose(gaps, gaps[0].expand_as(gaps), rtol=1e-3)
+
+
+def test_split_depends_on_split_seed_alone_and_smaller_choices_are_nested(save):
+    path = save(make_arrays())
+    torch.manual_seed(0)
+    first = part(ready(path), "val")[1]
+    torch.manual_seed(5)
+    assert torch.equal(part(ready(path), "val")[1], first)
+    assert torch.equal(part(ready(path, train_size=5), "val")[1], first)
+    assert not torch.equal(part(ready(path, split_seed=1), "val")[1], first)
+    small, large = (part(ready(path, train_size=n), "train")[1] for n in (5, 20))
+    assert torch.equal(small, large[:5])
+
+
+def test_the_files_own_validation_samples_are_used(save):
+    arrays = make_arrays(val=9)
+    module = ready(save(arrays), val_size=0.5, train_size=30)
+    assert part(module, "val")[1].tolist() == arrays["val_y"].tolist()
+    assert len(part(module, "train")[1]) == 30
+    assert len(part(ready(save(arrays)), "train")[1]) == 40
+
+
+def test_labels_of_shape_n_1_and_small_dtypes_are_read(save):
+    arrays = make_arrays()
+    arrays["train_y"] = arrays["train_y"].astype(np.uint8)[:, None]
+    module = ready(save(arrays), train_size=32)
+    assert part(module, "train")[1].dtype == torch.int64
+    assert part(module, "train")[1].shape == (32,)
+
+
+def test_evaluation_labels_stay_clean(save):
+    path = save(make_arrays(train=200))
+    plain, noisy = ready(path), ready(path, corruption=UniformNoise(0.8))
+    for name in ("val", "test"):
+        assert torch.equal(part(plain, name)[1], part(noisy, name)[1])
+    assert torch.equal(part(plain, "train")[1], noisy.corruption_record.true_labels)
+    assert not torch.equal(part(plain, "train")[1], part(noisy, "train")[1])
+
+
+def test_flip_touches_training_batches_alone(save):
+    path = save(make_arrays(train=200))
+    plain, flipped = ready(path), ready(path, flip=True)
+    assert torch.equal(next(iter(plain.val_dataloader()))[0], next(iter(flipped.val_dataloader()))[0])
+    torch.manual_seed(0)
+    x, y = next(iter(flipped.train_dataloader()))
+    torch.manual_seed(0)
+    original, same_y = next(iter(plain.train_dataloader()))
+    assert torch.equal(y, same_y)
+    mirrored = (x == original.flip(-1)).flatten(1).all(1)
+    assert ((x == original).flatten(1).all(1) ^ mirrored).all()
+    assert 10 < mirrored.sum() < 54
+    torch.manual_seed(0)
+    assert torch.equal(next(iter(flipped.train_dataloader()))[0], x)
+
+
+def change(**replaced):
+    return {key: value for key, value in (make_arrays() | replaced).items() if value is not None}
+
+
+LABELS = np.arange(40) % 4
+BAD_FILES = {
+    "missing": (
+        change(train_y=None, test_x=None),
+        r"lacks the arrays \['train_y', 'test_x'\]; it has \['test_y', 'train_x'\]",
+    ),
+    "half": (change(val_x=np.zeros((3, 6, 5))), r"lacks the arrays \['val_y'\].* both or none"),
+    "negative": (change(train_y=LABELS - 1), r"train_y in .* negative label -1, .* count from 0"),
+    "float labels": (change(train_y=LABELS / 2), r"train_y in .* dtype float64, but labels must be integers"),
+    "test label": (
+        change(test_y=np.full(12, 4)),
+        r"test_y in .* label 4, but train_y shows 4 classes, so labels must lie in \[0, 3\]",
+    ),
+    "gap": (change(train_y=LABELS * 1000), r"train_y .* up to 3000 but shows only 4 classes"),
+    "label shape": (change(train_y=np.zeros((40, 3), int)), r"train_y in .* shape \[40, 3\]"),
+    "lengths": (change(train_y=LABELS[:39]), "40 samples in train_x but 39 labels in train_y"),
+    "sample shapes": (
+        change(test_x=np.zeros((12, 5, 6))),
+        r"test_x has shape \[1, 5, 6\], but one of train_x has \[1, 6, 5\]",
+    ),
+    "dtypes": (change(test_x=np.zeros((12, 6, 5), np.uint8)), "partly uint8, .* partly float"),
+    "int inputs": (change(train_x=np.zeros((40, 6, 5), int)), "train_x in .* dtype int64, .* uint8 .* float"),
+    "input shape": (change(train_x=np.zeros(40)), r"train_x in .* shape \[40\], but it must be \[N, D\]"),
+    "empty": (change(test_x=np.zeros((0, 6, 5)), test_y=LABELS[:0]), "test_x in .* not empty"),
+    "nan": (change(train_x=np.full((40, 6, 5), np.nan)), "train_x in .* not finite"),
+    "objects": (
+        change(train_x=np.array([np.zeros(2), None], dtype=object)),
+        "train_x in .* Python objects, which are never loaded",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_what_is_wrong_in_a_file_is_named(save, case):
+    arrays, message = BAD_FILES[case]
+    path = save(arrays)
+    with pytest.raises(ValueError, match=message) as error:
+        ready(path)
+    assert str(path) in str(error.value)
+
+
+def test_number_of_classes_can_be_said(save):
+    path = save(change(train_y=LABELS * 2))
+    assert ready(path, num_classes=10).num_classes == 10
+    with pytest.raises(ValueError, match="label 6, but num_classes says 5 classes"):
+        ready(path, num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"train_size": 33}, "40 samples, too few for 8 validation and 33 training"),
+        ({"val_size": 40}, "too few for 40 validation and all the rest training"),
+        ({"val_size": 41, "train_size": 1}, "too few for 41 validation and 1 training"),
+        ({"val_size": 0.999}, "too few for 40 validation"),
+    ],
+)
+def test_splits_larger_than_the_data_are_named(save, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ready(save(make_arrays()), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"train_size": 0}, "train_size is 0"),
+        ({"val_size": 0}, "val_size is 0, but as a count"),
+        ({"val_size": 1.0}, "val_size is 1.0, but as a fraction"),
+        ({"val_size": float("nan")}, "val_size is nan"),
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"channels": "middle"}, "channels is 'middle'"),
+        ({"flip": True, "transform": abs}, "flip=True and a transform"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_bad_arguments_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ArraysDataModule("anywhere.npz", **kwargs)
+
+
+def test_flip_of_vectors_is_refused(save):
+    with pytest.raises(ValueError, match=r"flip=True needs images, .* vectors of 7 features"):
+        ready(save(make_arrays((7,))), flip=True)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no data file at .*none\.npz"):
+        ready(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "cut", "flipped bytes"])
+def test_damaged_file_is_named(save, kind):
+    path = save(make_arrays())
+    content = bytearray(path.read_bytes())
+    if kind == "flipped bytes":
+        content[1000:1100] = bytes(255 - byte for byte in content[1000:1100])
+    new = {"empty": b"", "text": b"train_x,train_y", "cut": bytes(content[: len(content) // 2])}
+    path.write_bytes(new.get(kind, bytes(content)))
+    with pytest.raises(ValueError, match=r"data\.npz cannot be read as an \.npz file: it is damaged"):
+        ready(path)
+
+
+@settings(max_examples=80, deadline=None)
+@given(position=st.integers(0, 4000), byte=st.integers(0, 255))
+def test_a_damaged_byte_is_harmless_or_named(position, byte):
+    # Not tmp_path: hypothesis would share it between the examples.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "data.npz")
+        np.savez(path, **make_arrays((2,)))
+        content = bytearray(path.read_bytes())
+        content[position % len(content)] = byte
+        path.write_bytes(content)
+        message = "nothing was wrong with data.npz"
+        try:
+            assert ready(path).num_classes == 4
+        except ValueError as error:
+            message = str(error)
+        assert "data.npz" in message
+
+
+def test_a_single_array_is_no_data_file(tmp_path):
+    path = tmp_path / "data.npy"
+    np.save(path, np.zeros(3))
+    with pytest.raises(ValueError, match=r"data\.npy is a single array"):
+        ready(path)
+
+
+def test_uint8_is_scaled_even_where_standardising_cannot_be(save):
+    # A channel constant in training is only centred, so here the scale still shows.
+    arrays = change(train_x=np.zeros((40, 6, 5), np.uint8), test_x=np.full((12, 6, 5), 51, np.uint8))
+    assert part(ready(save(arrays)), "test")[0].unique().item() == pytest.approx(0.2)
