@@ -20,7 +20,8 @@ COMPARE_ONLY = ("seeds", "first_seed", "methods", "confidence")
 
 def tool(session: nox.Session, name: str) -> str:
     """The path of a program in the shared environment."""
-    return str(session.cache_dir.parent / "env" / ("Scripts" if os.name == "nt" else "bin") / name)
+    programs = session.cache_dir.parent.absolute() / "env" / ("Scripts" if os.name == "nt" else "bin")
+    return str(programs / name)
 
 
 def without(args: list[str], groups: tuple[str, ...]) -> list[str]:

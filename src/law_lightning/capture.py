@@ -1,9 +1,9 @@
-"""Per-sample losses from anyone's ``training_step``.
+r"""Per-sample losses from anyone's ``training_step``.
 
 A :class:`~torch.overrides.TorchFunctionMode` sees the step call a torch classification loss with a mean reduction,
 computes the same loss once more without the reduction, and returns the weighted mean (Equation 7)
 
-.. math:: \\frac{1}{n} \\sum_i K_i L_i = \\bar L + \\frac{1}{n} \\sum_i (K_i - 1) L_i
+.. math:: \frac{1}{n} \sum_i K_i L_i = \bar L + \frac{1}{n} \sum_i (K_i - 1) L_i
 
 In this form weights of one give the plain loss's gradient bit for bit, whatever the reduction divides by.
 """
@@ -60,7 +60,7 @@ def _class_loss(
     if func is F.cross_entropy:
         options["label_smoothing"] = label_smoothing
     if input.ndim == 1:  # one sample without a batch dimension
-        input, target = input.unsqueeze(0), target.unsqueeze(0)
+        input, target = input.unsqueeze(0), target.unsqueeze(0)  # noqa: A001
     elements = func(input, target, reduction="none", **options)
     logits = input.detach()
     valid: Tensor | None = None
@@ -71,17 +71,21 @@ def _class_loss(
         correct = (logits.argmax(dim=1) == target).float()
     else:
         valid = target != ignore_index
-        target = target.where(valid, 0)
+        target = target.where(valid, 0).long()  # torch takes uint8 as well, which would index like a mask
         denominator = valid.sum() if weight is None else (weight[target] * valid).sum()
         correct = ((logits.argmax(dim=1) == target) & valid).float()
     loss = elements.detach()
     if elements.ndim > 1:  # dense: a sample is the mean over its positions
         logits = logits.flatten(2).mean(dim=2)
-        target = target.flatten(1).mode(dim=1).values
+        target = target.flatten(1)
         if valid is None:
+            target = target.mode(dim=1).values
             loss, correct = _per_sample(loss), _per_sample(correct)
         else:
-            positions = valid.flatten(1).sum(dim=1)
+            positions = valid.flatten(1)
+            counts = torch.zeros(logits.shape, dtype=target.dtype, device=target.device)
+            target = counts.scatter_add_(1, target, positions.to(target.dtype)).argmax(dim=1)
+            positions = positions.sum(dim=1)
             loss = loss.flatten(1).sum(dim=1) / positions.clamp_min(1)
             correct = correct.flatten(1).sum(dim=1) / positions.clamp_min(1)
             valid = positions > 0
@@ -103,7 +107,7 @@ def _binary_loss(
     With one logit a class the prediction counts as right when its largest logit lies on a positive label.
     """
     if input.ndim == 0:
-        input, target = input.unsqueeze(0), target.unsqueeze(0)
+        input, target = input.unsqueeze(0), target.unsqueeze(0)  # noqa: A001
     elements = func(input, target, weight=weight, pos_weight=pos_weight, reduction="none")
     logits = input.detach().flatten(1) if input.ndim > 1 else input.detach().unsqueeze(1)
     positive = target.reshape(logits.shape) > 0.5
@@ -165,7 +169,7 @@ class LossCapture(TorchFunctionMode):
         self.samples: list[Samples] = []
         self.correction: Tensor | None = None
 
-    def __torch_function__(  # noqa: D105
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
@@ -181,14 +185,17 @@ class LossCapture(TorchFunctionMode):
             check_target(given["input"], given["target"], given.get("ignore_index", -100))
         try:
             plain = func(*args, **kwargs)
-        except IndexError as error:
-            raise target_error(given["input"], given["target"], given.get("ignore_index", -100)) from error
+        except IndexError:
+            if take_apart is _class_loss:
+                check_target(given["input"], given["target"], given.get("ignore_index", -100))
+            raise
         return self._capture(plain, lambda: take_apart(func, **given), given["target"])
 
     def _capture(self, plain: Tensor, take_apart: Callable[[], _Loss], target: Tensor) -> Tensor:
         loss = take_apart()
-        for seen, weights in zip(self._targets, self._weights, strict=True):
+        for seen, given in zip(self._targets, self._weights, strict=True):
             if _same_target(seen, target):
+                weights = given
                 break
         else:
             weights = self._weigh(loss.samples) if self._weigh is not None else None
@@ -197,8 +204,10 @@ class LossCapture(TorchFunctionMode):
             self.samples.append(loss.samples)
         if weights is None or len(weights) != len(loss.elements):
             return plain
-        excess = (weights - 1.0).reshape(-1, *[1] * (loss.elements.ndim - 1))
-        correction = (excess * loss.elements).sum() / loss.denominator
+        excess = (weights - 1.0) / loss.denominator  # outside the graph, which stays two nodes deep
+        if loss.elements.ndim > 1:
+            excess = excess.reshape(-1, *[1] * (loss.elements.ndim - 1))
+        correction = (excess * loss.elements).sum()
         self._note(correction)
         return plain + correction
 
@@ -218,7 +227,7 @@ class LossCapture(TorchFunctionMode):
             return output
         losses, samples = explicit_samples(output)
         if self._check_labels:
-            check_target(samples.logits, samples.target)
+            check_target(samples.logits, output["target"])
         self.samples.append(samples)
         weights = self._weigh(samples) if self._weigh is not None else None
         if weights is None:
@@ -244,8 +253,8 @@ def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
     missing = [key for key in ("loss", "losses", "logits", "target") if not isinstance(output.get(key), Tensor)]
     if missing:
         raise MisconfigurationException(
-            f"The step returned a dict with per-sample 'losses' but without a tensor {' and '.join(map(repr, missing))}. "
-            + TWO_WAYS
+            "The step returned a dict with per-sample 'losses' but without a tensor "
+            f"{' and '.join(map(repr, missing))}. {TWO_WAYS}"
         )
     losses, logits, target = output["losses"], output["logits"].detach(), output["target"].detach()
     if losses.ndim != 1 or logits.ndim != 2 or target.shape != losses.shape or len(logits) != len(losses):
@@ -253,7 +262,8 @@ def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
             f"The step's dict has losses {list(losses.shape)}, logits {list(logits.shape)} and target "
             f"{list(target.shape)}; they must be [B], [B, C] and [B]."
         )
-    return losses, Samples(losses.detach(), logits, target)
+    valid = target != -100  # torch's own mark of a sample without a label
+    return losses, Samples(losses.detach(), logits, target.where(valid, 0).long(), valid=valid)
 
 
 def target_error(logits: Tensor, target: Tensor, ignore_index: int = -100) -> ValueError:

@@ -152,7 +152,8 @@ def _counted_once(loader: Any, position: int, length: int) -> Tensor:
     if not isinstance(sampler, DistributedSampler) or sampler.shuffle or sampler.drop_last:
         return torch.ones(length, dtype=torch.bool)
     index = (torch.arange(length) + position) * sampler.num_replicas + sampler.rank
-    return index < len(sampler.dataset)  # type: ignore[arg-type]
+    size: int = len(sampler.dataset)  # type: ignore[arg-type]
+    return index < size
 
 
 class _GeneratorsKept:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,9 @@ def load_state(path: str | Path, kind: str) -> dict[str, Any]:
         raise FileNotFoundError(f"No {kind} file at {path}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # foreign bytes fail in every way: IndexError, struct.error, TypeError...
         raise ValueError(
             f"{path} is damaged or was not written by law-lightning ({type(error).__name__}): give the path of a "
             f"{kind} file."

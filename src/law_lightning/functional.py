@@ -37,9 +37,8 @@ def entropy(logits: Tensor) -> Tensor:
         >>> entropy(torch.zeros(2, 4)).exp()
         tensor([4.0000, 4.0000])
     """
-    log_probability = torch.log_softmax(logits, dim=1)
-    # xlogy-like: a probability of exactly zero contributes 0, not 0 * -inf.
-    return -(log_probability.exp() * log_probability.clamp_min(torch.finfo(logits.dtype).min)).sum(dim=1)
+    terms: Tensor = torch.special.entr(logits.softmax(dim=1))
+    return terms.sum(dim=1)
 
 
 def density(logits: Tensor) -> Tensor:
@@ -105,13 +104,14 @@ def normalize_features(features: Tensor) -> Tensor:
                 [ 0.,  0.]])
     """
     finite = features.isfinite()
+    known = features.where(finite, 0.0)
     count = finite.sum(dim=0).clamp_min(1)
-    mean = features.where(finite, 0.0).sum(dim=0) / count
-    centred = (features - mean).where(finite, 0.0)
-    deviation = (centred.square().sum(dim=0) / count).sqrt()
-    # Columns so large that their sum overflows compare as False here, and become 0 as well.
-    varies = deviation > (_RELATIVE_SPREAD * mean.abs()).clamp_min(torch.finfo(features.dtype).tiny)
-    return (centred / deviation).where(varies & finite, 0.0)
+    mean = known.sum(dim=0) / count
+    centred = (known - mean) * finite
+    variance = centred.square().sum(dim=0) / count
+    # Columns so large that a sum overflows compare as False here, and become 0 as well.
+    varies = variance > (mean * _RELATIVE_SPREAD).square().clamp_min(torch.finfo(features.dtype).tiny)
+    return (centred * variance.rsqrt()).where(varies & variance.isfinite(), 0.0)
 
 
 def sample_features(
@@ -241,7 +241,9 @@ def reward_weight(current_epoch: float, num_epochs: float, k: float = 1.0, s: fl
         (1.0, 3.6945)
     """
     if not 0 <= current_epoch <= num_epochs or num_epochs <= 0:
-        raise ValueError(f"Need 0 <= current_epoch <= num_epochs and num_epochs > 0, not {current_epoch}, {num_epochs}.")
+        raise ValueError(
+            f"Need 0 <= current_epoch <= num_epochs and num_epochs > 0, not {current_epoch}, {num_epochs}."
+        )
     return math.exp(k * current_epoch / num_epochs) * s
 
 

@@ -9,33 +9,44 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 
 
 def random_states() -> dict[str, Any]:
-    """All global random states, as they are now."""
-    states: dict[str, Any] = _collect_rng_states()
-    return states
+    """All global random states, as they are now. CUDA's only if it is in use: asking wakes it up."""
+    return {
+        "torch": torch.get_rng_state(),
+        "torch.cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": np.random.get_state(legacy=True),  # noqa: NPY002 - the global state is what is meant
+        "python": random.getstate(),
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what :func:`random_states` took."""
+    torch.set_rng_state(states["torch"])
+    if states["torch.cuda"]:
+        torch.cuda.set_rng_state_all(states["torch.cuda"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    random.setstate(states["python"])
 
 
 @contextmanager
 def replaying(states: dict[str, Any]) -> Iterator[None]:
     """Run a block from ``states``; afterwards the random states are what they were before it."""
-    before = _collect_rng_states()
-    _set_rng_states(states)
+    before = random_states()
+    set_random_states(states)
     try:
         yield
     finally:
-        _set_rng_states(before)
+        set_random_states(before)
 
 
 def portable_states() -> dict[str, Any]:
     """All global random states as tensors and plain Python, for files read with ``weights_only=True``."""
-    algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    version, words, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "torch.cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    states = random_states()
+    algorithm, keys, position, has_gauss, cached = states["numpy"]
+    version, words, gauss = states["python"]
+    return states | {
         "numpy": [algorithm, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
         "python": [version, list(words), gauss],
     }
@@ -45,8 +56,7 @@ def set_portable_states(states: dict[str, Any]) -> None:
     """Put back what :func:`portable_states` took."""
     algorithm, keys, position, has_gauss, cached = states["numpy"]
     version, words, gauss = states["python"]
-    _set_rng_states({
-        "torch": states["torch"],
+    set_random_states(states | {
         "torch.cuda": states["torch.cuda"] if torch.cuda.is_available() else [],
         "numpy": (algorithm, keys.numpy().astype(np.uint32), position, has_gauss, cached),
         "python": (version, tuple(words), gauss),

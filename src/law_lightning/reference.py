@@ -113,7 +113,7 @@ class Reference:
         self._scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
         self._wrapped: torch.nn.Module = self.module
         if isinstance(trainer.strategy.model, DistributedDataParallel):
-            self._wrapped = trainer.strategy._setup_model(self.module)  # type: ignore[attr-defined]
+            self._wrapped = trainer.strategy._setup_model(self.module)
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -155,19 +155,18 @@ class Reference:
                 output = trainer.strategy._forward_redirection(
                     self._wrapped, module, "training_step", *record.args, **record.kwargs
                 )
-        loss = output.get("loss") if isinstance(output, dict) else output
+        loss: Tensor | None = output.get("loss") if isinstance(output, dict) else output  # type: ignore[assignment]
         if batch_idx % trainer.accumulate_grad_batches == 0:
             module.on_before_zero_grad(self.optimizer)
             module.optimizer_zero_grad(trainer.current_epoch, batch_idx, self.optimizer)
         if loss is None:
             return None
-        scaled = loss / trainer.accumulate_grad_batches
+        scaled: Tensor = loss / trainer.accumulate_grad_batches
         if self._scaler is not None:
             scaled = self._scaler.scale(scaled)
         module.backward(scaled)
         module.on_after_backward()
-        detached: Tensor = loss.detach()
-        return detached
+        return loss.detach()
 
     def _optimizer_step(self, closure: Callable[[], Tensor | None]) -> None:
         if self._scaler is None:

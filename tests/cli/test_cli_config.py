@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
@@ -79,3 +80,14 @@ def test_the_config_groups_are_regular_package_data():
     assert {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(
         GROUPS["law_search"]
     )
+
+
+def test_other_apps_can_use_the_groups(tmp_path):
+    (tmp_path / "app.yaml").write_text(
+        "hydra:\n  searchpath: [pkg://law_lightning.conf]\ndefaults:\n  - agent: default\n  - _self_\nseed: 5\n"
+    )
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        config = compose("app", ["+model=small_cnn"])
+    assert config.agent.seed == 5
+    assert config.model.network.channels == [32, 64, 128]

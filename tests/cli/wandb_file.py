@@ -50,7 +50,6 @@ def config(path):
     return logged
 
 
-def closed(path):
-    """Whether the run was ended, and with which exit code."""
-    codes = [r.exit.exit_code for r in records(path) if r.WhichOneof("record_type") == "exit"]
-    return codes
+def exit_codes(path):
+    """One code for each time the run was closed."""
+    return [r.exit.exit_code for r in records(path) if r.WhichOneof("record_type") == "exit"]

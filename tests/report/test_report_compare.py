@@ -68,9 +68,7 @@ def test_summary_of_every_method_and_epoch():
 
 def test_summary_pairs_by_seed_not_by_row():
     rows = outcomes({"base": BASE, "law": LAW})
-    assert {s.difference for s in summarise(rows)} == {
-        s.difference for s in summarise([*rows[6:], *rows[5::-1]])
-    }
+    assert {s.difference for s in summarise(rows)} == {s.difference for s in summarise([*rows[6:], *rows[5::-1]])}
 
 
 def test_summary_without_baseline_has_no_differences():

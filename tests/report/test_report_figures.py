@@ -23,7 +23,7 @@ def test_comparison_is_drawn(tmp_path, methods):
 
 
 def test_search_is_drawn(tmp_path):
-    history = [{"episode": e, "return": 0.1 * e, "eval_gain": 0.01 * e if e % 2 else None} for e in range(6)]
+    history = [{"episode": e, "return": 0.1 * e, "gain": 0.01 * e if e % 2 else None} for e in range(6)]
     assert 0.005 < drawn(draw_search(history, tmp_path / "search.png")) < 0.5
 
 

@@ -42,9 +42,7 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return self._size
 
-    def add(
-        self, phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool
-    ) -> None:
+    def add(self, phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool) -> None:
         """Keep one transition.
 
         Raises:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import functional as LF
 from law_lightning.agent.exploration import Exploration
@@ -74,20 +75,25 @@ class StrategyAgent(L.LightningModule):
     ) -> None:
         super().__init__()
         features, hidden = list(features), [int(width) for width in hidden]
-        if not 0 <= warmup_stages < max(num_stages, 1):
-            raise ValueError(f"warmup_stages must be in 0 to {num_stages - 1}, not {warmup_stages}.")
         _check_arguments(
             features, at_least_one={"num_stages": num_stages, "embedding_dim": embedding_dim, "epochs": epochs,
                                     "batch_size": batch_size},
             positive={"actor_lr": actor_lr, "critic_lr": critic_lr, "theta_bound": theta_bound},
             share={"discount": discount, "target_rate": target_rate},
         )  # fmt: skip
+        if not 0 <= warmup_stages < num_stages:
+            raise ValueError(f"warmup_stages must be in 0 to {num_stages - 1}, not {warmup_stages}.")
+        if any(width < 1 for width in hidden):
+            raise ValueError(f"hidden must be widths of at least 1, not {hidden}.")
         self.save_hyperparameters({
-            "num_stages": int(num_stages), "features": features, "warmup_stages": int(warmup_stages), "embedding_dim": int(embedding_dim),
-            "hidden": hidden, "theta_bound": theta_bound, "actor_lr": actor_lr, "critic_lr": critic_lr,
-            "discount": discount, "target_rate": target_rate, "twin_critics": bool(twin_critics),
+            "num_stages": int(num_stages), "features": features, "warmup_stages": int(warmup_stages),
+            "embedding_dim": int(embedding_dim), "hidden": hidden,
+            "theta_bound": None if theta_bound is None else float(theta_bound),
+            "actor_lr": float(actor_lr), "critic_lr": float(critic_lr), "discount": float(discount),
+            "target_rate": None if target_rate is None else float(target_rate), "twin_critics": bool(twin_critics),
             "standardize_rewards": bool(standardize_rewards), "epochs": int(epochs), "batch_size": int(batch_size),
-            "episode_noise": episode_noise, "stage_noise": stage_noise, "noise_decay": noise_decay, "seed": int(seed),
+            "episode_noise": float(episode_noise), "stage_noise": float(stage_noise),
+            "noise_decay": float(noise_decay), "seed": int(seed),
         })  # fmt: skip
         self.automatic_optimization = False  # one critic step and one actor step a batch
         self.num_stages = int(num_stages)
@@ -170,11 +176,15 @@ class StrategyAgent(L.LightningModule):
             Means over the update: ``critic_loss``, ``actor_loss``, ``q_mean``.
 
         Raises:
-            ValueError: the buffer is empty.
+            ValueError: the buffer is empty, or of an agent with other features or more stages.
         """
         epochs = self.hparams["epochs"] if epochs is None else epochs
         batch_size = self.hparams["batch_size"] if batch_size is None else batch_size
-        transitions = self._scaled(buffer.transitions())
+        if epochs < 1 or batch_size < 1:
+            raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}.")
+        transitions = buffer.transitions()
+        self._check_fit(transitions)
+        transitions = self._scaled(transitions)
         count = len(transitions.reward)
         per_epoch = -(-count // batch_size)
         self.configure_optimizers()
@@ -203,8 +213,9 @@ class StrategyAgent(L.LightningModule):
     def on_train_start(self) -> None:
         """Standardise by the rewards that the Trainer's loader holds."""
         loader = self.trainer.train_dataloader
-        if self.standardize_rewards and isinstance(loader, torch.utils.data.DataLoader):
-            self.reward_scale = _deviation(Transitions(*loader.dataset.tensors).reward)
+        data = loader.dataset if isinstance(loader, DataLoader) else None
+        if self.standardize_rewards and isinstance(data, TensorDataset):
+            self.reward_scale = _deviation(Transitions(*data.tensors).reward)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the critic and for actor and embedding; the same two for as long as the agent lives."""
@@ -215,6 +226,14 @@ class StrategyAgent(L.LightningModule):
                 torch.optim.Adam(actor, lr=self.hparams["actor_lr"], fused=True),
             ]
         return self._optimizers
+
+    def _check_fit(self, transitions: Transitions) -> None:
+        width, stages = transitions.theta.shape[1], int(transitions.next_stage.max()) + 1
+        if width != len(self.features) + 1 or stages > self.num_stages:
+            raise ValueError(
+                f"The replay buffer is of another agent: its theta has {width} entries and its stages go up to "
+                f"{stages - 1}; this agent's have {len(self.features) + 1} and {self.num_stages - 1}."
+            )
 
     def _scaled(self, transitions: Transitions) -> Transitions:
         if self.standardize_rewards:
@@ -247,7 +266,7 @@ class StrategyAgent(L.LightningModule):
 
     @torch.no_grad()
     def _td_target(self, batch: Transitions) -> Tensor:
-        """y of Equation 12, with the lower of two critics."""
+        """The y of Equation 12, with the lower of two critics."""
         slow = self.target_rate is not None
         embedding = self.target_embedding if slow else self.embedding
         actor = self.target_actor if slow else self.actor
@@ -289,7 +308,7 @@ class StrategyAgent(L.LightningModule):
         self.configure_optimizers()
         assert self._optimizers is not None
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(copy.deepcopy(saved))  # it would keep, and change, the tensors it is given
         self.exploration.load_state_dict(state["exploration"])
         self.generator.set_state(state["generator"])
         self.reward_scale = state["reward_scale"]

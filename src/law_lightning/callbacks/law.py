@@ -108,7 +108,6 @@ class LAWCallback(WeightingCallback):
         self._released: L.LightningModule | None = None
         self._record: StepRecord | None = None
         self._plain_loss: Tensor | None = None
-        self._stage_phase = self.phase
         self._last_accuracies: tuple[int, float, float] | None = None
 
     @property
@@ -130,15 +129,16 @@ class LAWCallback(WeightingCallback):
             return
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise MisconfigurationException(
-                f"LAWCallback(mode='search') trains a second network beside the first, which {type(trainer.strategy).__name__} "
-                "does not allow: use a single device or strategy='ddp'. With a strategy found there, mode='apply' trains."
+                f"LAWCallback(mode='search') trains a second network beside the first, which "
+                f"{type(trainer.strategy).__name__} does not allow: use a single device or strategy='ddp'. With a "
+                "strategy found there, mode='apply' trains."
             )
         if trainer.limit_val_batches == 0:
             raise MisconfigurationException(NO_DATA)
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise MisconfigurationException(
-                f"{type(pl_module).__name__}.training_step takes a dataloader_iter; for LAW's reference network it must "
-                "take a batch, which both networks can be given: training_step(self, batch, batch_idx)."
+                f"{type(pl_module).__name__}.training_step takes a dataloader_iter; for LAW's reference network it "
+                "must take a batch, which both networks can be given: training_step(self, batch, batch_idx)."
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -157,15 +157,12 @@ class LAWCallback(WeightingCallback):
 
     def start_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """theta_T = mu(s_T), for the whole stage."""
-        self._stage_phase = phase = self.phase
         if not self.in_warmup:
+            phase = self._stage_phase
             explore = self.mode == "search" and self.explore
             self.weighting.theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore=explore)
 
     # -- the lockstep --------------------------------------------------------------------------------------
-
-    def _has_reference(self) -> bool:
-        return self._reference is not None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The reference lives through the module's own hooks too."""
@@ -173,7 +170,9 @@ class LAWCallback(WeightingCallback):
         if self._reference is not None:
             self._reference.hook("on_train_epoch_start")
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Fork the reference when the warm-up has ended: until then one network trained for both."""
         self._record = self._plain_loss = None
         if self.mode == "search":
@@ -292,20 +291,20 @@ class LAWCallback(WeightingCallback):
             "agent": self.agent.full_state(),
             "buffer": self.buffer.state_dict(),
             "theta": None if self.theta is None else self.theta.cpu(),
-            "stage_phase": [self._stage_phase.loss_smooth, self._stage_phase.acc_smooth],
             "reference": None if self._reference is None else self._reference.state_dict(),
             "accuracies": None if self._last_accuracies is None else list(self._last_accuracies),
         }
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         if state.get("mode") != self.mode:
+            mode = state.get("mode")
             raise MisconfigurationException(
-                f"The checkpoint is of a run in mode {state.get('mode')!r}; resume with LAWCallback(mode={state.get('mode')!r})."
+                f"The checkpoint is of a run in mode {mode!r}; resume with LAWCallback(mode={mode!r})."
             )
         if state["agent"]["hparams"] != dict(self.agent.hparams):
             raise MisconfigurationException(
-                "The checkpoint holds a strategy with other settings than the callback's agent: resume with an agent of "
-                f"the same ones, {state['agent']['hparams']}."
+                "The checkpoint holds a strategy with other settings than the callback's agent: resume with an agent "
+                f"of the same ones, {state['agent']['hparams']}."
             )
         self.agent.load_full_state(state["agent"])
         self.buffer.load_state_dict(state["buffer"])
@@ -315,8 +314,6 @@ class LAWCallback(WeightingCallback):
             self._reference = Reference(trainer, module)
             self._reference.load_state_dict(state["reference"])
         super()._resume(trainer, module, state)
-        loss_smooth, acc_smooth = state["stage_phase"]
-        self._stage_phase = TrainingPhase(self.phase.stage, self.num_stages, loss_smooth, acc_smooth)
 
 
 def _resolve(

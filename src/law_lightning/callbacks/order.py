@@ -18,10 +18,15 @@ class DataOrder:
 
     def __init__(self) -> None:
         self._epoch_start: dict[str, Any] = portable_states()
+        self._drawn_at: int | None = None
 
-    def note_epoch(self) -> None:
-        """Called before the Trainer makes an epoch's iterator."""
-        self._epoch_start = portable_states()
+    def note_epoch(self, trainer: L.Trainer) -> None:
+        """Called when an epoch starts, just before the Trainer draws its order."""
+        if self._drawn_at is None or self._drawn_at != trainer.fit_loop.epoch_loop.total_batch_idx:
+            self._epoch_start = portable_states()
+        elif not (trainer.fit_loop.is_resuming or trainer.fit_loop.epoch_loop.restarting):
+            set_portable_states(self._epoch_start)  # drawn when the fit was resumed, the Trainer draws once more
+        self._drawn_at = None
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The random states now and at the epoch's start, of every process."""
@@ -33,16 +38,23 @@ class DataOrder:
         return gathered
 
     def restore(self, trainer: L.Trainer, states: list[dict[str, Any]]) -> None:
-        """In the middle of an epoch, draw its order again and skip what was seen; then put the random states back."""
+        """Put the random states back and draw the order of the current epoch again, past what was seen of it.
+
+        Called when a resumed fit begins: the Trainer has made its iterator already, from other random states.
+        """
         state = states[trainer.global_rank % len(states)]
-        self._epoch_start = state["epoch_start"]
         fit_loop = trainer.fit_loop
-        seen = fit_loop.epoch_loop.batch_progress.current.ready
         fetcher = fit_loop._data_fetcher
-        if fetcher is not None and 0 < seen < fit_loop.max_batches:
-            set_portable_states(state["epoch_start"])
+        seen = fit_loop.epoch_loop.batch_progress.current.ready
+        within = 0 < seen < fit_loop.max_batches
+        self._epoch_start = state["epoch_start" if within else "now"]
+        set_portable_states(self._epoch_start)
+        if fetcher is not None:
             iter(fetcher)
-            for _ in range(seen):
-                next(fetcher)
-            fetcher.fetched -= seen  # the Trainer adds them when it goes on
-        set_portable_states(state["now"])
+            if not within:
+                self._drawn_at = fit_loop.epoch_loop.total_batch_idx
+            else:
+                for _ in range(seen):
+                    next(fetcher)
+                fetcher.fetched -= seen  # the Trainer adds them when it goes on
+                set_portable_states(state["now"])

@@ -19,6 +19,7 @@ class StageStatistics:
     def __init__(self) -> None:
         self._pending: list[tuple[Tensor, ...]] = []
         self._gaps: list[Tensor] = []
+        self._num_classes = 0
         self._sums: dict[str, Tensor] = {}
 
     def add(self, samples: Samples, weights: Tensor | None) -> None:
@@ -75,7 +76,7 @@ class StageStatistics:
             ``weight_std``, ``weight_min``, ``weight_max`` and ``weight_per_class`` (None for a class unseen).
         """
         self._flush()
-        sums = {}
+        sums: dict[str, Any] = {}
         for name, value in self._sums.items():
             op = "max" if name in ("max", "-min") else "sum"
             sums[name] = trainer.strategy.reduce(value, reduce_op=op).tolist()
@@ -97,10 +98,17 @@ class StageStatistics:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far."""
-        self._flush()
-        return {name: value.cpu() for name, value in self._sums.items()}
+        """The sums so far and what is still to be summed, as it is: summing earlier would round otherwise."""
+        return {
+            "sums": {name: value.cpu() for name, value in self._sums.items()},
+            "pending": [[column.cpu() for column in row] for row in self._pending],
+            "gaps": [gap.cpu() for gap in self._gaps],
+            "num_classes": self._num_classes,
+        }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where :meth:`state_dict` was taken."""
-        self._sums = {name: value.to(device) for name, value in state.items()}
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._pending = [tuple(column.to(device) for column in row) for row in state["pending"]]
+        self._gaps = [gap.to(device) for gap in state["gaps"]]
+        self._num_classes = state["num_classes"]

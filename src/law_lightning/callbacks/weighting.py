@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -69,6 +70,7 @@ class WeightingCallback(L.Callback):
         self._stage = 0
         self._loss_smooth: float | None = None
         self._acc_smooth: float | None = None
+        self._stage_phase = self.phase
         self._statistics = StageStatistics()
         self._order: DataOrder | None = None
         self._found_samples = False
@@ -77,7 +79,7 @@ class WeightingCallback(L.Callback):
     # -- what a subclass adds ------------------------------------------------------------------------------
 
     def start_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Called at the beginning of every stage, and of a resumed fit."""
+        """Called at the beginning of every stage."""
 
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
         """Called at the end of every stage.
@@ -158,15 +160,15 @@ class WeightingCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The data order of the first epoch is still to be drawn."""
         if trainer.fit_loop._combined_loader is None and self._order is not None:
-            self._order.note_epoch()
+            self._order.note_epoch(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight."""
         total = trainer.estimated_stepping_batches
         if not math.isfinite(total):
             raise MisconfigurationException(
-                "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer max_steps, "
-                "or the training data a length."
+                "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
+                "max_steps, or the training data a length."
             )
         try:
             self.schedule = StageSchedule(int(total), self.num_stages, self.warmup_stages)
@@ -181,6 +183,7 @@ class WeightingCallback(L.Callback):
             self._resume(trainer, pl_module, state)
         else:
             self._start(trainer, pl_module)
+            self._stage_phase = self.phase
             self.start_stage(trainer, pl_module)
         self._wrap(pl_module)
 
@@ -211,14 +214,14 @@ class WeightingCallback(L.Callback):
         vars(module)["training_step"] = training_step
 
     def _weigh(self, samples: Samples) -> Tensor | None:
-        weights = None if self.in_warmup else checked_weights(self.weighting, samples, self.phase)
+        weights = None if self.in_warmup else checked_weights(self.weighting, samples, self._stage_phase)
         self._statistics.add(samples, weights)
         return weights
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From the second epoch on, the data order is drawn right after this."""
         if self._order is not None and trainer.current_epoch > 0:
-            self._order.note_epoch()
+            self._order.note_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -243,18 +246,19 @@ class WeightingCallback(L.Callback):
         )
         self.end_stage(trainer, pl_module, record, following)
         self.history.append(record)
-        self._log(trainer, pl_module, self.scalars(record))
+        self._log(trainer, self.scalars(record))
         self._stage += 1
         if self._stage < self.num_stages:
+            self._stage_phase = self.phase
             self.start_stage(trainer, pl_module)
 
     @staticmethod
-    def _log(trainer: L.Trainer, module: L.LightningModule, scalars: dict[str, float]) -> None:
+    def _log(trainer: L.Trainer, scalars: dict[str, float]) -> None:
         """One row a stage to every logger, whatever ``log_every_n_steps``; and to the callback metrics."""
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=step)
-        module.log_dict(scalars, logger=False, on_step=True, on_epoch=False)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
@@ -303,6 +307,7 @@ class WeightingCallback(L.Callback):
             )
         self._stage = state["stage"]
         self._loss_smooth, self._acc_smooth = state["loss_smooth"], state["acc_smooth"]
+        self._stage_phase = self.phase
         self.history = [dict(record) for record in state["history"]]
         self._statistics.load_state_dict(state["statistics"], trainer.strategy.root_device)
         self._order.restore(trainer, state["order"])

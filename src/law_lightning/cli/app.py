@@ -34,8 +34,7 @@ def launch(task: Task, config_name: str) -> None:
         import hydra
     except ImportError:
         raise SystemExit(
-            f"{command} needs hydra-core, which is not installed. "
-            'Mend it with: pip install "law-lightning[cli]"'
+            f'{command} needs hydra-core, which is not installed. Mend it with: pip install "law-lightning[cli]"'
         ) from None
     decorate = hydra.main(version_base="1.3", config_path="pkg://law_lightning.conf", config_name=config_name)
     decorate(guarded(task, command))()
@@ -70,7 +69,10 @@ def guarded(task: Task, command: str) -> Task:
 def plain_message(error: BaseException) -> str:
     """The message a user needs: an error inside a constructor is shown with the config key it came from."""
     from hydra.errors import InstantiationException
+    from omegaconf import MissingMandatoryValue
 
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} must be given: add {error.full_key}=..."
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         last = str(error).rstrip().rsplit("\n", 1)[-1]
         where = f" (config key: {last.removeprefix('full_key: ')})" if last.startswith("full_key: ") else ""

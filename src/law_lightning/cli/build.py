@@ -25,9 +25,7 @@ def build_data(data: dict[str, Any]) -> L.LightningDataModule:
     return cast(L.LightningDataModule, instantiate(data, _convert_="all"))
 
 
-def build_model(
-    model: dict[str, Any], in_shape: tuple[int, ...] | None, num_classes: int | None
-) -> L.LightningModule:
+def build_model(model: dict[str, Any], in_shape: tuple[int, ...] | None, num_classes: int | None) -> L.LightningModule:
     """A new module with freshly drawn weights.
 
     A ``network`` among the options is built first and told the shape of the data, so that a config need not

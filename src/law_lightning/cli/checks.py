@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from law_lightning.shipped import strategy_path
 
-def strategy_file(path: str | None) -> Path:
-    """The strategy's path.
+
+def strategy_file(strategy: str | None) -> Path:
+    """The file of a strategy given by path or by name.
 
     Raises:
-        ValueError: If none is given, or there is no such file.
+        ValueError: If none is given.
+        FileNotFoundError: If there is no such file or name.
     """
-    if path is None:
+    if strategy is None:
         raise ValueError(
-            "No strategy is given: add strategy=PATH, the strategy.pt that law-search wrote into its run folder."
+            "No strategy is given: add strategy=PATH, the strategy.pt that law-search wrote into its run "
+            "folder, or the name of a shipped strategy."
         )
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(
-            f"strategy={path}: there is no such file (looked in {Path.cwd()}). Give the path of the "
-            "strategy.pt that law-search wrote into its run folder."
-        )
-    return file
+    return strategy_path(strategy)
 
 
 def comparison_seeds(first: int, count: int) -> range:
@@ -36,6 +34,17 @@ def comparison_seeds(first: int, count: int) -> range:
     if first < 0:
         raise ValueError(f"first_seed={first}: seeds are whole numbers from 0 on.")
     return range(first, first + count)
+
+
+def interval_confidence(confidence: float) -> float:
+    """The confidence of an interval.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence is {confidence}, but it must lie in (0, 1); 0.95 is usual.")
+    return confidence
 
 
 def known_methods(methods: Sequence[str], known: Sequence[str]) -> list[str]:

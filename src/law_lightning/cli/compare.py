@@ -28,7 +28,7 @@ def compare(config: DictConfig) -> float | None:
     from tqdm.auto import tqdm
 
     from law_lightning.cli.build import factories, plain, trainer_options
-    from law_lightning.cli.checks import comparison_seeds, known_methods, strategy_file
+    from law_lightning.cli.checks import comparison_seeds, interval_confidence, known_methods, strategy_file
     from law_lightning.cli.folder import claim
     from law_lightning.cli.methods import method_table
     from law_lightning.cli.training import train_once
@@ -39,6 +39,7 @@ def compare(config: DictConfig) -> float | None:
 
     folder = output_folder()
     seeds = comparison_seeds(config.first_seed, config.seeds)
+    confidence = interval_confidence(config.confidence)
     strategy = strategy_file(config.strategy)
     table = method_table(strategy, plain(config.law))
     names = known_methods(config.methods, list(table))
@@ -59,18 +60,16 @@ def compare(config: DictConfig) -> float | None:
             bar.set_postfix(method=name, seed=seed)
             if (name, seed) not in done:
                 callbacks = table[name]()
-                outcomes.append(
-                    train_once(name, seed, make_module, make_data, callbacks, options, bar.update)
-                )
+                outcomes.append(train_once(name, seed, make_module, make_data, callbacks, options, bar.update))
                 write_outcomes(outcomes, records_file)
             bar.update((position + 1) * epochs - bar.n)
 
     chosen = [outcome for key in wanted for outcome in outcomes if (outcome.method, outcome.seed) == key]
-    summaries = summarise(chosen, confidence=config.confidence)
+    summaries = summarise(chosen, confidence=confidence)
     write_rows(summary_rows(summaries), folder / "summary.csv")
-    text = comparison_table(summaries, confidence=config.confidence)
+    text = comparison_table(summaries, confidence=confidence)
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
-    figure = draw_comparison(chosen, folder / "compare.png", confidence=config.confidence)
+    figure = draw_comparison(chosen, folder / "compare.png", confidence=confidence)
     print(text)
     print(f"  seeds    {records_file}")
     print(f"  table    {folder / 'summary.csv'}, {folder / 'summary.txt'}")

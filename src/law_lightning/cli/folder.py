@@ -41,8 +41,7 @@ def _changes(begun: dict[str, Any], now: dict[str, Any], free: Sequence[str]) ->
     return [
         f"{key} was {begun.get(key, 'absent')}, now {now.get(key, 'absent')}"
         for key in sorted({*begun, *now})
-        if not any(key == part or key.startswith(f"{part}.") for part in free)
-        and begun.get(key) != now.get(key)
+        if not any(key == part or key.startswith(f"{part}.") for part in free) and begun.get(key) != now.get(key)
     ]
 
 

@@ -44,9 +44,9 @@ def search(config: DictConfig) -> float:
         record.save(folder / "corruption.pt")
 
     with open_logger(config, folder) as logger:
-        result = run(
-            agent, trainer_kwargs=options, law_kwargs=plain(config.law), run_dir=folder, logger=logger
-        ).run(make_module, make_data)
+        result = run(agent, trainer_kwargs=options, law_kwargs=plain(config.law), run_dir=folder, logger=logger).run(
+            make_module, make_data
+        )
 
     figure = draw_search(result.history, folder / "search.png")
     print(f"Best strategy: {100 * result.best_gain:+.2f} points of validation accuracy over plain training")

@@ -39,10 +39,12 @@ def train(config: DictConfig) -> float:
     make_module, _, data = factories(config)
     weighting = None if strategy is None else methods.law(strategy, plain(config.law))
     options = trainer_options(config)
-    checkpoints: ModelCheckpoint = ModelCheckpoint(
-        folder / "checkpoints", filename="best", monitor="val/acc", mode="max", save_last=True
+    best = ModelCheckpoint(
+        folder / "checkpoints", filename="best", monitor="val/acc", mode="max", enable_version_counter=False
     )
-    callbacks = [*options.pop("callbacks", []), *([] if weighting is None else [weighting]), checkpoints]
+    # Not save_last: it copies the checkpoint saved last, which is that of the best epoch.
+    last = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
+    callbacks = [*options.pop("callbacks", []), *([] if weighting is None else [weighting]), best, last]
 
     with open_logger(config, folder) as logger:
         L.seed_everything(config.seed, workers=True, verbose=False)
@@ -51,9 +53,9 @@ def train(config: DictConfig) -> float:
         trainer = L.Trainer(**{**options, "logger": loggers, "callbacks": callbacks})
         trainer.fit(module, datamodule=data)
         acc_last = accuracy_on_test(trainer, module, data, None)
-        acc_best = accuracy_on_test(trainer, module, data, checkpoints.best_model_path)
+        acc_best = accuracy_on_test(trainer, module, data, best.best_model_path)
 
-    best_val = float(checkpoints.best_model_score or 0.0)
+    best_val = float(best.best_model_score or 0.0)
     if trainer.is_global_zero:
         OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
         print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")

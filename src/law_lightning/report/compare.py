@@ -44,9 +44,7 @@ class Summary:
     difference: Difference | None
 
 
-def paired_difference(
-    values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95
-) -> Difference:
+def paired_difference(values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Difference:
     r"""Mean of the paired differences with its two-sided Student t-interval.
 
     .. math:: \bar d \pm t_{(1 + c) / 2,\, n - 1} \; s_d / \sqrt{n}
@@ -99,9 +97,7 @@ def summarise(outcomes: Sequence[Outcome], baseline: str = "base", confidence: f
 
     summaries = []
     for epoch in ("last", "best"):
-        columns = {
-            method: [getattr(table[method, seed], f"acc_{epoch}") for seed in seeds] for method in methods
-        }
+        columns = {method: [getattr(table[method, seed], f"acc_{epoch}") for seed in seeds] for method in methods}
         for method, values in columns.items():
             paired = method != baseline and baseline in columns
             summaries.append(

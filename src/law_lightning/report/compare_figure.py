@@ -14,9 +14,7 @@ from law_lightning.report.style import colour_of, new_figure, save, tidy
 _TITLES: dict[Epoch, str] = {"last": "Last epoch", "best": "Best epoch by validation"}
 
 
-def draw_comparison(
-    outcomes: Sequence[Outcome], path: Path, baseline: str = "base", confidence: float = 0.95
-) -> Path:
+def draw_comparison(outcomes: Sequence[Outcome], path: Path, baseline: str = "base", confidence: float = 0.95) -> Path:
     """Draw the outcomes of a comparison.
 
     The first two panels show the test accuracy of each seed, its methods joined by a line, and the mean of
@@ -29,8 +27,7 @@ def draw_comparison(
         confidence: Coverage of the intervals.
     """
     methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
-    others = [method for method in methods if method != baseline]
-    paired = baseline in methods and bool(others)
+    paired = baseline in methods and len(methods) > 1
     figure = new_figure(4.6 + 1.2 * len(methods) + (2.6 if paired else 0.0), 3.8)
     panels = figure.subplots(1, 3 if paired else 2, squeeze=False)[0]
     panels[1].sharey(panels[0])
@@ -43,23 +40,15 @@ def draw_comparison(
     return save(figure, path)
 
 
-def _draw_seeds(
-    axes: Axes, outcomes: Sequence[Outcome], methods: Sequence[str], epoch: Epoch, baseline: str
-) -> None:
+def _draw_seeds(axes: Axes, outcomes: Sequence[Outcome], methods: Sequence[str], epoch: Epoch, baseline: str) -> None:
     table = {(outcome.method, outcome.seed): outcome for outcome in outcomes}
     seeds = sorted({outcome.seed for outcome in outcomes})
-    heights = {
-        method: [100 * getattr(table[method, seed], f"acc_{epoch}") for seed in seeds] for method in methods
-    }
+    heights = {method: [100 * getattr(table[method, seed], f"acc_{epoch}") for seed in seeds] for method in methods}
     for index in range(len(seeds)):
-        axes.plot(
-            range(len(methods)), [heights[m][index] for m in methods], color="0.8", linewidth=1, zorder=1
-        )
+        axes.plot(range(len(methods)), [heights[m][index] for m in methods], color="0.8", linewidth=1, zorder=1)
     for position, method in enumerate(methods):
         colour = colour_of(position, method, baseline)
-        axes.scatter(
-            [position] * len(seeds), heights[method], s=26, color=colour, alpha=0.8, zorder=2, linewidths=0
-        )
+        axes.scatter([position] * len(seeds), heights[method], s=26, color=colour, alpha=0.8, zorder=2, linewidths=0)
         mean = sum(heights[method]) / len(seeds)
         axes.hlines(mean, position - 0.22, position + 0.22, color="black", linewidth=2, zorder=3)
         axes.annotate(
@@ -78,31 +67,26 @@ def _draw_seeds(
 def _draw_differences(
     axes: Axes, outcomes: Sequence[Outcome], methods: Sequence[str], baseline: str, confidence: float
 ) -> None:
-    summaries = summarise(outcomes, baseline, confidence)
-    others = [method for method in methods if method != baseline]
-    for summary in summaries:
-        if summary.difference is None:
-            continue
-        place = others.index(summary.method) + (-0.14 if summary.epoch == "last" else 0.14)
-        mean, low, high = (
-            100 * v for v in (summary.difference.mean, summary.difference.low, summary.difference.high)
-        )
+    summaries = [s for s in summarise(outcomes, baseline, confidence) if s.difference is not None]
+    summaries.sort(key=lambda summary: methods.index(summary.method))
+    for place, summary in enumerate(summaries):
+        assert summary.difference is not None
+        mean = 100 * summary.difference.mean
+        low, high = 100 * summary.difference.low, 100 * summary.difference.high
         axes.errorbar(
             place,
             mean,
             yerr=[[mean - low], [high - mean]],
             color=colour_of(methods.index(summary.method), summary.method, baseline),
-            marker="o" if summary.epoch == "last" else "s",
-            markerfacecolor=None if summary.epoch == "last" else "white",
+            marker="o",
             capsize=4,
             linewidth=1.8,
-            label=_TITLES[summary.epoch] if summary.method == others[0] else None,
         )
     axes.axhline(0, color="0.3", linewidth=1)
-    axes.set_xticks(range(len(others)), [f"{method} − {baseline}" for method in others])
-    axes.set_xlim(-0.6, len(others) - 0.4)
-    axes.set_ylabel("Difference (percentage points)")
+    labels = [f"{summary.method}\n{summary.epoch} epoch" for summary in summaries]
+    axes.set_xticks(range(len(summaries)), labels)
+    axes.set_xlim(-0.6, len(summaries) - 0.4)
+    axes.set_ylabel(f"Test accuracy above {baseline} (points)")
     seeds = len({outcome.seed for outcome in outcomes})
     axes.set_title(f"Mean, {confidence:.0%} interval, n = {seeds}", fontsize=11)
-    axes.legend(frameon=False, fontsize=8, loc="best")
     tidy(axes)

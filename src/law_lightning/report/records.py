@@ -57,9 +57,7 @@ def read_outcomes(path: Path) -> list[Outcome]:
             for row in rows
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a table of outcomes. Delete it, or choose another folder."
-        ) from error
+        raise ValueError(f"{path} is not a table of outcomes. Delete it, or choose another folder.") from error
 
 
 def write_rows(rows: Iterable[dict[str, object]], path: Path) -> None:

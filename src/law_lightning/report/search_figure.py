@@ -20,8 +20,8 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Draw a search's history.
 
     Args:
-        history: A record per episode with ``episode`` and ``return``, and, where the greedy strategy was
-            evaluated, ``eval_gain``: target minus reference accuracy, in [-1, 1].
+        history: A record per episode with ``episode`` (from 0) and ``return``, and, where the greedy strategy
+            was evaluated, ``gain``: its mean accuracy less plain training's, in [-1, 1].
         path: The PNG file to write.
     """
     figure = new_figure(7.2, 5.2)
@@ -29,7 +29,8 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     _draw_returns(upper, history)
     _draw_gains(lower, history)
     lower.set_xlabel("Episode")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.set_xlim(left=0)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     for axes in (upper, lower):
         axes.axhline(0, color="0.3", linewidth=1, zorder=1)
         tidy(axes)
@@ -38,7 +39,7 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 def _draw_returns(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     records = [record for record in history if record.get("return") is not None]
-    episodes = [record["episode"] for record in records]
+    episodes = [record["episode"] + 1 for record in records]
     returns = np.asarray([record["return"] for record in records], dtype=np.float64)
     axes.scatter(episodes, returns, s=16, color=BASE_COLOUR, alpha=0.7, linewidths=0, label="one episode")
     if len(returns) >= 3:
@@ -50,20 +51,20 @@ def _draw_returns(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_gains(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    records = [record for record in history if record.get("eval_gain") is not None]
-    episodes = [record["episode"] for record in records]
-    gains = [100 * float(record["eval_gain"]) for record in records]
+    records = [record for record in history if record.get("gain") is not None]
+    episodes = [record["episode"] + 1 for record in records]
+    gains = [100 * float(record["gain"]) for record in records]
     axes.plot(episodes, gains, color=COLOURS[1], marker="o", linewidth=2, zorder=2)
     if gains:
         best = int(np.argmax(gains))
         axes.annotate(
-            f"kept: {gains[best]:+.1f}",
+            f"best: {gains[best]:+.1f}",
             (episodes[best], gains[best]),
             xytext=(0, 8),
             textcoords="offset points",
             ha="center",
             fontsize=9,
         )
-        axes.margins(y=0.25)
+        axes.margins(x=0.07, y=0.25)
     axes.set_ylabel("Accuracy gained (points)")
     axes.set_title("Greedy strategy against plain training, validation", fontsize=11, loc="left")

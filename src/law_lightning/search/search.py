@@ -235,8 +235,8 @@ class StrategySearch:
         other = [name for name, value in state["settings"].items() if settings.get(name) != value]
         if other:
             raise MisconfigurationException(
-                f"{self.run_dir} holds a search with other settings ({', '.join(other)}): resume it with the same ones, "
-                "or choose another run_dir."
+                f"{self.run_dir} holds a search with other settings ({', '.join(other)}): resume it with the same "
+                "ones, or choose another run_dir."
             )
         self.agent.load_full_state(state["agent"])
         self.buffer.load_state_dict(state["buffer"])

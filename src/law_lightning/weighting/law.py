@@ -33,7 +33,5 @@ class LAWWeighting:
         if self.theta.device != samples.loss.device:
             self.theta = self.theta.to(samples.loss.device)
         with torch.no_grad():
-            features = LF.sample_features(
-                samples.loss, samples.logits, samples.target, self.features, samples.valid
-            )
+            features = LF.sample_features(samples.loss, samples.logits, samples.target, self.features, samples.valid)
             return LF.sample_weights(features, self.theta)

@@ -1,0 +1,107 @@
+import csv
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from wandb_file import config, exit_codes, history
+
+from law_lightning import StrategyAgent
+from law_lightning.cli.search import main
+from law_lightning.data.corruption import CorruptionRecord
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_search_writes_everything_into_its_folder(command, small_search, tmp_path):
+    out = command(main, *small_search, "corruption.rate=0.4", "seed=3", "run_dir=run")
+    run = tmp_path / "run"
+    for name in ("strategy.pt", "replay.pt", "metrics.csv", "search.png"):
+        assert (run / name).is_file()
+        assert str(run / name) in out
+    assert StrategyAgent.load(run / "strategy.pt").num_stages == 3
+    record = CorruptionRecord.load(run / "corruption.pt")
+    assert (record.rate, record.seed) == (0.4, 0)
+    assert (record.labels != record.true_labels).nonzero().flatten().equal(record.indices)
+    saved = OmegaConf.load(run / "config.yaml")
+    assert (saved.agent.seed, saved.data.corruption.rate) == (3, 0.4)
+
+
+def test_the_same_command_goes_on(command, small_search, tmp_path):
+    command(main, *small_search, "run_dir=twice", "search.episodes=1")
+    first = rows(tmp_path / "twice" / "metrics.csv")
+    command(main, *small_search, "run_dir=twice")
+    command(main, *small_search, "run_dir=once")
+    resumed = rows(tmp_path / "twice" / "metrics.csv")
+    assert resumed[: len(first)] == first
+    assert len(resumed) > len(first)
+    again = command(main, *small_search, "run_dir=twice")
+    assert rows(tmp_path / "twice" / "metrics.csv") == resumed
+    assert "Best strategy" in again
+    whole, parts = (torch.load(tmp_path / name / "strategy.pt", weights_only=True) for name in ("once", "twice"))
+    assert whole.keys() == parts.keys()
+
+
+def test_another_setting_does_not_go_on(command, small_search):
+    command(main, *small_search, "run_dir=run")
+    with pytest.raises(SystemExit, match=r"law-search: .* other settings: .*trainer\.max_epochs was 3, now 4"):
+        command(main, *small_search, "run_dir=run", "trainer.max_epochs=4")
+
+
+def test_sweep_gives_each_job_a_folder_and_a_wandb_run(command, small_search, tmp_path):
+    rates = (0.2, 0.4)
+    command(
+        main,
+        "-m",
+        *small_search,
+        "corruption.rate=0.2,0.4",
+        "logger=wandb",
+        "logger.offline=true",
+        "run_dir=sweep",
+    )
+    identifiers = set()
+    for job, rate in enumerate(rates):
+        folder = tmp_path / "sweep" / str(job)
+        assert CorruptionRecord.load(folder / "corruption.pt").rate == rate
+        assert StrategyAgent.load(folder / "strategy.pt").num_stages == 3
+        (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+        identifiers.add(file.name)
+        assert config(file)["corruption"]["rate"] == rate
+        assert exit_codes(file) == [0]
+        logged = history(file)
+        rewards = [row["law/reward"] for row in logged if "law/reward" in row]
+        assert rewards
+        assert all(isinstance(reward, float | int) for reward in rewards)
+        for prefix in ("agent/", "search/"):
+            assert any(key.startswith(prefix) for row in logged for key in row)
+    assert len(identifiers) == 2
+
+
+def test_ddp_in_a_sweep_is_refused(command, small_search, tmp_path):
+    with pytest.raises(SystemExit, match=r"trainer\.strategy=ddp_spawn does not work in a sweep .* without -m"):
+        command(main, "-m", *small_search, "trainer.strategy=ddp_spawn", "seed=1,2", "run_dir=sweep")
+    assert not list(tmp_path.glob("sweep/*/strategy.pt"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["corruption.rate=1.5"], r"1\.5.*\[0, 1\].*\(config key: corruption\)"),
+        (["data=arrays", "data.path=none.npz"], r"none\.npz"),
+        (["data=arrays"], r"data\.path must be given: add data\.path="),
+        (["model.lr=-1"], "lr is -1"),
+        (["++agent.actor_lr=0"], "actor_lr"),
+        (["search.episodes=0"], "episodes"),
+        (["trainer.max_epochs=-1"], "max_epochs"),
+        (["++agent.num_stages=100"], "100"),
+    ],
+)
+def test_bad_input_is_one_line(command, small_search, tmp_path, overrides, message):
+    arguments = [*small_search, *overrides, "run_dir=run"]
+    if "data=arrays" in overrides:
+        arguments = [argument for argument in arguments if not argument.startswith("data.train_size")]
+    with pytest.raises(SystemExit, match=f"^law-search: .*{message}"):
+        command(main, *arguments)
+    assert not (tmp_path / "run" / "strategy.pt").exists()

@@ -1,0 +1,219 @@
+"""The promises of the design, bit for bit, over a matrix of modules and Trainers."""
+
+import copy
+import pickle
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from zoo import (
+    MODULES,
+    TRAINERS,
+    AdamCosine,
+    BatchNormCNN,
+    DropoutMLP,
+    Hooked,
+    Mixup,
+    assert_identical,
+    differ,
+    fit,
+    loaders,
+    make_trainer,
+)
+
+from law_lightning import LAWCallback, StrategyAgent
+
+MATRIX = [(module, "default") for module in MODULES]
+MATRIX += [(module, name) for module in (BatchNormCNN, AdamCosine, Mixup) for name in TRAINERS if name != "default"]
+IDS = [f"{module.__name__}-{name}" for module, name in MATRIX]
+
+_plain: dict = {}
+
+
+def plain(module, name):
+    """Plain training's parameters and buffers, trained once for all tests."""
+    if (module, name) not in _plain:
+        _plain[module, name] = fit(module, **TRAINERS[name]).state_dict()
+    return _plain[module, name]
+
+
+def bold_agent(**kwargs):
+    """An agent whose theta is far from zero."""
+    return StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=2.0, **kwargs)
+
+
+def zero_agent():
+    agent = StrategyAgent(num_stages=5, warmup_stages=1)
+    torch.nn.init.zeros_(agent.actor.network[-1].weight)
+    return agent
+
+
+@pytest.mark.parametrize(("module", "name"), MATRIX, ids=IDS)
+def test_the_reference_is_plain_training(module, name):
+    law = LAWCallback(bold_agent(), keep="target")
+    target = fit(module, [law], **TRAINERS[name])
+    assert_identical(law.reference.state_dict(), plain(module, name))
+    assert differ(target.state_dict(), plain(module, name))  # the target did learn otherwise
+    assert [record["stage"] for record in law.history] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("module", "name"), MATRIX, ids=IDS)
+def test_weights_of_one_change_nothing(module, name):
+    law = LAWCallback(zero_agent(), keep="target", explore=False, learn=False)
+    target = fit(module, [law], **TRAINERS[name])
+    assert_identical(target.state_dict(), plain(module, name))
+    assert_identical(law.reference.state_dict(), plain(module, name))
+    assert [record["reward"] for record in law.history] == [0.0] * 5
+    assert all(record["weight_min"] == record["weight_max"] == 1.0 for record in law.history)
+
+    apply = LAWCallback(zero_agent(), mode="apply")
+    assert_identical(fit(module, [apply], **TRAINERS[name]).state_dict(), plain(module, name))
+    assert apply.reference is None
+
+
+def test_apply_gives_the_target_of_a_greedy_search():
+    agent = bold_agent()
+    torch.nn.init.normal_(agent.actor.network[-1].weight, generator=torch.Generator().manual_seed(0))
+    law = LAWCallback(agent, keep="target", explore=False, learn=False)
+    target = fit(BatchNormCNN, [law])
+    apply = LAWCallback(agent, mode="apply")
+    assert_identical(fit(BatchNormCNN, [apply]).state_dict(), target.state_dict())
+    assert [record["theta"] for record in apply.history] == [record["theta"] for record in law.history]
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(L.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise Stop
+
+
+def outcome(module, law):
+    return {
+        "target": module.state_dict(),
+        "reference": None if law.reference is None else law.reference.state_dict(),
+        "history": law.history,
+        "agent": law.agent.full_state(),
+        "buffer": law.buffer.state_dict(),
+    }
+
+
+def assert_same(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("mode", ["search", "apply"])
+@pytest.mark.parametrize("module", [BatchNormCNN, AdamCosine, DropoutMLP], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("stop", [3, 6, 12, 15, 18])  # 6 steps an epoch: within the first, between epochs, within others
+def test_a_stop_loses_nothing(tmp_path, module, mode, stop):
+    def run(callbacks, ckpt_path=None):
+        law = LAWCallback(bold_agent(), mode=mode, keep="target", num_stages=5)
+        trained = fit(module, [law, *callbacks], ckpt_path=ckpt_path)
+        return outcome(trained, law)
+
+    every_step = ModelCheckpoint(tmp_path / "a", "last", every_n_train_steps=1, enable_version_counter=False)
+    whole = run([every_step])
+    every_step = ModelCheckpoint(tmp_path / "b", "last", every_n_train_steps=1, enable_version_counter=False)
+    with pytest.raises(Stop):
+        run([StopAt(stop), every_step])
+    torch.manual_seed(12345)  # what the process that goes on did before does not matter
+    resumed = run([], ckpt_path=tmp_path / "b" / "last.ckpt")
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("at_epoch_end", [True, False, None])
+@pytest.mark.parametrize("stop", [6, 14])
+def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, at_epoch_end):
+    """Checkpoints as most users have them: after validation, or at the end of an epoch."""
+    options = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": at_epoch_end}
+
+    def run(callbacks, ckpt_path=None):
+        law = LAWCallback(bold_agent(), keep="target", num_stages=5)
+        return outcome(fit(AdamCosine, [law, *callbacks], ckpt_path=ckpt_path), law)
+
+    whole = run([ModelCheckpoint(tmp_path / "a", **options)])
+    with pytest.raises(Stop):
+        run([StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)])
+    assert_same(run([], ckpt_path=tmp_path / "b" / "last.ckpt"), whole)
+
+
+def test_the_checkpoint_holds_tensors_and_plain_python(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, "last", every_n_train_steps=1, enable_version_counter=False)
+    fit(DropoutMLP, [LAWCallback(bold_agent()), checkpoint])
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert list(content["state_dict"]) == list(DropoutMLP().state_dict())  # no foreign key
+
+
+@pytest.mark.parametrize("mode", ["search", "apply"])
+@pytest.mark.parametrize("module", [Hooked, Mixup], ids=lambda m: m.__name__)
+def test_the_users_module_comes_back_as_it_was(module, mode):
+    untouched = fit(module)
+    law = LAWCallback(bold_agent(), mode=mode)
+    trained = fit(module, [law])
+    assert set(vars(trained)) == set(vars(untouched))
+    assert list(trained.state_dict()) == list(untouched.state_dict())
+    assert "training_step" not in vars(trained)
+    assert "configure_optimizers" not in vars(trained)
+    for part in trained.modules():
+        assert not part._forward_hooks
+        assert not part._forward_pre_hooks
+        assert not part._backward_hooks
+    copy.deepcopy(trained.net)
+    assert len(getattr(trained, "seen", [])) == len(getattr(untouched, "seen", []))  # no step was run twice on it
+    if mode == "search":
+        assert "log" not in vars(law.reference)
+
+
+def test_the_module_comes_back_after_an_error():
+    with pytest.raises(Stop):
+        make_trainer([StopAt(9)]).fit(untouched := DropoutMLP(), *loaders())
+    with pytest.raises(Stop):
+        make_trainer([LAWCallback(bold_agent()), StopAt(9)]).fit(module := DropoutMLP(), *loaders())
+    assert set(vars(module)) == set(vars(untouched))
+
+
+def test_an_own_training_step_of_the_instance_comes_back():
+    module = DropoutMLP()
+    own = type(module).training_step.__get__(module)
+    module.training_step = own
+    law = LAWCallback(bold_agent())
+    make_trainer([law]).fit(module, *loaders())
+    assert vars(module)["training_step"] is own
+    assert vars(law.reference)["training_step"].__self__ is law.reference
+
+
+def test_the_callers_random_states_are_untouched():
+    """Target, reference and strategy draw nothing that plain training would not draw."""
+
+    def after(callbacks):
+        fit(DropoutMLP, callbacks)
+        return torch.get_rng_state()
+
+    assert torch.equal(after([]), after([LAWCallback(bold_agent())]))
+
+
+def test_the_callback_can_be_pickled():
+    law = LAWCallback(bold_agent())
+    fit(DropoutMLP, [law])
+    again = pickle.loads(pickle.dumps(law))
+    assert again.history == law.history
+    assert torch.equal(again.agent.act(1, 0.5, 0.5, explore=True), law.agent.act(1, 0.5, 0.5, explore=True))

@@ -1,0 +1,219 @@
+"""Modules as users write them (none of the package's own), data and Trainers for the tests of the promises."""
+
+from __future__ import annotations
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Checkpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+CLASSES = 4
+
+
+def make_data(samples: int = 96, seed: int = 0) -> TensorDataset:
+    """Blobs with a fifth of the labels wrong, as 1 x 6 x 6 images."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(CLASSES, 36, generator=torch.Generator().manual_seed(99))
+    target = torch.randint(CLASSES, (samples,), generator=generator)
+    x = centres[target] + 1.5 * torch.randn(samples, 36, generator=generator)
+    noisy = torch.rand(samples, generator=generator) < 0.2
+    target = torch.where(noisy, torch.randint(CLASSES, (samples,), generator=generator), target)
+    return TensorDataset(x.view(-1, 1, 6, 6), target)
+
+
+def loaders(batch_size: int = 16) -> tuple[DataLoader, DataLoader]:
+    # 92 samples: the last batch is smaller, and accumulation by 3 does not come out even.
+    return (
+        DataLoader(make_data(92, seed=1), batch_size=batch_size, shuffle=True),
+        DataLoader(make_data(70, seed=2), batch_size=32),
+    )
+
+
+class Base(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = self.make_net()
+
+    def make_net(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, CLASSES))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.CrossEntropyLoss()(self(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self(x), y)
+        self.log("val_loss", loss)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+
+
+class DropoutMLP(Base):
+    pass
+
+
+class BatchNormCNN(Base):
+    """BatchNorm, dropout, label smoothing and a one-cycle rate that moves the momentum too, stepped per batch."""
+
+    def make_net(self):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.2), nn.Flatten(),
+            nn.Linear(8 * 36, CLASSES),
+        )  # fmt: skip
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1], label_smoothing=0.1)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+class AdamCosine(Base):
+    """Adam with a cosine per epoch, and a hand-made warm-up in the overridden optimizer step."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=3e-3, amsgrad=True)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)]
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
+        if self.trainer.global_step < 5:
+            for group in optimizer.param_groups:
+                group["lr"] = 3e-3 * (self.trainer.global_step + 1) / 5
+        optimizer.step(closure=optimizer_closure)
+
+
+class Plateau(Base):
+    """A rate that follows the target's validation loss, and class weights."""
+
+    def training_step(self, batch, batch_idx):
+        weight = torch.tensor([1.0, 2.0, 0.5, 1.0])
+        return F.cross_entropy(self(batch[0]), batch[1], weight=weight)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+
+class Mixup(Base):
+    """Two losses on one batch, with NumPy's and torch's randomness, and a batch changed in place."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        lam = float(np.random.beta(1.0, 1.0))
+        other = torch.randperm(len(x))
+        x.mul_(lam).add_(x[other] * (1 - lam) / max(lam, 1e-3))
+        logits = self(x)
+        return lam * F.cross_entropy(logits, y) + (1 - lam) * F.cross_entropy(logits, y[other])
+
+
+class ExplicitDict(Base):
+    """The second way: per-sample losses in the dict, and a further term of the loss."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        losses = F.cross_entropy(logits, y, reduction="none")
+        penalty = 1e-3 * sum(p.square().sum() for p in self.parameters())
+        return {"loss": losses.mean() + penalty, "losses": losses, "logits": logits, "target": y}
+
+
+class Hooked(Base):
+    """Hooks that matter to the training: an average of the weights, a noise level per epoch, gradient scaling."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(CLASSES))
+        self.noise = 0.0
+        self.seen = []
+
+    def on_train_epoch_start(self):
+        self.noise = 0.1 / (1 + self.current_epoch) * float(torch.rand(()))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        self.last_logits = self(x + self.noise * torch.randn_like(x))  # a graph kept on self
+        self.seen.append(float(x.mean()))
+        return F.nll_loss(self.last_logits.log_softmax(1), y)
+
+    def on_before_optimizer_step(self, optimizer):
+        for parameter in self.parameters():
+            parameter.grad.mul_(0.9)
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.average.lerp_(self.net[-1].bias.detach(), 0.1)
+
+    def on_train_epoch_end(self):
+        with torch.no_grad():
+            self.net[-1].bias.copy_(self.average + 0.01 * torch.randn(CLASSES))
+
+
+class Auxiliary(Base):
+    """Main and auxiliary head, the loss in a sub-module's forward, accuracy from ``forward`` alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.Linear(36, CLASSES)
+        self.criterion = nn.CrossEntropyLoss(ignore_index=3)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return self.criterion(self(x), y.view(-1)) + 0.3 * self.criterion(self.auxiliary(x.flatten(1)), y.view(-1))
+
+    validation_step = L.LightningModule.validation_step
+
+
+MODULES = [DropoutMLP, BatchNormCNN, AdamCosine, Plateau, Mixup, ExplicitDict, Hooked, Auxiliary]
+
+TRAINERS = {
+    "default": {},
+    "clip_norm": {"gradient_clip_val": 0.2},
+    "clip_value": {"gradient_clip_val": 0.05, "gradient_clip_algorithm": "value"},
+    "accumulate": {"accumulate_grad_batches": 3},
+    "bf16": {"precision": "bf16-mixed"},
+    "max_steps": {"max_epochs": -1, "max_steps": 17},
+}
+
+
+def make_trainer(callbacks=(), **kwargs) -> L.Trainer:
+    options = {
+        "max_epochs": 4,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return L.Trainer(**(options | kwargs), callbacks=list(callbacks))
+
+
+def fit(module_class, callbacks=(), seed=3, ckpt_path=None, **kwargs):
+    """Train from a seed; the module afterwards."""
+    L.seed_everything(seed, verbose=False)
+    module = module_class()
+    make_trainer(callbacks, **kwargs).fit(module, *loaders(), ckpt_path=ckpt_path)
+    return module
+
+
+def assert_identical(a: dict, b: dict) -> None:
+    assert list(a) == list(b)
+    for name in a:
+        assert torch.equal(a[name], b[name]), f"{name} differs by {(a[name] - b[name]).abs().max()}"
+
+
+def differ(a: dict, b: dict) -> bool:
+    return any(not torch.equal(a[name], b[name]) for name in a)
