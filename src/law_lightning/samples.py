@@ -39,4 +39,5 @@ class Samples:
         """How much of each sample is right, [B] in [0, 1]."""
         if self.correct is not None:
             return self.correct
-        return (self.logits.argmax(dim=1) == self.target).float()
+        right = self.logits.argmax(dim=1) == self.target
+        return (right if self.valid is None else right & self.valid).float()

@@ -1,0 +1,181 @@
+import math
+
+import pytest
+import torch
+
+from law_lightning import ReplayBuffer, TrainingPhase
+from law_lightning.agent import Transitions
+from law_lightning.files import save_state
+
+
+def row(i, stages=5, width=3):
+    """The i-th of many different transitions."""
+    stage = i % stages
+    return (
+        TrainingPhase(stage, stages, 1.0 / (i + 1), i / 1000),
+        torch.arange(width) * 0.5 + i,
+        0.01 * i - 0.3,
+        TrainingPhase(min(stage + 1, stages - 1), stages, 1.0 / (i + 2), (i + 1) / 1000),
+        stage == stages - 1,
+    )
+
+
+def filled(count, capacity=None):
+    buffer = ReplayBuffer(capacity)
+    for i in range(count):
+        buffer.add(*row(i))
+    return buffer
+
+
+def check(buffer, indices):
+    """The buffer holds exactly these rows, in order."""
+    columns = buffer.transitions()
+    assert len(buffer) == len(indices) == len(columns.reward)
+    for n, i in enumerate(indices):
+        phase, theta, reward, following, done = row(i)
+        assert columns.stage[n].item() == phase.stage
+        assert columns.next_stage[n].item() == following.stage
+        torch.testing.assert_close(columns.phase[n], torch.tensor([phase.loss_smooth, phase.acc_smooth]))
+        torch.testing.assert_close(columns.next_phase[n], torch.tensor([following.loss_smooth, following.acc_smooth]))
+        torch.testing.assert_close(columns.theta[n], theta)
+        assert columns.reward[n].item() == pytest.approx(reward)
+        assert columns.done[n].item() == float(done)
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 130, 200])
+def test_it_grows_with_every_transition(count):
+    check(filled(count), range(count))
+
+
+@pytest.mark.parametrize(("count", "capacity"), [(5, 5), (6, 5), (17, 5), (3, 1), (150, 70), (64, 64), (65, 64)])
+def test_the_oldest_go_first(count, capacity):
+    check(filled(count, capacity), range(max(0, count - capacity), count))
+
+
+def test_types_and_shapes():
+    columns = filled(4).transitions()
+    assert columns.stage.dtype == columns.next_stage.dtype == torch.int64
+    assert all(c.dtype == torch.float32 for n, c in columns._asdict().items() if "stage" not in n)
+    assert [list(c.shape) for c in columns] == [[4], [4, 2], [4, 3], [4], [4], [4, 2], [4]]
+
+
+def test_theta_is_kept_as_it_was():
+    buffer, theta = ReplayBuffer(), torch.ones(3, dtype=torch.float64, requires_grad=True)
+    phase = TrainingPhase(0, 2, 1.0, 0.0)
+    buffer.add(phase, theta, 0.5, phase, False)
+    with torch.no_grad():
+        theta += 1
+    columns = buffer.transitions()
+    assert columns.theta.tolist() == [[1.0] * 3]
+    assert not columns.theta.requires_grad
+
+
+def test_an_empty_buffer_is_named():
+    for read in (ReplayBuffer().transitions, ReplayBuffer().dataloader):
+        with pytest.raises(ValueError, match=r"replay buffer is empty.*warm-up"):
+            read()
+    assert len(ReplayBuffer()) == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["loss", "accuracy", "theta", "reward", "next loss", "next accuracy"])
+def test_what_is_not_finite_is_refused(bad, place):
+    def number(name):
+        return bad if name == place else 0.5
+
+    buffer = filled(2)
+    with pytest.raises(ValueError, match="A transition must be finite"):
+        buffer.add(
+            TrainingPhase(0, 5, number("loss"), number("accuracy")),
+            torch.tensor([0.0, number("theta"), 1.0]),
+            number("reward"),
+            TrainingPhase(1, 5, number("next loss"), number("next accuracy")),
+            False,
+        )
+    check(buffer, range(2))
+
+
+def test_a_theta_of_another_length_is_named():
+    buffer = filled(2)
+    with pytest.raises(ValueError, match=r"theta has length 4, the buffer's have 3"):
+        buffer.add(*row(2, width=4))
+    check(buffer, range(2))
+
+
+@pytest.mark.parametrize("capacity", [0, -3])
+def test_an_impossible_capacity_is_named(capacity):
+    with pytest.raises(ValueError, match=f"capacity must be at least 1 or None, not {capacity}"):
+        ReplayBuffer(capacity)
+
+
+def test_the_dataloader_gives_every_transition_once():
+    buffer = filled(10)
+    batches = list(buffer.dataloader(batch_size=4, generator=torch.Generator().manual_seed(0)))
+    assert [len(batch[0]) for batch in batches] == [4, 4, 2]
+    rewards = torch.cat([Transitions(*batch).reward for batch in batches])
+    assert rewards.tolist() != buffer.transitions().reward.tolist()
+    assert sorted(rewards.tolist()) == sorted(buffer.transitions().reward.tolist())
+    (whole,) = buffer.dataloader(batch_size=10, shuffle=False)
+    assert all(torch.equal(a, b) for a, b in zip(whole, buffer.transitions(), strict=True))
+
+
+@pytest.mark.parametrize(("count", "capacity"), [(0, None), (0, 4), (3, None), (70, None), (9, 4)])
+def test_a_saved_buffer_goes_on(tmp_path, count, capacity):
+    buffer = filled(count, capacity)
+    buffer.save(tmp_path / "replay.pt")
+    loaded = ReplayBuffer.load(tmp_path / "replay.pt")
+    assert loaded.capacity == capacity
+    for i in range(count, count + 3):
+        loaded.add(*row(i))
+    check(loaded, range(max(0, count + 3 - capacity) if capacity else 0, count + 3))
+    torch.load(tmp_path / "replay.pt", weights_only=True)
+
+
+def test_the_state_does_not_change_with_the_buffer():
+    buffer = filled(3, capacity=3)
+    state = buffer.state_dict()
+    other = ReplayBuffer()
+    other.load_state_dict(state)
+    for i in range(3, 8):
+        buffer.add(*row(i))
+        other.add(*row(i + 10))
+    again = ReplayBuffer()
+    again.load_state_dict(state)
+    check(again, range(3))
+
+
+def test_loading_replaces_what_was_there():
+    buffer = filled(3)
+    buffer.load_state_dict(ReplayBuffer().state_dict())
+    assert len(buffer) == 0
+    buffer.add(*row(5, width=4))
+    assert buffer.transitions().theta.shape == (1, 4)
+
+
+def test_other_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No replay file at"):
+        ReplayBuffer.load(tmp_path / "replay.pt")
+    (tmp_path / "replay.pt").write_bytes(b"foreign")
+    with pytest.raises(ValueError, match=r"replay\.pt is damaged"):
+        ReplayBuffer.load(tmp_path / "replay.pt")
+    save_state(tmp_path / "replay.pt", "strategy", {})
+    with pytest.raises(ValueError, match=r"replay\.pt is not a replay file"):
+        ReplayBuffer.load(tmp_path / "replay.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("columns"), r"not a complete replay file: .*columns"),
+        (lambda state: state.pop("capacity"), r"not a complete replay file: .*capacity"),
+        (lambda state: state.update(columns=[1]), r"not a complete replay file|Expected the columns"),
+        (lambda state: state["columns"].pop("done"), r"Expected the columns .*'done'"),
+        (lambda state: state["columns"].update(done=torch.zeros(7)), r"equally long, found lengths \[3, 7\]"),
+    ],
+)
+def test_incomplete_files_are_named(tmp_path, change, message):
+    state = filled(3).state_dict()
+    change(state)
+    save_state(tmp_path / "replay.pt", "replay", state)
+    with pytest.raises(ValueError, match=message):
+        ReplayBuffer.load(tmp_path / "replay.pt")

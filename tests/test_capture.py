@@ -1,0 +1,724 @@
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from law_lightning import Samples
+from law_lightning.capture import LossCapture, check_target, explicit_samples, target_error
+
+CLASS_WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
+
+
+@dataclass
+class Case:
+    """One way to call a loss: as the user writes it, and what it means."""
+
+    name: str
+    call: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor] = F.cross_entropy
+    shape: tuple[int, ...] = (5, 4)
+    target: str = "index"
+    options: dict[str, Any] = field(default_factory=dict)
+    ignored: float = 0.0
+
+    @property
+    def batched(self):
+        return len(self.shape) > (0 if self.loss is F.binary_cross_entropy_with_logits else 1)
+
+    def draw(self, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(self.shape, generator=generator)
+        if self.loss is F.nll_loss:
+            z = z.log_softmax(dim=1 if self.batched else 0)
+        classes = 1 if self.batched else 0
+        if self.target == "binary":
+            y = (torch.rand(self.shape, generator=generator) > 0.5).float()
+        elif self.target == "probability":
+            y = torch.randn(self.shape, generator=generator).softmax(dim=classes)
+        else:
+            y = torch.randint(4, (*self.shape[:classes], *self.shape[classes + 1 :]), generator=generator)
+            if self.ignored:
+                mask = torch.rand(y.shape, generator=generator) < self.ignored
+                y[mask] = self.options.get("ignore_index", -100)
+                y.view(-1)[0] = 2  # at least one is left
+        return z.requires_grad_(), y
+
+    def rows(self, z, y):
+        """The samples, each as a batch of one."""
+        if not self.batched:
+            return [(z.unsqueeze(0), y.unsqueeze(0))]
+        return [(z[i : i + 1], y[i : i + 1]) for i in range(len(z))]
+
+    def elements(self, z, y):
+        """The naive loop: every sample's loss at every position, 0 where ignored."""
+        rows = []
+        for i, (zi, yi) in enumerate(self.rows(z, y)):
+            options = dict(self.options)
+            if self.target == "binary" and "weight" in options and options["weight"].shape[0] == len(z):
+                options["weight"] = options["weight"][i : i + 1]
+            rows.append(self.loss(zi, yi, reduction="none", **options).flatten())
+        return rows
+
+    def denominator(self, y):
+        """What the mean reduction divides by."""
+        if self.target == "probability":
+            return y.numel() // 4
+        if self.target == "binary":
+            return y.numel()
+        weight = self.options.get("weight", torch.ones(4))
+        ignore = self.options.get("ignore_index", -100)
+        return sum(float(weight[label]) for label in y.flatten().tolist() if label != ignore)
+
+    def weighted(self, z, y, weights):
+        rows = self.elements(z, y)
+        return sum(w * row.sum() for w, row in zip(weights.tolist(), rows, strict=True)) / self.denominator(y)
+
+
+W, POSITIVE = CLASS_WEIGHT, torch.tensor([0.5, 1.0, 2.0, 4.0])
+EVERYTHING = {"weight": W, "label_smoothing": 0.2, "ignore_index": 1}
+BCE = F.binary_cross_entropy_with_logits
+SAMPLE_WEIGHT = torch.tensor([0.2, 1.0, 3.0, 0.0, 1.5])
+CASES = [
+    Case("ce positional", lambda z, y: F.cross_entropy(z, y)),
+    Case("ce keywords", lambda z, y: F.cross_entropy(input=z, target=y, reduction="mean")),
+    Case("ce all positional", lambda z, y: F.cross_entropy(z, y, W, None, 1, None, "mean", 0.2),
+         options=EVERYTHING, ignored=0.4),
+    Case("ce module", lambda z, y: nn.CrossEntropyLoss()(z, y)),
+    Case("ce weight", lambda z, y: F.cross_entropy(z, y, W), options={"weight": W}),
+    Case("ce module weight", lambda z, y: nn.CrossEntropyLoss(weight=W)(z, y), options={"weight": W}),
+    Case("ce smoothing", lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1), options={"label_smoothing": 0.1}),
+    Case("ce weight smoothing", lambda z, y: nn.CrossEntropyLoss(W, label_smoothing=0.3)(z, y),
+         options={"weight": W, "label_smoothing": 0.3}),
+    Case("ce ignored", lambda z, y: F.cross_entropy(z, y), ignored=0.5),
+    Case("ce ignored, one kept", lambda z, y: F.cross_entropy(z, y), ignored=1.0),
+    Case("ce ignore_index", lambda z, y: F.cross_entropy(z, y, ignore_index=1), options={"ignore_index": 1}, ignored=0.5),
+    Case("ce everything", lambda z, y: nn.CrossEntropyLoss(**EVERYTHING)(z, y), options=EVERYTHING, ignored=0.4),
+    Case("ce probability", lambda z, y: F.cross_entropy(z, y), target="probability"),
+    Case("ce probability weight smoothing", lambda z, y: F.cross_entropy(z, y, weight=W, label_smoothing=0.2),
+         target="probability", options={"weight": W, "label_smoothing": 0.2}),
+    Case("ce unbatched", lambda z, y: F.cross_entropy(z, y, W), shape=(4,), options={"weight": W}),
+    Case("ce unbatched probability", lambda z, y: F.cross_entropy(z, y), shape=(4,), target="probability"),
+    Case("ce [B, C, L]", lambda z, y: F.cross_entropy(z, y), shape=(3, 4, 6)),
+    Case("ce [B, C, H, W]", lambda z, y: F.cross_entropy(z, y), shape=(3, 4, 2, 5)),
+    Case("ce [B, C, H, W] everything", lambda z, y: nn.CrossEntropyLoss(**EVERYTHING)(z, y), shape=(3, 4, 2, 5),
+         options=EVERYTHING, ignored=0.5),
+    Case("ce [B, C, L] ignored", lambda z, y: F.cross_entropy(z, y), shape=(4, 4, 3), ignored=0.7),
+    Case("ce [B, C, L] probability", lambda z, y: F.cross_entropy(z, y), shape=(3, 4, 6), target="probability"),
+    Case("ce [B, C, H, W] probability", lambda z, y: F.cross_entropy(z, y, W), shape=(3, 4, 2, 3),
+         target="probability", options={"weight": W}),
+    Case("nll positional", lambda z, y: F.nll_loss(z, y), F.nll_loss),
+    Case("nll all positional", lambda z, y: F.nll_loss(z, y, W, None, 1, None, "mean"), F.nll_loss,
+         options={"weight": W, "ignore_index": 1}, ignored=0.4),
+    Case("nll keywords", lambda z, y: F.nll_loss(input=z, target=y, weight=W), F.nll_loss, options={"weight": W}),
+    Case("nll module", lambda z, y: nn.NLLLoss(ignore_index=0)(z, y), F.nll_loss, options={"ignore_index": 0}, ignored=0.3),
+    Case("nll unbatched", lambda z, y: F.nll_loss(z, y), F.nll_loss, shape=(4,)),
+    Case("nll [B, C, H, W]", lambda z, y: F.nll_loss(z, y, W), F.nll_loss, shape=(3, 4, 2, 5),
+         options={"weight": W}, ignored=0.3),
+    Case("nll [B, C, L]", lambda z, y: nn.NLLLoss()(z, y), F.nll_loss, shape=(3, 4, 6)),
+    Case("bce [B]", lambda z, y: BCE(z, y), BCE, shape=(5,), target="binary"),
+    Case("bce [B, 1]", lambda z, y: BCE(input=z, target=y), BCE, shape=(5, 1), target="binary"),
+    Case("bce [B, C]", lambda z, y: BCE(z, y), BCE, target="binary"),
+    Case("bce module", lambda z, y: nn.BCEWithLogitsLoss(pos_weight=POSITIVE)(z, y), BCE, target="binary",
+         options={"pos_weight": POSITIVE}),
+    Case("bce all positional", lambda z, y: BCE(z, y, W, None, None, "mean", POSITIVE), BCE, target="binary",
+         options={"weight": W, "pos_weight": POSITIVE}),
+    Case("bce sample weight", lambda z, y: BCE(z, y, weight=SAMPLE_WEIGHT), BCE, shape=(5,), target="binary",
+         options={"weight": SAMPLE_WEIGHT}),
+    Case("bce unbatched", lambda z, y: BCE(z, y), BCE, shape=(), target="binary"),
+]  # fmt: skip
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def seen(call, z, y, weigh=None, **options):
+    """The value, the gradient by z, and the capture."""
+    with LossCapture(weigh, **options) as capture:
+        value = call(z, y)
+    (gradient,) = torch.autograd.grad(value, z)
+    return value.detach(), gradient, capture
+
+
+def drawn_weights(samples, seed=1):
+    return 2 * torch.rand(len(samples), generator=torch.Generator().manual_seed(seed))
+
+
+# -- the weighted loss -----------------------------------------------------------------------------------------
+
+
+@every_case
+def test_weights_of_one_change_no_bit(case):
+    z, y = case.draw()
+    plain = case.call(z, y)
+    (gradient,) = torch.autograd.grad(plain, z)
+    value, captured, capture = seen(case.call, z, y, lambda s: torch.ones(len(s)))
+    assert torch.equal(value, plain.detach())
+    assert torch.equal(captured, gradient)
+    assert capture.correction.item() == 0.0
+
+
+@every_case
+@pytest.mark.parametrize("k", [0.0, 0.5, 1.75])
+def test_a_constant_weight_scales_the_plain_loss(case, k):
+    z, y = case.draw()
+    plain = case.call(z, y)
+    (gradient,) = torch.autograd.grad(plain, z)
+    value, captured, _ = seen(case.call, z, y, lambda s: torch.full((len(s),), k))
+    torch.testing.assert_close(value, k * plain.detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(captured, k * gradient, atol=1e-6, rtol=1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("seed", range(3))
+def test_any_weights_equal_the_naive_loop(case, seed):
+    z, y = case.draw(seed)
+    value, captured, capture = seen(case.call, z, y, drawn_weights)
+    weights = drawn_weights(capture.samples[0])
+    expected = case.weighted(z, y, weights)
+    (gradient,) = torch.autograd.grad(expected, z)
+    torch.testing.assert_close(value, expected.detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(captured, gradient, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(capture.correction, (expected - case.call(z, y)).detach(), atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 2, width=32), min_size=5, max_size=5), st.sampled_from([c for c in CASES if c.shape[:1] == (5,)]))
+def test_the_weights_may_be_any_numbers(weights, case):
+    z, y = case.draw()
+    value, _, _ = seen(case.call, z, y, lambda s: torch.tensor(weights))
+    torch.testing.assert_close(value, case.weighted(z, y, torch.tensor(weights)).detach(), atol=1e-5, rtol=1e-4)
+
+
+@every_case
+def test_weights_of_none_leave_the_loss_alone(case):
+    z, y = case.draw()
+    value, _, capture = seen(case.call, z, y, lambda s: None)
+    assert torch.equal(value, case.call(z, y).detach())
+    assert capture.correction is None
+    assert len(capture.samples) == 1
+
+
+# -- what is revealed ------------------------------------------------------------------------------------------
+
+
+@every_case
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_are_those_of_the_naive_loop(case, seed):
+    z, y = case.draw(seed)
+    _, _, capture = seen(case.call, z, y)
+    (samples,) = capture.samples
+    ignore = case.options.get("ignore_index", -100)
+    elements = case.elements(z, y)
+    assert len(samples) == len(elements)
+    for i, (zi, yi) in enumerate(case.rows(z.detach(), y)):
+        loss, logits, target, correct, valid = naive_sample(case, zi[0], yi[0], elements[i].detach(), ignore)
+        assert samples.loss[i].item() == pytest.approx(loss, abs=1e-6)
+        torch.testing.assert_close(samples.logits[i], logits)
+        assert samples.accuracy[i].item() == pytest.approx(correct)
+        assert (samples.valid is None) == (case.target != "index")
+        assert bool(samples.valid is None or samples.valid[i]) == valid
+        if valid:
+            assert samples.target[i].item() == target
+    assert not samples.loss.requires_grad
+    assert not samples.logits.requires_grad
+
+
+def naive_sample(case, z, y, elements, ignore):
+    """Loss, logits, target, correct and valid of one sample, position by position."""
+    if case.target == "binary":
+        scores, labels = z.reshape(-1), y.reshape(-1)
+        if len(scores) == 1:
+            return elements.mean().item(), torch.tensor([0.0, scores[0]]), int(labels[0]), float(
+                (scores[0] > 0) == (labels[0] > 0.5)
+            ), True  # fmt: skip
+        best = max(range(4), key=lambda c: scores[c].item())
+        return elements.mean().item(), scores, int(np.argmax(labels.numpy())), labels[best].item(), True
+    scores = z.reshape(4, -1)
+    if case.target == "probability":
+        labels = [int(np.argmax(column)) for column in y.reshape(4, -1).T.numpy()]
+    else:
+        labels = y.reshape(-1).tolist()
+    right, losses, counts = 0, 0.0, [0] * 4
+    for position, label in enumerate(labels):
+        if case.target == "index" and label == ignore:
+            continue
+        counts[label] += 1
+        losses += elements[position].item()
+        right += int(np.argmax(scores[:, position].numpy())) == label
+    seen_positions = sum(counts)
+    return (
+        losses / max(seen_positions, 1),
+        scores.mean(dim=1),
+        counts.index(max(counts)),  # of equally frequent labels the lowest
+        right / max(seen_positions, 1),
+        seen_positions > 0,
+    )
+
+
+def test_the_label_of_a_dense_sample_is_that_of_its_labelled_positions():
+    z = torch.randn(2, 3, 6, requires_grad=True)
+    y = torch.tensor([[-100, -100, -100, -100, 2, 2], [0, 0, 0, 1, 1, -100]])
+    _, _, capture = seen(F.cross_entropy, z, y)
+    assert capture.samples[0].target.tolist() == [2, 0]
+
+
+def test_samples_count_and_know_their_classes():
+    samples = Samples(torch.zeros(3), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0, 1]))
+    assert len(samples) == 3
+    assert samples.num_classes == 2
+    assert samples.accuracy.tolist() == [1.0, 0.0, 1.0]
+    assert Samples(samples.loss, samples.logits, samples.target, torch.full((3,), 0.5)).accuracy.tolist() == [0.5] * 3
+    valid = torch.tensor([False, True, True])
+    assert Samples(samples.loss, samples.logits, samples.target, valid=valid).accuracy.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_the_loss_of_a_sample_is_scipys():
+    z, y = CASES[0].draw()
+    _, _, capture = seen(F.cross_entropy, z, y)
+    log_probability = scipy.special.log_softmax(z.detach().double().numpy(), axis=1)
+    np.testing.assert_allclose(capture.samples[0].loss, -log_probability[range(5), y], atol=1e-6)
+
+
+# -- degenerate batches ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": W}, {"weight": W, "label_smoothing": 0.1}])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2)])
+def test_a_batch_without_labels_has_the_plain_gradient(options, shape):
+    z, y = torch.randn(shape, requires_grad=True), torch.full((3, *shape[2:]), -100)
+    value, gradient, capture = seen(lambda z, y: F.cross_entropy(z, y, **options), z, y, drawn_weights)
+    assert math.isnan(value)
+    assert torch.equal(gradient, torch.zeros_like(z))
+    assert capture.samples[0].valid.tolist() == [False] * 3
+    assert capture.samples[0].loss.tolist() == [0.0] * 3
+    assert capture.samples[0].accuracy.tolist() == [0.0] * 3
+
+
+def test_a_batch_of_one():
+    z, y = torch.tensor([[1.0, 2.0]], requires_grad=True), torch.tensor([0])
+    value, _, _ = seen(F.cross_entropy, z, y, lambda s: torch.tensor([0.25]))
+    assert value.item() == pytest.approx(0.25 * (math.log(math.e + math.e**2) - 1))
+
+
+def test_one_class():
+    z, y = torch.randn(3, 1, requires_grad=True), torch.zeros(3, dtype=torch.int64)
+    value, gradient, capture = seen(F.cross_entropy, z, y, drawn_weights)
+    assert value.item() == 0.0
+    assert gradient.tolist() == [[0.0]] * 3
+    assert capture.samples[0].num_classes == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stays_so(bad):
+    z = torch.tensor([[bad, 0.0], [1.0, 2.0]], requires_grad=True)
+    value, _, capture = seen(F.cross_entropy, z, torch.tensor([1, 0]), lambda s: torch.ones(2))
+    assert not value.isfinite()
+    assert not capture.samples[0].loss[0].isfinite()
+    assert capture.samples[0].loss[1].item() == pytest.approx(1.3132617)
+
+
+def test_labels_of_eight_bits():
+    z, y = CASES[0].draw()
+    value, gradient, capture = seen(lambda z, y: F.cross_entropy(z, y, W), z, y.to(torch.uint8), drawn_weights)
+    expected, by_z, _ = seen(lambda z, y: F.cross_entropy(z, y, W), z, y, drawn_weights)
+    assert torch.equal(value, expected)
+    assert torch.equal(gradient, by_z)
+    assert capture.samples[0].target.dtype == torch.int64
+
+
+# -- several losses in one step --------------------------------------------------------------------------------
+
+
+def by_loss(samples):
+    """Weights that tell the losses apart."""
+    return torch.tanh(samples.loss) * 1.5
+
+
+def test_mixup_weights_each_call_by_its_own_loss():
+    z, y = CASES[0].draw()
+    mixed = y[torch.tensor([3, 4, 0, 2, 1])]
+    share = 0.3
+    value, gradient, capture = seen(
+        lambda z, y: share * F.cross_entropy(z, y) + (1 - share) * F.cross_entropy(z, mixed), z, y, by_loss
+    )
+    first, second = (F.cross_entropy(z, t, reduction="none") for t in (y, mixed))
+    expected = torch.stack([
+        share * 1.5 * math.tanh(a.item()) * a + (1 - share) * 1.5 * math.tanh(b.item()) * b
+        for a, b in zip(first, second, strict=True)
+    ]).mean()  # fmt: skip
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, z)[0])
+    assert [samples.target.tolist() for samples in capture.samples] == [y.tolist(), mixed.tolist()]
+
+
+@pytest.mark.parametrize("again", [lambda y: y, lambda y: y.view(-1), lambda y: y.detach(), lambda y: y[:]])
+def test_an_auxiliary_head_shares_the_weights(again):
+    z, y = CASES[0].draw()
+    auxiliary = torch.randn(5, 4, requires_grad=True)
+    calls = []
+
+    def weigh(samples):
+        calls.append(samples)
+        return by_loss(samples)
+
+    value, _, capture = seen(lambda z, y: F.cross_entropy(z, y) + 0.4 * F.cross_entropy(auxiliary, again(y)), z, y, weigh)
+    main, other = F.cross_entropy(z, y, reduction="none"), F.cross_entropy(auxiliary, y, reduction="none")
+    weights = [1.5 * math.tanh(loss) for loss in main.tolist()]
+    expected = sum(w * (a + 0.4 * b) for w, a, b in zip(weights, main.tolist(), other.tolist(), strict=True)) / 5
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    assert len(capture.samples) == len(calls) == 1
+    torch.testing.assert_close(capture.samples[0].loss, main.detach())
+
+
+def test_the_correction_is_that_of_all_calls():
+    z, y = CASES[0].draw()
+    value, _, capture = seen(lambda z, y: F.cross_entropy(z, y) + F.cross_entropy(2 * z, y), z, y, by_loss)
+    plain = F.cross_entropy(z, y) + F.cross_entropy(2 * z, y)
+    torch.testing.assert_close(capture.correction, value - plain.detach())
+    assert not capture.correction.requires_grad
+
+
+@pytest.mark.parametrize("other", [slice(0, 4), slice(1, 5)])
+def test_a_loss_on_part_of_the_target_has_weights_of_its_own(other):
+    z, y = CASES[0].draw()
+    value, _, capture = seen(
+        lambda z, y: F.cross_entropy(z[:4], y[:4]) + F.cross_entropy(2 * z[other], y[other]), z, y, by_loss
+    )
+    assert len(capture.samples) == (1 if other == slice(0, 4) else 2)
+    total = 0.0
+    losses = F.cross_entropy(z[:4], y[:4], reduction="none").tolist()
+    second = F.cross_entropy(2 * z[other], y[other], reduction="none").tolist()
+    for a, b in zip(losses, second, strict=True):
+        shared = a if other == slice(0, 4) else b
+        total += (1.5 * math.tanh(a) * a + 1.5 * math.tanh(shared) * b) / 4
+    assert value.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_weights_of_another_length_are_not_shared():
+    """The same labels seen as [B] and, by a dense head, as [1, B]: shapes differ, so each is weighed alone."""
+    z, y = CASES[0].draw()
+    _, _, capture = seen(
+        lambda z, y: F.cross_entropy(z, y) + F.cross_entropy(z.T.unsqueeze(0), y.unsqueeze(0)), z, y, by_loss
+    )
+    assert [len(samples) for samples in capture.samples] == [5, 1]
+
+
+def test_other_terms_are_left_alone():
+    z, y = CASES[0].draw()
+    value, _, _ = seen(
+        lambda z, y: F.cross_entropy(z, y) + 0.1 * z.square().mean() + F.mse_loss(z, torch.ones_like(z)),
+        z, y, lambda s: torch.zeros(5),
+    )  # fmt: skip
+    expected = (0.1 * z.square().mean() + F.mse_loss(z, torch.ones_like(z))).item()
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+# -- what is left alone ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss, BCE])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reduction": "sum"},
+        {"reduction": "none"},
+        {"size_average": False},
+        {"size_average": True},
+        {"reduce": False},
+        {"reduce": True},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:size_average and reduce")
+def test_other_reductions_are_left_alone(loss, options):
+    z, y = torch.randn(5, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 0])
+    y = F.one_hot(y, 4).float() if loss is BCE else y
+    with LossCapture(lambda s: torch.zeros(5)) as capture:
+        value = loss(z, y, **options)
+    assert torch.equal(value, loss(z, y, **options))
+    assert capture.samples == []
+    assert capture.correction is None
+
+
+def test_a_positional_reduction_is_understood():
+    z, y = CASES[0].draw()
+    with LossCapture(lambda s: torch.zeros(5)) as capture:
+        ce = F.cross_entropy(z, y, None, None, -100, None, "sum")
+        nll = F.nll_loss(z, y, None, None, -100, None, "sum")
+        bce = BCE(z, z.detach().sigmoid(), None, None, None, "sum")
+    assert torch.equal(ce, F.cross_entropy(z, y, reduction="sum"))
+    assert torch.equal(nll, F.nll_loss(z, y, reduction="sum"))
+    assert torch.equal(bce, BCE(z, z.detach().sigmoid(), reduction="sum"))
+    assert capture.samples == []
+
+
+def test_losses_without_gradient_are_left_alone_in_training():
+    z, y = CASES[0].draw()
+    with LossCapture(lambda s: torch.zeros(5)) as capture:
+        with torch.no_grad():
+            logged = F.cross_entropy(z, y)
+        teacher = F.cross_entropy(z.detach(), y)
+    assert logged.item() == teacher.item() == F.cross_entropy(z, y).item()
+    assert capture.samples == []
+
+
+def test_losses_without_gradient_are_seen_in_validation():
+    z, y = CASES[0].draw()
+    with torch.no_grad(), LossCapture(training=False) as capture:
+        value = F.cross_entropy(z, y)
+    assert value.item() == F.cross_entropy(z, y).item()
+    torch.testing.assert_close(capture.samples[0].loss, F.cross_entropy(z, y, reduction="none").detach())
+
+
+def test_nothing_is_seen_outside_the_block():
+    z, y = CASES[0].draw()
+    with LossCapture(lambda s: torch.zeros(5)) as capture:
+        pass
+    assert F.cross_entropy(z, y).item() > 0
+    assert capture.samples == []
+
+
+def test_a_loss_inside_a_sub_modules_forward():
+    class HeadWithLoss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, x, labels=None):
+            logits = self.linear(x)
+            loss = None if labels is None else nn.CrossEntropyLoss()(logits.view(-1, 4), labels.view(-1))
+            return {"loss": loss, "logits": logits}
+
+    head, x, y = HeadWithLoss(), torch.randn(5, 3), torch.tensor([0, 3, 2, 1, 1])
+    with LossCapture(by_loss) as capture:
+        output = head(x, labels=y)
+    losses = F.cross_entropy(head.linear(x), y, reduction="none").tolist()
+    assert output["loss"].item() == pytest.approx(sum(1.5 * math.tanh(a) * a for a in losses) / 5, rel=1e-5)
+    assert capture.samples[0].target.tolist() == y.tolist()
+
+
+# -- precision -------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_weights_of_one_change_no_bit_under_autocast(case):
+    z, y = case.draw()
+    low = z.detach().bfloat16().requires_grad_()  # what a network gives under autocast
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = case.call(low, y)
+        (gradient,) = torch.autograd.grad(plain, low)
+        value, captured, capture = seen(case.call, low, y, lambda s: torch.ones(len(s)))
+    assert value.dtype == plain.dtype
+    assert torch.equal(value, plain.detach())
+    assert torch.equal(captured, gradient)
+    assert capture.samples[0].loss.isfinite().all()
+
+
+def test_weights_under_autocast():
+    network, x, y = nn.Linear(3, 4), torch.randn(5, 3), torch.tensor([0, 3, 2, 1, 1])
+    with torch.autocast("cpu", dtype=torch.bfloat16), LossCapture(by_loss) as capture:
+        value = F.cross_entropy(network(x), y)
+    assert value.dtype == torch.float32
+    losses = capture.samples[0].loss.tolist()
+    assert value.item() == pytest.approx(sum(1.5 * math.tanh(a) * a for a in losses) / 5, rel=1e-5)
+    value.backward()
+    assert network.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_one_change_no_bit_in_other_types(dtype):
+    z, y = torch.randn(5, 4, dtype=dtype, requires_grad=True), torch.tensor([0, 3, 2, 1, 1])
+    (gradient,) = torch.autograd.grad(F.cross_entropy(z, y), z)
+    value, captured, _ = seen(F.cross_entropy, z, y, lambda s: torch.ones(5))
+    assert value.item() == F.cross_entropy(z, y).item()
+    assert torch.equal(captured, gradient)
+
+
+# -- labels out of range ---------------------------------------------------------------------------------------
+
+OUT_OF_RANGE = [
+    (torch.randn(3, 4), torch.tensor([0, 7, 4]), r"\[4, 7\].*4 classes \(labels 0 to 3\)"),
+    (torch.randn(3, 4), torch.tensor([0, -1, 2]), r"\[-1\].*4 classes"),
+    (torch.randn(4), torch.tensor(9), r"\[9\].*4 classes"),
+    (torch.randn(2, 3, 2), torch.tensor([[0, 3], [-100, 1]]), r"\[3\].*3 classes \(labels 0 to 2\)"),
+]
+
+
+@pytest.mark.parametrize(("logits", "target", "message"), OUT_OF_RANGE)
+@pytest.mark.parametrize("check_labels", [False, True])
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss])
+def test_labels_out_of_range_are_named(logits, target, message, check_labels, loss):
+    with LossCapture(check_labels=check_labels), pytest.raises(ValueError, match=f"(?s)Labels out of range.*{message}"):
+        loss(logits.requires_grad_(), target)
+
+
+def test_an_ignored_label_is_not_out_of_range():
+    z = torch.randn(3, 4, requires_grad=True)
+    with LossCapture(check_labels=True):
+        F.cross_entropy(z, torch.tensor([0, 9, 3]), ignore_index=9)
+        F.cross_entropy(z, torch.tensor([0, -100, 3]))
+        F.cross_entropy(z, z.detach().softmax(dim=1))
+        BCE(z, torch.full((3, 4), 5.0))
+    with LossCapture(), pytest.raises(ValueError, match=r"holds \[7\],"):  # and is not named as one
+        F.cross_entropy(z, torch.tensor([9, 7, 3]), ignore_index=9)
+
+
+def test_labels_are_looked_at_only_where_asked(monkeypatch):
+    """Looking waits for the device."""
+    looked = []
+    monkeypatch.setattr("law_lightning.capture.check_target", lambda *args: looked.append(args))
+    z, y = CASES[0].draw()
+    seen(F.cross_entropy, z, y)
+    assert looked == []
+    seen(F.cross_entropy, z, y, check_labels=True)
+    assert len(looked) == 1
+
+
+def test_at_most_ten_labels_are_named_with_three_remedies():
+    message = str(target_error(torch.zeros(1, 2), torch.arange(2, 50)))
+    assert "[2, 3, 4, 5, 6, 7, 8, 9, 10, 11]" in message
+    for remedy in ("labels in the dataset", "last layer", "ignore_index"):
+        assert remedy in message
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-3, 6), min_size=1, max_size=6), st.integers(1, 5))
+def test_check_target_finds_exactly_the_labels_out_of_range(labels, num_classes):
+    wrong = sorted({label for label in labels if label != -2 and not 0 <= label < num_classes})
+    logits, target = torch.zeros(len(labels), num_classes), torch.tensor(labels)
+    if wrong:
+        with pytest.raises(ValueError) as error:
+            check_target(logits, target, ignore_index=-2)
+        assert str(wrong[:10]) in str(error.value)
+    else:
+        check_target(logits, target, ignore_index=-2)
+
+
+def test_torchs_own_errors_pass():
+    z = torch.randn(3, 4, requires_grad=True)
+    with LossCapture(lambda s: torch.ones(3)):
+        with pytest.raises(ValueError, match=r"batch_size|batch size"):
+            F.cross_entropy(z, torch.tensor([0, 1]))
+        with pytest.raises(RuntimeError, match="Long"):
+            F.cross_entropy(z, torch.tensor([0, 1, 2], dtype=torch.int32))
+
+
+# -- the explicit dict -----------------------------------------------------------------------------------------
+
+
+def explicit(**changes):
+    z = torch.tensor([[1.0, 2.0, 0.0], [0.5, -1.0, 3.0]], requires_grad=True)
+    y = torch.tensor([1, 0])
+    losses = (z - F.one_hot(y, 3)).square().sum(dim=1)
+    output = {"loss": losses.mean() + 0.5 * z.abs().mean(), "losses": losses, "logits": z, "target": y, "extra": "kept"}
+    return z, {name: value for name, value in (output | changes).items() if value is not None}
+
+
+def test_the_dicts_loss_is_weighted():
+    z, output = explicit()
+    weights = torch.tensor([0.25, 1.5])
+    capture = LossCapture(lambda s: weights)
+    result = capture.take_output(output)
+    expected = (0.25 * output["losses"][0] + 1.5 * output["losses"][1]) / 2 + 0.5 * z.abs().mean()
+    torch.testing.assert_close(result["loss"], expected)
+    gradients = [torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (result["loss"], expected)]
+    torch.testing.assert_close(*gradients)
+    assert result["extra"] == "kept"
+    assert result is not output
+    (samples,) = capture.samples
+    assert torch.equal(samples.loss, output["losses"].detach())
+    assert torch.equal(samples.logits, z.detach())
+    assert samples.target.tolist() == [1, 0]
+    assert not samples.loss.requires_grad
+    assert capture.correction.item() == pytest.approx((expected - output["loss"]).item())
+
+
+def test_weights_of_one_change_no_bit_of_the_dict():
+    z, output = explicit()
+    result = LossCapture(lambda s: torch.ones(2)).take_output(output)
+    assert torch.equal(result["loss"], output["loss"])
+    plain, weighted = (torch.autograd.grad(o["loss"], z, retain_graph=True)[0] for o in (output, result))
+    assert torch.equal(plain, weighted)
+
+
+@pytest.mark.parametrize("weigh", [None, lambda s: None])
+def test_a_dict_without_weights_is_left_alone_but_seen(weigh):
+    _, output = explicit()
+    capture = LossCapture(weigh)
+    assert capture.take_output(output) is output
+    assert len(capture.samples) == 1
+
+
+@pytest.mark.parametrize("output", [None, torch.tensor(1.0), {"loss": torch.tensor(1.0)}, {"loss": torch.tensor(1.0), "logits": 3}])
+def test_other_outputs_are_left_alone(output):
+    capture = LossCapture(lambda s: torch.ones(2))
+    assert capture.take_output(output) is output
+    assert capture.samples == []
+
+
+def test_a_step_that_called_a_loss_is_not_weighted_twice():
+    z, y = CASES[0].draw()
+    with LossCapture(lambda s: torch.zeros(len(s))) as capture:
+        F.cross_entropy(z, y)
+    _, output = explicit()
+    assert capture.take_output(output) is output
+    assert len(capture.samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"logits": None}, r"'logits'"),
+        ({"target": None}, r"'target'"),
+        ({"loss": None}, r"'loss'"),
+        ({"loss": 1.5}, r"'loss'"),
+        ({"losses": [1.0, 2.0]}, r"'losses'"),
+        ({"logits": None, "target": None}, r"'logits' and 'target'"),
+    ],
+)
+def test_entries_missing_from_the_dict_are_named(changes, named):
+    _, output = explicit(**changes)
+    with pytest.raises(MisconfigurationException, match=rf"(?s)without a tensor {named}\. .*two ways.*\(2\)"):
+        LossCapture().take_output(output)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shapes"),
+    [
+        ({"losses": torch.zeros(2, 1)}, (r"\[2, 1\]", r"\[2, 3\]", r"\[2\]")),
+        ({"losses": torch.zeros(3)}, (r"\[3\]", r"\[2, 3\]", r"\[2\]")),
+        ({"logits": torch.zeros(2)}, (r"\[2\]", r"\[2\]", r"\[2\]")),
+        ({"logits": torch.zeros(3, 3)}, (r"\[2\]", r"\[3, 3\]", r"\[2\]")),
+        ({"target": torch.zeros(2, 3)}, (r"\[2\]", r"\[2, 3\]", r"\[2, 3\]")),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(changes, shapes):
+    _, output = explicit(**changes)
+    message = "losses {}, logits {} and target {}; they must be".format(*shapes)
+    with pytest.raises(MisconfigurationException, match=message):
+        explicit_samples(output)
+
+
+def test_labels_out_of_range_in_the_dict_are_named():
+    _, output = explicit(target=torch.tensor([1, 3]))
+    with pytest.raises(ValueError, match=r"\[3\].*3 classes"):
+        LossCapture(check_labels=True).take_output(output)
+    LossCapture().take_output(output)  # only where asked
+
+
+def test_samples_without_a_label_in_the_dict():
+    _, output = explicit(target=torch.tensor([-100, 0], dtype=torch.int32))
+    capture = LossCapture(check_labels=True)
+    capture.take_output(output)
+    (samples,) = capture.samples
+    assert samples.valid.tolist() == [False, True]
+    assert samples.target.tolist() == [0, 0]
+    assert samples.target.dtype == torch.int64

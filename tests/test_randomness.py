@@ -1,0 +1,113 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from law_lightning.files import load_state, save_state
+from law_lightning.randomness import (
+    portable_states,
+    random_states,
+    replaying,
+    set_portable_states,
+    set_random_states,
+)
+
+
+def draw():
+    """A number from every global source; both Gaussian ones keep a spare inside."""
+    return (
+        torch.rand(3).tolist(),
+        torch.randn(1).item(),
+        np.random.rand(2).tolist(),
+        np.random.randn(),
+        random.random(),
+        random.gauss(0, 1),
+    )
+
+
+@pytest.fixture(autouse=True)
+def somewhere():
+    torch.manual_seed(1)
+    np.random.seed(2)
+    random.seed(3)
+    draw()
+
+
+def test_draws_differ_unless_put_back():
+    assert draw() != draw()
+
+
+def test_states_taken_are_states_put_back():
+    states = random_states()
+    first = draw()
+    draw()
+    set_random_states(states)
+    assert draw() == first
+
+
+def test_states_can_be_put_back_twice():
+    states = random_states()
+    first = draw()
+    for _ in range(2):
+        set_random_states(states)
+        assert draw() == first
+
+
+def test_replaying_repeats_and_then_goes_on():
+    states = random_states()
+    first = draw()
+    before = random_states()
+    following = draw()
+    set_random_states(before)
+    with replaying(states):
+        assert draw() == first
+    assert draw() == following
+
+
+def test_replaying_puts_back_after_an_error():
+    states = random_states()
+    draw()
+    before = random_states()
+    following = draw()
+    set_random_states(before)
+    with pytest.raises(KeyError), replaying(states):
+        draw()
+        raise KeyError
+    assert draw() == following
+
+
+def test_portable_states_survive_a_file(tmp_path):
+    save_state(tmp_path / "random.pt", "random", portable_states())
+    first = draw()
+    set_portable_states(load_state(tmp_path / "random.pt", "random"))
+    assert draw() == first
+
+
+def test_portable_states_hold_tensors_and_plain_python_alone():
+    def check(value):
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, (list, tuple)):
+            for each in value:
+                check(each)
+        else:
+            assert type(value) in (torch.Tensor, int, float, str, bool, type(None))
+
+    check(portable_states())
+
+
+def test_taking_states_draws_nothing():
+    states = random_states()
+    first = draw()
+    set_random_states(states)
+    random_states()
+    portable_states()
+    assert draw() == first
+
+
+def test_states_with_cuda_load_without_it():
+    states = portable_states() | {"torch.cuda": [torch.zeros(16, dtype=torch.uint8)]}
+    if not torch.cuda.is_available():
+        set_portable_states(states)
+        assert draw() is not None
