@@ -101,7 +101,8 @@ CASES = [
          options={"weight": W, "label_smoothing": 0.3}),
     Case("ce ignored", lambda z, y: F.cross_entropy(z, y), ignored=0.5),
     Case("ce ignored, one kept", lambda z, y: F.cross_entropy(z, y), ignored=1.0),
-    Case("ce ignore_index", lambda z, y: F.cross_entropy(z, y, ignore_index=1), options={"ignore_index": 1}, ignored=0.5),
+    Case("ce ignore_index", lambda z, y: F.cross_entropy(z, y, ignore_index=1), options={"ignore_index": 1},
+         ignored=0.5),
     Case("ce everything", lambda z, y: nn.CrossEntropyLoss(**EVERYTHING)(z, y), options=EVERYTHING, ignored=0.4),
     Case("ce probability", lambda z, y: F.cross_entropy(z, y), target="probability"),
     Case("ce probability weight smoothing", lambda z, y: F.cross_entropy(z, y, weight=W, label_smoothing=0.2),
@@ -120,7 +121,8 @@ CASES = [
     Case("nll all positional", lambda z, y: F.nll_loss(z, y, W, None, 1, None, "mean"), F.nll_loss,
          options={"weight": W, "ignore_index": 1}, ignored=0.4),
     Case("nll keywords", lambda z, y: F.nll_loss(input=z, target=y, weight=W), F.nll_loss, options={"weight": W}),
-    Case("nll module", lambda z, y: nn.NLLLoss(ignore_index=0)(z, y), F.nll_loss, options={"ignore_index": 0}, ignored=0.3),
+    Case("nll module", lambda z, y: nn.NLLLoss(ignore_index=0)(z, y), F.nll_loss, options={"ignore_index": 0},
+         ignored=0.3),
     Case("nll unbatched", lambda z, y: F.nll_loss(z, y), F.nll_loss, shape=(4,)),
     Case("nll [B, C, H, W]", lambda z, y: F.nll_loss(z, y, W), F.nll_loss, shape=(3, 4, 2, 5),
          options={"weight": W}, ignored=0.3),
@@ -190,7 +192,10 @@ def test_any_weights_equal_the_naive_loop(case, seed):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.floats(0, 2, width=32), min_size=5, max_size=5), st.sampled_from([c for c in CASES if c.shape[:1] == (5,)]))
+@given(
+    st.lists(st.floats(0, 2, width=32), min_size=5, max_size=5),
+    st.sampled_from([c for c in CASES if c.shape[:1] == (5,)]),
+)
 def test_the_weights_may_be_any_numbers(weights, case):
     z, y = case.draw()
     value, _, _ = seen(case.call, z, y, lambda s: torch.tensor(weights))
@@ -290,7 +295,9 @@ def test_the_loss_of_a_sample_is_scipys():
 # -- degenerate batches ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": W}, {"weight": W, "label_smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1}, {"weight": W}, {"weight": W, "label_smoothing": 0.1}]
+)
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2)])
 def test_a_batch_without_labels_has_the_plain_gradient(options, shape):
     z, y = torch.randn(shape, requires_grad=True), torch.full((3, *shape[2:]), -100)
@@ -369,7 +376,9 @@ def test_an_auxiliary_head_shares_the_weights(again):
         calls.append(samples)
         return by_loss(samples)
 
-    value, _, capture = seen(lambda z, y: F.cross_entropy(z, y) + 0.4 * F.cross_entropy(auxiliary, again(y)), z, y, weigh)
+    value, _, capture = seen(
+        lambda z, y: F.cross_entropy(z, y) + 0.4 * F.cross_entropy(auxiliary, again(y)), z, y, weigh
+    )
     main, other = F.cross_entropy(z, y, reduction="none"), F.cross_entropy(auxiliary, y, reduction="none")
     weights = [1.5 * math.tanh(loss) for loss in main.tolist()]
     expected = sum(w * (a + 0.4 * b) for w, a, b in zip(weights, main.tolist(), other.tolist(), strict=True)) / 5
@@ -657,7 +666,9 @@ def test_a_dict_without_weights_is_left_alone_but_seen(weigh):
     assert len(capture.samples) == 1
 
 
-@pytest.mark.parametrize("output", [None, torch.tensor(1.0), {"loss": torch.tensor(1.0)}, {"loss": torch.tensor(1.0), "logits": 3}])
+@pytest.mark.parametrize(
+    "output", [None, torch.tensor(1.0), {"loss": torch.tensor(1.0)}, {"loss": torch.tensor(1.0), "logits": 3}]
+)
 def test_other_outputs_are_left_alone(output):
     capture = LossCapture(lambda s: torch.ones(2))
     assert capture.take_output(output) is output

@@ -114,6 +114,7 @@ def test_normalized_features_are_always_finite_and_bounded(features):
         [math.inf, -math.inf, math.nan],
         [3e38, 3e38, -3e38, 3e38],  # the sum overflows
         [1e30, -1e30],  # the squares overflow
+        [-3.4e38, 1.8e38, 1.8e38],  # the difference from the mean overflows
         [4.0, math.inf, 4.0],
     ],
 )
@@ -173,11 +174,13 @@ def test_the_papers_features_are_the_default(batch):
     assert torch.equal(LF.sample_features(*batch), LF.sample_features(*batch, LF.FEATURES))
 
 
-def test_low_precision_input_gives_float32_features(batch):
+@pytest.mark.parametrize("names", [LF.FEATURES, *((name,) for name in LF.FEATURES)])
+def test_low_precision_input_gives_float32_features(batch, names):
     loss, logits, target = batch
-    features = LF.sample_features(loss.bfloat16(), logits.bfloat16(), target)
+    features = LF.sample_features(loss.bfloat16(), logits.bfloat16(), target, names)
     assert features.dtype == torch.float32
-    torch.testing.assert_close(features, LF.sample_features(loss.bfloat16().float(), logits.bfloat16().float(), target))
+    expected = LF.sample_features(loss.bfloat16().float(), logits.bfloat16().float(), target, names)
+    torch.testing.assert_close(features, expected)
 
 
 def test_samples_that_are_not_valid_take_no_part(batch):

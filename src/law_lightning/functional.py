@@ -34,8 +34,8 @@ def entropy(logits: Tensor) -> Tensor:
         [B], between 0 (certain; also the value for one class) and :math:`\log C` (uniform).
 
     Example:
-        >>> entropy(torch.zeros(2, 4)).exp()
-        tensor([4.0000, 4.0000])
+        >>> entropy(torch.zeros(2, 4)).exp().round()
+        tensor([4., 4.])
     """
     terms: Tensor = torch.special.entr(logits.softmax(dim=1))
     return terms.sum(dim=1)
@@ -98,7 +98,7 @@ def normalize_features(features: Tensor) -> Tensor:
         [B, F], finite.
 
     Example:
-        >>> normalize_features(torch.tensor([[1.0, 5.0], [3.0, 5.0], [float("nan"), 5.0]]))
+        >>> normalize_features(torch.tensor([[-3.0, 5.0], [3.0, 5.0], [float("nan"), 5.0]]))
         tensor([[-1.,  0.],
                 [ 1.,  0.],
                 [ 0.,  0.]])
@@ -269,7 +269,37 @@ def reward(acc_target: float, acc_reference: float, weight: float = 1.0) -> floa
 # -- the strategy's update (Equations 10 to 13) ----------------------------------------------------------------
 
 
-def td_target(reward: Tensor, next_value: Tensor, done: Tensor, discount: float) -> Tensor:
+def n_step_returns(reward: Tensor, linked: Tensor, steps: int, discount: float) -> tuple[Tensor, Tensor]:
+    r"""Discounted sums of the rewards of up to ``steps`` transitions in a row.
+
+    .. math:: R_i = \sum_{k=0}^{n_i - 1} \gamma^k \, r_{i+k}, \qquad n_i \le n
+
+    where the transitions i to i + n_i - 1 follow one another within an episode. With one step this is the reward of
+    Equation 12; with as many as an episode has, its return (Sutton and Barto, *Reinforcement Learning*, chapter 7).
+
+    Args:
+        reward: r, [N], in the order in which the transitions were made.
+        linked: whether transition i + 1 continues transition i, [N] of bool; the last entry is ignored.
+        steps: n, at least 1.
+        discount: gamma, in [0, 1].
+
+    Returns:
+        R, [N], and how many rewards each sums up, n_i, [N] of int64.
+
+    Example:
+        >>> n_step_returns(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([True, False, False]), steps=3, discount=0.5)
+        (tensor([1.5000, 1.0000, 1.0000]), tensor([2, 1, 1]))
+    """
+    total, count = reward.clone(), torch.ones_like(reward, dtype=torch.int64)
+    alive = torch.ones_like(linked)
+    for k in range(1, min(steps, len(reward))):
+        alive = alive[:-1] & linked[k - 1 : -1]  # i reaches i + k if it reached i + k - 1, which goes on
+        total[:-k] += discount**k * reward[k:] * alive
+        count[:-k] += alive
+    return total, count
+
+
+def td_target(reward: Tensor, next_value: Tensor, done: Tensor, discount: float | Tensor) -> Tensor:
     r"""What the critic should say (Equation 12); nothing follows the last stage.
 
     .. math:: y_i = r_i + \gamma \, (1 - \mathrm{done}_i) \, Q(s_{i+1}, \mu(s_{i+1}))
@@ -278,7 +308,7 @@ def td_target(reward: Tensor, next_value: Tensor, done: Tensor, discount: float)
         reward: r, [N].
         next_value: Q at the next state, [N].
         done: whether the episode ended, [N], bool or 0/1.
-        discount: gamma, in [0, 1].
+        discount: gamma, in [0, 1]; gamma^n, [N], where r is an n-step return.
 
     Returns:
         [N], detached.

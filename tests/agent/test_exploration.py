@@ -102,5 +102,7 @@ def test_the_global_random_state_is_untouched():
 
 @pytest.mark.parametrize("options", [{"episode_noise": -1.0}, {"stage_noise": -0.1}, {"decay": 0.0}, {"decay": 1.1}])
 def test_impossible_noise_is_named(options):
-    with pytest.raises(ValueError, match=rf"Noise must be at least 0 and its decay in \(0, 1\].*{next(iter(options.values()))}"):
+    with pytest.raises(
+        ValueError, match=rf"Noise must be at least 0 and its decay in \(0, 1\].*{next(iter(options.values()))}"
+    ):
         make(**options)

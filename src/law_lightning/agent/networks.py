@@ -41,8 +41,11 @@ class Actor(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """Theta for every state."""
-        theta: Tensor = self.network(state)
-        return theta if self.bound is None else self.bound * torch.tanh(theta / self.bound)
+        return self.bounded(self.network(state))
+
+    def bounded(self, free: Tensor) -> Tensor:
+        """The last layer's output brought within the bound."""
+        return free if self.bound is None else self.bound * torch.tanh(free / self.bound)
 
 
 class Critic(nn.Module):

@@ -88,10 +88,12 @@ class ReplayBuffer:
     def dataloader(
         self, batch_size: int = 64, shuffle: bool = True, generator: torch.Generator | None = None
     ) -> DataLoader[tuple[Tensor, ...]]:
-        """The buffer as a DataLoader, for ``Trainer().fit(agent, buffer.dataloader(...))``."""
-        return DataLoader(
-            TensorDataset(*self.transitions()), batch_size=batch_size, shuffle=shuffle, generator=generator
-        )
+        """The buffer as a DataLoader, for ``Trainer().fit(agent, buffer.dataloader(...))``.
+
+        Its batches are the columns of :class:`Transitions` and, last, the rows' positions in the buffer.
+        """
+        data = TensorDataset(*self.transitions(), torch.arange(len(self)))
+        return DataLoader(data, batch_size=batch_size, shuffle=shuffle, generator=generator)
 
     def state_dict(self) -> dict[str, Any]:
         """All transitions as tensors."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -45,6 +46,10 @@ class StrategyAgent(L.LightningModule):
         episode_noise: deviation of the exploration's offset, drawn once an episode.
         stage_noise: deviation of the exploration's noise, drawn at every stage.
         noise_decay: factor on both after an episode.
+        n_step: rewards that a transition sums up before the critic takes over (Equation 12 has 1); None sums up to the
+            end of the episode.
+        action_penalty: weight of the mean square of the actor's output before the bound, which keeps it from
+            saturating there.
         seed: of initialisation, exploration and shuffling.
 
     Raises:
@@ -71,10 +76,12 @@ class StrategyAgent(L.LightningModule):
         episode_noise: float = 1.0,
         stage_noise: float = 0.3,
         noise_decay: float = 0.96,
+        n_step: int | None = None,
+        action_penalty: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        features, hidden = list(features), [int(width) for width in hidden]
+        features, hidden, seed = list(features), [int(width) for width in hidden], int(seed)
         _check_arguments(
             features, at_least_one={"num_stages": num_stages, "embedding_dim": embedding_dim, "epochs": epochs,
                                     "batch_size": batch_size},
@@ -93,7 +100,7 @@ class StrategyAgent(L.LightningModule):
             "target_rate": None if target_rate is None else float(target_rate), "twin_critics": bool(twin_critics),
             "standardize_rewards": bool(standardize_rewards), "epochs": int(epochs), "batch_size": int(batch_size),
             "episode_noise": float(episode_noise), "stage_noise": float(stage_noise),
-            "noise_decay": float(noise_decay), "seed": int(seed),
+            "noise_decay": float(noise_decay), "n_step": n_step, "action_penalty": float(action_penalty), "seed": seed,
         })  # fmt: skip
         self.automatic_optimization = False  # one critic step and one actor step a batch
         self.num_stages = int(num_stages)
@@ -102,6 +109,7 @@ class StrategyAgent(L.LightningModule):
         self.theta_bound = theta_bound
         self.discount = discount
         self.target_rate = target_rate
+        self.n_step = n_step
         self.standardize_rewards = standardize_rewards
         state_dim, action_dim = embedding_dim + 2, len(features) + 1
         with torch.random.fork_rng(devices=[]):
@@ -116,7 +124,7 @@ class StrategyAgent(L.LightningModule):
         self.exploration = Exploration(action_dim, episode_noise, stage_noise, noise_decay, seed + 1)
         self.generator = torch.Generator().manual_seed(seed + 2)  # shuffles the buffer
         self._optimizers: list[torch.optim.Optimizer] | None = None
-        self.reward_scale = 1.0
+        self._prepared: tuple[Transitions, Tensor] | None = None
 
     # -- acting --------------------------------------------------------------------------------------------
 
@@ -182,10 +190,8 @@ class StrategyAgent(L.LightningModule):
         batch_size = self.hparams["batch_size"] if batch_size is None else batch_size
         if epochs < 1 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}.")
-        transitions = buffer.transitions()
-        self._check_fit(transitions)
-        transitions = self._scaled(transitions)
-        count = len(transitions.reward)
+        transitions, discount = self._prepare(buffer.transitions())
+        count = len(discount)
         per_epoch = -(-count // batch_size)
         self.configure_optimizers()
         assert self._optimizers is not None
@@ -195,7 +201,7 @@ class StrategyAgent(L.LightningModule):
                 order = torch.randperm(count, generator=self.generator)
                 for i, rows in enumerate(order.split(batch_size)):
                     batch = Transitions(*(column[rows] for column in transitions))
-                    logs.append(self._update(batch, self._optimizers, lambda loss: loss.backward()))
+                    logs.append(self._update(batch, discount[rows], self._optimizers, lambda loss: loss.backward()))
                     if progress is not None:
                         progress(epoch * per_epoch + i + 1, epochs * per_epoch)
         names = ("critic_loss", "actor_loss", "q_mean")
@@ -203,19 +209,29 @@ class StrategyAgent(L.LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """One batch of transitions, for ``Trainer().fit(agent, buffer.dataloader(...))``."""
-        transitions = Transitions(*batch)
-        transitions = transitions._replace(reward=transitions.reward / self.reward_scale)
+        rows = batch[-1]
+        assert self._prepared is not None
+        transitions, discount = self._prepared
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
-        critic_loss, actor_loss, q_mean = self._update(transitions, optimizers, self.manual_backward)
+        critic_loss, actor_loss, q_mean = self._update(
+            Transitions(*(column[rows] for column in transitions)), discount[rows], optimizers, self.manual_backward
+        )
         self.log_dict({"agent/critic_loss": critic_loss, "agent/actor_loss": actor_loss, "agent/q_mean": q_mean})
 
     def on_train_start(self) -> None:
-        """Standardise by the rewards that the Trainer's loader holds."""
+        """Prepare the transitions of the Trainer's loader as a full data update does."""
         loader = self.trainer.train_dataloader
         data = loader.dataset if isinstance(loader, DataLoader) else None
-        if self.standardize_rewards and isinstance(data, TensorDataset):
-            self.reward_scale = _deviation(Transitions(*data.tensors).reward)
+        if not isinstance(data, TensorDataset) or len(data.tensors) != len(Transitions._fields) + 1:
+            raise MisconfigurationException(
+                "A StrategyAgent trains on transitions: Trainer().fit(agent, buffer.dataloader()) with a ReplayBuffer."
+            )
+        self._prepared = self._prepare(Transitions(*data.tensors[:-1]))
+
+    def on_train_end(self) -> None:
+        """Let go of the prepared transitions."""
+        self._prepared = None
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the critic and for actor and embedding; the same two for as long as the agent lives."""
@@ -235,19 +251,36 @@ class StrategyAgent(L.LightningModule):
                 f"{stages - 1}; this agent's have {len(self.features) + 1} and {self.num_stages - 1}."
             )
 
-    def _scaled(self, transitions: Transitions) -> Transitions:
+    def _prepare(self, transitions: Transitions) -> tuple[Transitions, Tensor]:
+        """Make n-step transitions of a buffer's, with their discounts gamma^n, [N]; scale what they earn."""
+        self._check_fit(transitions)
+        stage, next_stage, done = transitions.stage, transitions.next_stage, transitions.done
+        linked = torch.zeros(len(done), dtype=torch.bool)
+        linked[:-1] = (done[:-1] == 0) & (stage[1:] == next_stage[:-1])
+        steps = self.num_stages if self.n_step is None else self.n_step
+        returns, count = LF.n_step_returns(transitions.reward, linked, steps, self.discount)
         if self.standardize_rewards:
-            self.reward_scale = _deviation(transitions.reward)
-        return transitions._replace(reward=transitions.reward / self.reward_scale)
+            returns = returns / _deviation(returns)
+        last = torch.arange(len(count)) + count - 1
+        prepared = transitions._replace(
+            reward=returns, next_stage=next_stage[last], next_phase=transitions.next_phase[last], done=done[last]
+        )
+        return prepared, torch.as_tensor(self.discount) ** count
 
-    def _update(self, batch: Transitions, optimizers: Sequence[Any], backward: Callable[[Tensor], Any]) -> Tensor:
+    def _update(
+        self,
+        batch: Transitions,
+        discount: Tensor,
+        optimizers: Sequence[Any],
+        backward: Callable[[Tensor], Any],
+    ) -> Tensor:
         """One critic step (Equations 10 to 12), one actor step (Equation 13); returns both losses and mean Q."""
         critic_optimizer, actor_optimizer = optimizers
         # The critic sees a detached e_T: the embedding is the actor's to learn.
         state = self._state(self.embedding, batch.stage, batch.phase)
         fixed = state.detach()
 
-        y = self._td_target(batch)
+        y = self._td_target(batch, discount)
         values = [critic(fixed, batch.theta) for critic in self.critics]
         critic_loss = torch.stack([LF.critic_loss(value, y) for value in values]).sum()
         critic_optimizer.zero_grad()
@@ -255,7 +288,10 @@ class StrategyAgent(L.LightningModule):
         critic_optimizer.step()
 
         self.critics.requires_grad_(False)  # the actor's gradient passes through the critic, but not to it
-        actor_loss = LF.actor_loss(self.critics[0](fixed, self.actor(state)))
+        free = self.actor.network(state)
+        actor_loss = LF.actor_loss(self.critics[0](fixed, self.actor.bounded(free)))
+        if self.hparams["action_penalty"]:
+            actor_loss = actor_loss + self.hparams["action_penalty"] * free.square().mean()
         actor_optimizer.zero_grad()
         backward(actor_loss)
         actor_optimizer.step()
@@ -265,7 +301,7 @@ class StrategyAgent(L.LightningModule):
         return torch.stack([critic_loss.detach(), actor_loss.detach(), values[0].detach().mean()])
 
     @torch.no_grad()
-    def _td_target(self, batch: Transitions) -> Tensor:
+    def _td_target(self, batch: Transitions, discount: Tensor) -> Tensor:
         """The y of Equation 12, with the lower of two critics."""
         slow = self.target_rate is not None
         embedding = self.target_embedding if slow else self.embedding
@@ -274,7 +310,7 @@ class StrategyAgent(L.LightningModule):
         state = self._state(embedding, batch.next_stage, batch.next_phase)
         theta = actor(state)
         value = torch.stack([critic(state, theta) for critic in critics]).amin(dim=0)
-        return LF.td_target(batch.reward, value, batch.done, self.discount)
+        return LF.td_target(batch.reward, value, batch.done, discount)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -299,7 +335,6 @@ class StrategyAgent(L.LightningModule):
             "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self._optimizers],
             "exploration": self.exploration.state_dict(),
             "generator": self.generator.get_state(),
-            "reward_scale": self.reward_scale,
         }
 
     def load_full_state(self, state: dict[str, Any]) -> None:
@@ -311,7 +346,6 @@ class StrategyAgent(L.LightningModule):
             optimizer.load_state_dict(copy.deepcopy(saved))  # it would keep, and change, the tensors it is given
         self.exploration.load_state_dict(state["exploration"])
         self.generator.set_state(state["generator"])
-        self.reward_scale = state["reward_scale"]
 
     def save(self, path: str | Path) -> None:
         """Write the strategy to a file that loads with ``weights_only=True``."""

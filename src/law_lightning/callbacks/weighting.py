@@ -165,7 +165,7 @@ class WeightingCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight."""
         total = trainer.estimated_stepping_batches
-        if not math.isfinite(total):
+        if not 0 < total < math.inf:  # -1 or inf: unknown
             raise MisconfigurationException(
                 "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
                 "max_steps, or the training data a length."

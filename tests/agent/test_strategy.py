@@ -1,0 +1,619 @@
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
+from law_lightning.files import load_state, save_state
+
+STAGES = 4
+SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_size": 4, "epochs": 3}
+PAPER = {
+    "target_rate": None, "twin_critics": False, "standardize_rewards": False, "theta_bound": None,
+    "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9,
+}  # fmt: skip
+FAST = {"actor_lr": 1e-3, "critic_lr": 3e-3}
+
+
+def make(**options):
+    return StrategyAgent(**(SMALL | options))
+
+
+def filled(count=10, seed=0, width=5, stages=STAGES):
+    draw, buffer = torch.Generator().manual_seed(seed), ReplayBuffer()
+    for i in range(count):
+        stage, numbers = i % stages, torch.rand(4, generator=draw).tolist()
+        following = TrainingPhase(min(stage + 1, stages - 1), stages, numbers[2], numbers[3])
+        theta = torch.randn(width, generator=draw)
+        reward = 0.1 * torch.randn(1, generator=draw).item() + 0.05
+        buffer.add(TrainingPhase(stage, stages, numbers[0], numbers[1]), theta, reward, following, stage == stages - 1)
+    return buffer
+
+
+def same(a, b):
+    """Two states are equal, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def spread(agent, scale=0.5):
+    """Move an agent's networks away from their start, where theta is about 0."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
+    return agent
+
+
+# -- Algorithm 1, a second time --------------------------------------------------------------------------------
+
+
+class Naive:
+    """DDPG in plain torch: layers as matrices, Adam by hand, transitions in Python loops."""
+
+    def __init__(self, agent, options):
+        def layers(network):
+            tensors = [p.detach().clone().requires_grad_() for p in network.parameters()]
+            return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+        self.options = options
+        self.embedding = agent.embedding.weight.detach().clone().requires_grad_()
+        self.actor = layers(agent.actor)
+        self.critics = [layers(critic) for critic in agent.critics]
+        self.bound = options.get("theta_bound", 3.0)
+        self.rate = options.get("target_rate", 0.01)
+        self.slow = self.copy()
+        self.moments = {}
+        self.generator = torch.Generator().manual_seed(options.get("seed", 0) + 2)
+
+    def copy(self):
+        def clone(network):
+            return [(w.detach().clone(), b.detach().clone()) for w, b in network]
+
+        return self.embedding.detach().clone(), clone(self.actor), [clone(critic) for critic in self.critics]
+
+    @staticmethod
+    def forward(layers, x):
+        for i, (w, b) in enumerate(layers):
+            x = x @ w.T + b
+            if i < len(layers) - 1:
+                x = x.clamp(min=0)
+        return x
+
+    def mu(self, actor, state):
+        theta = self.forward(actor, state)
+        return theta if self.bound is None else self.bound * torch.tanh(theta / self.bound)
+
+    def q(self, critic, state, theta):
+        return self.forward(critic, torch.cat([state, theta]))[0]
+
+    @staticmethod
+    def state(embedding, stage, phase):
+        return torch.cat([embedding[stage], phase])
+
+    def adam(self, parameters, loss, rate):
+        for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            t, m, v = self.moments.get(id(p), (0, torch.zeros_like(p), torch.zeros_like(p)))
+            t, m, v = t + 1, 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            self.moments[id(p)] = t, m, v
+            with torch.no_grad():
+                p -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+
+    def step(self, rows):
+        options, n = self.options, len(rows)
+        embedding, actor, critics = self.copy() if self.rate is None else self.slow
+        targets = []
+        for _, _, _, reward, following, phase, done in rows:
+            state = self.state(embedding, following, phase)
+            value = min(self.q(critic, state, self.mu(actor, state)).item() for critic in critics)
+            targets.append(reward if done else reward + options.get("discount", 0.95) * value)
+        states = [self.state(self.embedding.detach(), stage, phase) for stage, phase, *_ in rows]
+        critic_loss = q_mean = 0.0
+        for number, critic in enumerate(self.critics):
+            values = [self.q(critic, s, row[2]) for s, row in zip(states, rows, strict=True)]
+            critic_loss = critic_loss + sum((q - y) ** 2 for q, y in zip(values, targets, strict=True)) / n
+            if number == 0:
+                q_mean = sum(q.item() for q in values) / n
+        parameters = [p for critic in self.critics for layer in critic for p in layer]
+        self.adam(parameters, critic_loss, options["critic_lr"])
+        actor_loss = 0.0
+        for state, row in zip(states, rows, strict=True):
+            theta = self.mu(self.actor, self.state(self.embedding, row[0], row[1]))
+            actor_loss = actor_loss - self.q(self.critics[0], state, theta) / n
+        self.adam([*(p for layer in self.actor for p in layer), self.embedding], actor_loss, options["actor_lr"])
+        if self.rate is not None:
+            slow = [self.slow[0], *flat(self.slow[1]), *(p for c in self.slow[2] for p in flat(c))]
+            fast = [self.embedding, *flat(self.actor), *(p for c in self.critics for p in flat(c))]
+            for s, f in zip(slow, fast, strict=True):
+                s.copy_((1 - self.rate) * s + self.rate * f.detach())
+        return critic_loss.item(), actor_loss.item(), q_mean
+
+    def update(self, buffer, epochs, batch_size):
+        columns = buffer.transitions()
+        rewards = columns.reward.tolist()
+        mean = sum(rewards) / len(rewards)
+        scale = math.sqrt(sum((r - mean) ** 2 for r in rewards) / len(rewards))
+        if not self.options.get("standardize_rewards", True) or scale == 0:
+            scale = 1.0
+        logs = []
+        for _ in range(epochs):
+            order = torch.randperm(len(rewards), generator=self.generator).tolist()
+            for start in range(0, len(order), batch_size):
+                rows = [
+                    (int(columns.stage[i]), columns.phase[i], columns.theta[i], rewards[i] / scale,
+                     int(columns.next_stage[i]), columns.next_phase[i], bool(columns.done[i]))
+                    for i in order[start : start + batch_size]
+                ]  # fmt: skip
+                logs.append(self.step(rows))
+        return [sum(column) / len(logs) for column in zip(*logs, strict=True)]
+
+
+def flat(layers):
+    return [p for layer in layers for p in layer]
+
+
+def compare(agent, naive):
+    close = {"atol": 2e-5, "rtol": 1e-3}
+    torch.testing.assert_close(agent.embedding.weight, naive.embedding, **close)
+    for mine, theirs in zip(agent.actor.parameters(), flat(naive.actor), strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
+    for mine, theirs in zip(agent.critics.parameters(), [p for c in naive.critics for p in flat(c)], strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
+    if naive.rate is not None:
+        torch.testing.assert_close(agent.target_embedding.weight, naive.slow[0], **close)
+        mine = [*agent.target_actor.parameters(), *agent.target_critics.parameters()]
+        theirs = [*flat(naive.slow[1]), *(p for c in naive.slow[2] for p in flat(c))]
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, **close)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        PAPER,
+        PAPER | {"theta_bound": 2.0, "seed": 3},
+        PAPER | {"target_rate": 0.3},
+        PAPER | {"twin_critics": True},
+        PAPER | {"standardize_rewards": True},
+        PAPER | {"discount": 0.0},
+        FAST,
+        FAST | {"target_rate": 0.2, "seed": 11},
+    ],
+    ids=["paper", "bound", "target networks", "twin critics", "standardised", "no discount", "default", "default fast"],
+)
+def test_a_full_data_update_is_algorithm_1(options):
+    agent = spread(make(**options), 0.2)
+    if agent.target_rate is not None:  # targets that lag behind
+        with torch.no_grad():
+            for parameter in agent.parameters():
+                if parameter.requires_grad:
+                    parameter.mul_(1.1)
+    naive = Naive(agent, options)
+    if naive.rate is not None:
+        slow = iter([*agent.target_actor.parameters(), *agent.target_critics.parameters()])
+        naive.slow[0].copy_(agent.target_embedding.weight)
+        for tensor in [*flat(naive.slow[1]), *(p for c in naive.slow[2] for p in flat(c))]:
+            tensor.copy_(next(slow))
+    for count in (3, 10, 13):  # the buffer grows between the updates, the optimizers go on
+        buffer = filled(count)
+        logs = agent.full_data_update(buffer)
+        expected = naive.update(buffer, epochs=3, batch_size=4)
+        assert list(logs) == ["critic_loss", "actor_loss", "q_mean"]
+        assert list(logs.values()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        compare(agent, naive)
+
+
+def test_epochs_and_batch_size_may_be_given():
+    agent = make(**PAPER)
+    naive = Naive(agent, PAPER)
+    agent.full_data_update(filled(), epochs=2, batch_size=3)
+    naive.update(filled(), epochs=2, batch_size=3)
+    compare(agent, naive)
+
+
+def test_progress_is_told_after_every_batch():
+    calls = []
+    make().full_data_update(filled(10), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 9) for i in range(1, 10)]  # 3 epochs of 4 + 4 + 2
+    calls.clear()
+    make().full_data_update(filled(8), epochs=2, batch_size=8, progress=lambda *call: calls.append(call))
+    assert calls == [(1, 2), (2, 2)]
+
+
+def test_the_critic_does_not_teach_the_embedding():
+    """An actor that does not look at its state gives the embedding no gradient, though the critic sees it."""
+    agent = spread(make(**PAPER))
+    with torch.no_grad():
+        agent.actor.network[0].weight.zero_()
+    embedding, critic = agent.embedding.weight.clone(), agent.critics[0].network[0].weight.clone()
+    agent.full_data_update(filled(), epochs=1, batch_size=100)
+    assert torch.equal(agent.embedding.weight, embedding)
+    assert not torch.equal(agent.critics[0].network[0].weight, critic)
+
+
+def test_target_networks_follow():
+    agent = make(**FAST, target_rate=0.25)
+    names = ("embedding", "actor", "critics")
+    slow = {n: [p.clone() for p in getattr(agent, f"target_{n}").parameters()] for n in names}
+    agent.full_data_update(filled(), epochs=1, batch_size=100)
+    for name in names:
+        fast = getattr(agent, name).parameters()
+        for before, now, p in zip(slow[name], getattr(agent, f"target_{name}").parameters(), fast, strict=True):
+            torch.testing.assert_close(now, before + 0.25 * (p - before))
+            assert not now.requires_grad
+
+
+def test_without_target_networks_there_are_none():
+    assert not [name for name in make(target_rate=None).state_dict() if "target" in name]
+
+
+def test_critics_stay_trainable():
+    agent = make()
+    agent.full_data_update(filled())
+    assert all(p.requires_grad for p in agent.critics.parameters())
+
+
+def test_an_update_learns_which_theta_pays():
+    """Reward is highest at theta = (1, -1): the actor goes there."""
+    agent = StrategyAgent(
+        1, ["loss"], warmup_stages=0, actor_lr=3e-3, critic_lr=1e-2, hidden=[32, 32, 32], batch_size=64,
+        theta_bound=3.0,
+    )  # fmt: skip
+    buffer, phase = ReplayBuffer(), TrainingPhase(0, 1, 0.5, 0.5)
+    for theta in 2 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)):
+        buffer.add(phase, theta, -(theta - torch.tensor([1.0, -1.0])).square().sum().item(), phase, True)
+    agent.full_data_update(buffer, epochs=120)
+    assert (agent.act(0, 0.5, 0.5) - torch.tensor([1.0, -1.0])).abs().max() < 0.5
+
+
+def test_constant_rewards_are_not_scaled():
+    agent, buffer, phase = make(), ReplayBuffer(), TrainingPhase(0, STAGES, 0.5, 0.5)
+    for _ in range(3):
+        buffer.add(phase, torch.zeros(5), 0.25, phase, False)
+    assert all(math.isfinite(value) for value in agent.full_data_update(buffer).values())
+    assert agent.reward_scale == 1.0
+
+
+def test_an_update_works_where_gradients_are_off():
+    on, off = make(), make()
+    on.full_data_update(filled())
+    with torch.no_grad():
+        off.full_data_update(filled())
+    assert same(on.full_state(), off.full_state())
+
+
+@pytest.mark.parametrize(
+    ("buffer", "options", "message"),
+    [
+        (ReplayBuffer(), {}, "replay buffer is empty"),
+        (filled(width=4), {}, r"of another agent: its theta has 4 entries.*have 5 and 3"),
+        (filled(stages=6), {}, r"of another agent: .*stages go up to 5"),
+        (filled(), {"epochs": 0}, "epochs and batch_size must be at least 1, not 0 and 4"),
+        (filled(), {"batch_size": 0}, "epochs and batch_size must be at least 1, not 3 and 0"),
+    ],
+)
+def test_an_impossible_update_is_named_and_changes_nothing(buffer, options, message):
+    agent = make()
+    before = agent.full_state()
+    with pytest.raises(ValueError, match=message):
+        agent.full_data_update(buffer, **options)
+    assert same(agent.full_state(), before)
+
+
+# -- the Trainer's way -----------------------------------------------------------------------------------------
+
+
+def fit(agent, loader, epochs=3):
+    trainer = L.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(agent, loader)
+    return trainer
+
+
+@pytest.mark.parametrize("options", [PAPER, FAST], ids=["paper", "default"])
+@pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*tensorboard.*")
+def test_a_trainer_gives_the_same_networks(options):
+    looped, fitted, buffer = (spread(make(**options), 0.2) for _ in range(3))
+    buffer = filled()
+    looped.full_data_update(buffer, batch_size=100)
+    trainer = fit(fitted, buffer.dataloader(batch_size=100, shuffle=False))
+    mine, theirs = looped.state_dict(), fitted.state_dict()
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        torch.testing.assert_close(theirs[name], tensor, atol=1e-6, rtol=1e-4)
+    assert fitted.reward_scale == looped.reward_scale
+    assert {"agent/critic_loss", "agent/actor_loss", "agent/q_mean"} <= set(trainer.callback_metrics)
+    fitted.full_data_update(buffer)  # and the two ways mix
+    assert fitted.act(1, 0.5, 0.5).isfinite().all()
+
+
+def test_a_trainer_logs_the_losses_of_the_update():
+    looped, fitted = make(**FAST), make(**FAST)
+    logs = looped.full_data_update(filled(), epochs=1, batch_size=100)
+    trainer = fit(fitted, filled().dataloader(batch_size=100, shuffle=False), epochs=1)
+    for name, value in logs.items():
+        assert trainer.callback_metrics[f"agent/{name}"].item() == pytest.approx(value, rel=1e-4)
+
+
+def test_any_loader_of_transitions_will_do():
+    class Rows(Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            return tuple(column[i] for column in filled(6).transitions())
+
+    agent = make()
+    before = agent.actor.network[0].weight.clone()
+    fit(agent, DataLoader(Rows(), batch_size=3), epochs=1)
+    assert agent.reward_scale == 1.0
+    assert not torch.equal(agent.actor.network[0].weight, before)
+
+
+# -- acting ----------------------------------------------------------------------------------------------------
+
+
+def test_theta_is_the_actors():
+    agent = spread(make(theta_bound=2.0))
+    naive = Naive(agent, {"theta_bound": 2.0})
+    for stage in range(STAGES):
+        theta = agent.act(stage, 0.8, 0.3)
+        expected = naive.mu(naive.actor, naive.state(naive.embedding, stage, torch.tensor([0.8, 0.3])))
+        torch.testing.assert_close(theta, expected.detach())
+        assert theta.shape == (5,)
+        assert theta.dtype == torch.float32
+        assert not theta.requires_grad
+
+
+def test_theta_depends_on_stage_and_phase():
+    agent = spread(make())
+    thetas = [agent.act(0, 0.5, 0.5), agent.act(1, 0.5, 0.5), agent.act(0, 0.9, 0.5), agent.act(0, 0.5, 0.1)]
+    for i, a in enumerate(thetas):
+        assert not any(torch.equal(a, b) for b in thetas[i + 1 :])
+
+
+@pytest.mark.parametrize("features", [["loss"], ["label", "density"]])
+def test_theta_has_an_entry_for_each_feature_and_b(features):
+    agent = make(features=features)
+    assert agent.act(0, 1.0, 0.0).shape == (len(features) + 1,)
+    assert agent.features == tuple(features)
+
+
+def test_a_new_strategy_weighs_every_sample_about_one():
+    assert StrategyAgent().act(3, 1.0, 0.0).abs().max() < 0.01
+
+
+def test_theta_stays_within_its_bound():
+    agent = spread(make(theta_bound=0.5, stage_noise=5.0), 5.0)
+    agent.start_episode()
+    thetas = torch.stack([agent.act(i % STAGES, 1.0, 0.5, explore=i % 2 == 0) for i in range(40)])
+    assert thetas.abs().max() <= 0.5
+    assert (thetas[::2].abs() == 0.5).any()
+
+
+def test_a_theta_without_bound_is_free():
+    agent = spread(make(theta_bound=None), 5.0)
+    assert agent.act(0, 1.0, 0.5).abs().max() > 3
+    assert agent.act(0, 1.0, 0.5, explore=True).abs().max() > 3
+
+
+def test_exploring_adds_the_exploration():
+    a, b = make(), make()
+    a.start_episode()
+    b.start_episode()
+    torch.testing.assert_close(a.act(1, 0.5, 0.5, explore=True), b.exploration(b.act(1, 0.5, 0.5)).clamp(-3, 3))
+    greedy = a.act(1, 0.5, 0.5)
+    assert torch.equal(a.act(1, 0.5, 0.5), greedy)
+    assert not torch.equal(a.act(1, 0.5, 0.5, explore=True), greedy)
+
+
+@pytest.mark.parametrize("stage", [-1, STAGES, 100])
+def test_a_stage_that_does_not_exist_is_named(stage):
+    with pytest.raises(ValueError, match=f"stage must be in 0 to {STAGES - 1}, not {stage}"):
+        make().act(stage, 1.0, 0.0)
+
+
+# -- arguments and randomness ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_stages": 0}, "num_stages must be at least 1, not 0"),
+        ({"warmup_stages": STAGES}, "warmup_stages must be in 0 to 3, not 4"),
+        ({"warmup_stages": -1}, "warmup_stages must be in 0 to 3, not -1"),
+        ({"embedding_dim": 0}, "embedding_dim must be at least 1"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"hidden": [8, 0]}, r"hidden must be widths of at least 1, not \[8, 0\]"),
+        ({"actor_lr": 0.0}, "actor_lr must be greater than 0"),
+        ({"critic_lr": -1e-3}, "critic_lr must be greater than 0"),
+        ({"critic_lr": math.nan}, "critic_lr must be greater than 0"),
+        ({"theta_bound": 0.0}, "theta_bound must be greater than 0"),
+        ({"discount": 1.5}, r"discount must be in \[0, 1\], not 1.5"),
+        ({"discount": math.nan}, r"discount must be in \[0, 1\]"),
+        ({"target_rate": -0.1}, r"target_rate must be in \[0, 1\]"),
+        ({"features": []}, r"features must be distinct names out of loss, entropy, density, label, not \[\]"),
+        ({"features": ["loss", "margin"]}, "features must be distinct names .*margin"),
+        ({"features": ["loss", "loss"]}, "features must be distinct names"),
+        ({"stage_noise": -1.0}, "Noise must be at least 0"),
+        ({"noise_decay": 0.0}, "Noise must be at least 0"),
+    ],
+)
+def test_impossible_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_the_seed_decides_everything():
+    agents = [make(seed=seed) for seed in (4, 4, 5)]
+    for agent in agents:
+        agent.start_episode()
+        agent.act(0, 1.0, 0.0, explore=True)
+        agent.full_data_update(filled())
+    states = [agent.full_state() for agent in agents]
+    assert same(states[0], states[1])
+    for part in ("networks", "exploration", "generator"):
+        assert not same(states[0][part], states[2][part])
+
+
+def test_the_embedding_is_gaussian():
+    weight = StrategyAgent(num_stages=500, embedding_dim=20).embedding.weight
+    assert weight.mean().item() == pytest.approx(0, abs=0.05)
+    assert weight.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_the_papers_networks_have_four_layers():
+    agent = StrategyAgent()
+    for network in (agent.actor, agent.critics[0], agent.critics[1]):
+        assert sum(isinstance(layer, torch.nn.Linear) for layer in network.modules()) == 4
+    assert len(agent.critics) == 2
+
+
+def test_the_global_random_state_is_untouched(tmp_path):
+    torch.manual_seed(42)
+    before = torch.get_rng_state()
+    agent = make()
+    agent.start_episode()
+    agent.act(0, 1.0, 0.0, explore=True)
+    agent.full_data_update(filled())
+    agent.save(tmp_path / "strategy.pt")
+    StrategyAgent.load(tmp_path / "strategy.pt")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_global_random_state_does_not_matter():
+    torch.manual_seed(1)
+    first = make().full_state()
+    torch.manual_seed(2)
+    assert same(make().full_state(), first)
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+
+
+def experienced(**options):
+    agent = make(**options)
+    agent.start_episode()
+    agent.act(0, 1.0, 0.0, explore=True)
+    agent.full_data_update(filled())
+    return agent
+
+
+def go_on(agent):
+    thetas = [agent.act(1, 0.7, 0.4, explore=True), agent.act(2, 0.7, 0.4)]
+    agent.start_episode()
+    thetas.append(agent.act(3, 0.7, 0.4, explore=True))
+    logs = agent.full_data_update(filled(13, seed=1))
+    state = {name: part for name, part in agent.full_state().items() if name != "hparams"}
+    return [*thetas, logs, agent.act(0, 0.7, 0.4, explore=True), state]
+
+
+@pytest.mark.parametrize("options", [{}, PAPER, {"features": ["label", "loss"], "hidden": [4]}])
+def test_a_loaded_agent_goes_on_bit_for_bit(tmp_path, options):
+    buffer_width = len(options.get("features", "abcd")) + 1
+    agent = make(**options)
+    agent.start_episode()
+    agent.full_data_update(filled(width=buffer_width))
+    agent.save(tmp_path / "strategy.pt")
+    loaded = StrategyAgent.load(tmp_path / "strategy.pt")
+    assert same(loaded.full_state(), agent.full_state())
+    assert loaded.hparams == agent.hparams
+    if buffer_width == 5:
+        assert same(go_on(loaded), go_on(agent))
+
+
+def test_a_new_agent_can_be_saved(tmp_path):
+    make().save(tmp_path / "strategy.pt")
+    assert same(go_on(StrategyAgent.load(tmp_path / "strategy.pt")), go_on(make()))
+
+
+def test_the_file_holds_tensors_and_plain_python(tmp_path):
+    agent = make(actor_lr=np.float64(1e-3), seed=np.int64(3), theta_bound=np.float32(2), hidden=(np.int64(4),))
+    agent.full_data_update(filled())
+    agent.save(tmp_path / "strategy.pt")
+    content = torch.load(tmp_path / "strategy.pt", weights_only=True)
+    assert content["kind"] == "strategy"
+    assert StrategyAgent.load(tmp_path / "strategy.pt").theta_bound == 2.0
+
+
+def test_a_state_stays_as_it_was_taken():
+    """It can be loaded twice, whatever the agents do meanwhile."""
+    agent = experienced()
+    state = agent.full_state()
+    first, second = make(seed=9), make(seed=10)
+    first.load_full_state(state)
+    expected = go_on(first)
+    go_on(agent)
+    second.load_full_state(state)
+    assert same(go_on(second), expected)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    experienced().save(tmp_path / "strategy.pt")
+    return tmp_path / "strategy.pt"
+
+
+def test_a_missing_strategy_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No strategy file at .*none\.pt"):
+        StrategyAgent.load(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a strategy", None])
+def test_a_damaged_strategy_is_named(saved, content):
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=r"strategy\.pt is damaged .*path of a strategy file"):
+        StrategyAgent.load(saved)
+
+
+def test_a_foreign_checkpoint_is_named(saved):
+    torch.save({"state_dict": {}, "epoch": 1}, saved)
+    with pytest.raises(ValueError, match="not a strategy file of law-lightning"):
+        StrategyAgent.load(saved)
+    filled().save(saved)
+    with pytest.raises(ValueError, match=r"not a strategy file of law-lightning .*'replay'"):
+        StrategyAgent.load(saved)
+
+
+def poison(state):
+    state["networks"]["actor.network.0.bias"][0] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("hparams"), "not a complete strategy file"),
+        (lambda s: s.pop("networks"), "not a complete strategy file"),
+        (lambda s: s.pop("optimizers"), "not a complete strategy file"),
+        (lambda s: s.pop("exploration"), "not a complete strategy file"),
+        (lambda s: s.pop("generator"), "not a complete strategy file"),
+        (lambda s: s["networks"].popitem(), "not a complete strategy file.*Missing key"),
+        (lambda s: s["networks"].update(more=torch.zeros(1)), "not a complete strategy file.*Unexpected key"),
+        (lambda s: s["hparams"].update(num_stages=9), "not a complete strategy file.*size mismatch"),
+        (lambda s: s["hparams"].update(features=["loss"]), "not a complete strategy file.*size mismatch"),
+        (lambda s: s["hparams"].update(unheard=1), "not a complete strategy file.*unheard"),
+        (lambda s: s["hparams"].update(discount=7.0), "not a complete strategy file.*discount"),
+        (lambda s: s.update(hparams=[1]), "not a complete strategy file"),
+        (lambda s: s["optimizers"].pop(), "not a complete strategy file"),
+        (lambda s: s.update(generator=torch.zeros(3)), "not a complete strategy file"),
+        (poison, "holds a strategy with parameters that are not finite"),
+    ],
+)
+def test_incomplete_strategies_are_named(saved, change, message):
+    state = load_state(saved, "strategy")
+    change(state)
+    save_state(saved, "strategy", state)
+    with pytest.raises(ValueError, match=rf"(?s)strategy\.pt (is )?{message}"):
+        StrategyAgent.load(saved)

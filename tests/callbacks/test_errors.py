@@ -1,0 +1,227 @@
+"""Bad input: one clear message before the first step, and nothing changed by it."""
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from zoo import CLASSES, Base, DropoutMLP, loaders, make_data, make_trainer
+
+from law_lightning import LAWCallback, StrategyAgent, StrategySearch, WeightingCallback
+from law_lightning.shipped import shipped_strategies
+
+
+def law(**kwargs):
+    return LAWCallback(StrategyAgent(num_stages=5), **kwargs)
+
+
+def refused(module, match, callback=None, error=MisconfigurationException, train=None, val=None, **kwargs):
+    """The fit raises ``error`` before any parameter changes, and leaves the module as it was."""
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    train_loader, val_loader = loaders()
+    train = train_loader if train is None else train
+    val = val_loader if val is None else val
+    with pytest.raises(error, match=match):
+        make_trainer([callback or law()], **kwargs).fit(module, train, val or None)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert "training_step" not in vars(module)
+    assert "configure_optimizers" not in vars(module)
+
+
+def test_no_validation_data():
+    refused(DropoutMLP(), "there is no validation data", val=[])
+    refused(DropoutMLP(), "there is no validation data", limit_val_batches=0)
+
+
+def test_apply_needs_no_validation_data():
+    make_trainer([law(mode="apply")]).fit(DropoutMLP(), loaders()[0])
+
+
+class Manual(Base):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class TwoOptimizers(Base):
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.parameters(), 0.1), torch.optim.SGD(self.parameters(), 0.1)], []
+
+
+def test_manual_optimization():
+    refused(Manual(), "Manual uses manual optimization")
+
+
+def test_several_optimizers():
+    refused(TwoOptimizers(), "TwoOptimizers.configure_optimizers returns 2 optimizers")
+
+
+class Secretive(Base):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1], reduction="sum")
+
+
+class Incomplete(Base):
+    def training_step(self, batch, batch_idx):
+        losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
+        return {"loss": losses.mean(), "losses": losses}
+
+
+@pytest.mark.parametrize("mode", ["search", "apply"])
+def test_no_per_sample_loss(mode):
+    refused(Secretive(), "Secretive.training_step reveals no per-sample loss.*two ways", law(mode=mode))
+    refused(Incomplete(), "without a tensor 'logits' and 'target'", law(mode=mode))
+
+
+def test_endless_training():
+    refused(DropoutMLP(), "max_epochs=-1", max_epochs=-1)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(make_data(16))
+
+
+def test_training_of_unknown_length():
+    refused(DropoutMLP(), "number of its steps must be known", train=DataLoader(Endless(), 8))
+
+
+def test_fewer_steps_than_stages():
+    refused(DropoutMLP(), "2 optimizer steps, fewer than its 5 stages", max_epochs=-1, max_steps=2)
+
+
+def wrong_labels(samples):
+    x, y = make_data(samples).tensors
+    return DataLoader(TensorDataset(x, y + 2), batch_size=8)
+
+
+@pytest.mark.parametrize("mode", ["search", "apply"])
+def test_training_labels_out_of_range(mode):
+    refused(DropoutMLP(), rf"Labels out of range.*{CLASSES} classes", law(mode=mode), ValueError, wrong_labels(40))
+
+
+def test_validation_labels_out_of_range():
+    # The Trainer's own validation would say so first, if less clearly.
+    refused(
+        DropoutMLP(), "Labels out of range", error=ValueError, val=wrong_labels(40), num_sanity_val_steps=0
+    )  # fmt: skip
+
+
+class Mute(Base):
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def forward(self, x):
+        return {"logits": self.net(x)}
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+
+def test_nothing_tells_the_validation_accuracy():
+    refused(Mute(), "Nothing tells LAW the validation accuracy of Mute")
+
+
+class OwnIterator(Base):
+    def training_step(self, dataloader_iter):
+        batch, _, _ = next(dataloader_iter)
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+def test_a_training_step_that_takes_the_iterator():
+    refused(OwnIterator(), "takes a dataloader_iter")
+
+
+class Uncopyable(Base):
+    def __init__(self):
+        super().__init__()
+        self.generator = (i for i in range(3))
+
+
+def test_a_module_that_cannot_be_copied():
+    refused(Uncopyable(), "copy.deepcopy failed")
+
+
+def test_weights_of_the_wrong_shape():
+    callback = WeightingCallback(lambda samples, phase: torch.ones(3), num_stages=5)
+    refused(DropoutMLP(), r"weights of shape \[3\] for 16 samples", callback)
+
+
+def test_bad_arguments():
+    for kwargs, match in [
+        ({"mode": "both"}, "mode must be"),
+        ({"keep": "worst"}, "keep must be"),
+        ({"smoothing": 1.0}, "smoothing must be"),
+        ({"warmup_stages": 20}, "warmup_stages must be"),
+        ({"num_stages": 0}, "num_stages must be at least 1"),
+        ({"reward_scale": 0.0}, "reward_scale above 0"),
+        ({"mode": "apply"}, "needs a strategy"),
+        ({"agent": 3}, "agent must be a StrategyAgent"),
+        ({"features": ("loss", "margin")}, "margin"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            LAWCallback(**kwargs)
+    with pytest.raises(ValueError, match="weighting must be a function"):
+        WeightingCallback(None)
+
+
+def test_a_strategy_of_other_stages_or_features(tmp_path):
+    path = tmp_path / "strategy.pt"
+    StrategyAgent(num_stages=10, features=("loss",)).save(path)
+    with pytest.raises(ValueError, match="has 10 stages, but num_stages=20"):
+        LAWCallback(path, mode="apply", num_stages=20)
+    with pytest.raises(ValueError, match="weighs the features"):
+        LAWCallback(path, mode="apply", features=("loss", "label"))
+    assert LAWCallback(path, mode="apply").num_stages == 10
+
+
+def test_a_strategy_file_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no shipped strategy of that name"):
+        LAWCallback(tmp_path / "missing.pt", mode="apply")
+    for name, content in {"damaged.pt": b"PK\x03\x04 not a file", "text.pt": b"strategy", "empty.pt": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="damaged or was not written by law-lightning"):
+            LAWCallback(tmp_path / name, mode="apply")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(ValueError, match="not a strategy file"):
+        LAWCallback(tmp_path / "foreign.pt", mode="apply")
+
+
+@pytest.mark.parametrize("name", shipped_strategies())
+def test_shipped_strategies_load(name):
+    assert LAWCallback(name, mode="apply").agent.num_stages == 20
+
+
+def test_resuming_something_else(tmp_path):
+    checkpoint = tmp_path / "a.ckpt"
+    trainer = make_trainer([law()], max_epochs=2)
+    trainer.fit(DropoutMLP(), *loaders())
+    trainer.save_checkpoint(checkpoint)
+
+    def resume(callback, match, **kwargs):
+        with pytest.raises(MisconfigurationException, match=match):
+            make_trainer([callback], **kwargs).fit(DropoutMLP(), *loaders(), ckpt_path=checkpoint)
+
+    resume(law(), "resume with the same max_epochs", max_epochs=3)
+    resume(law(mode="apply"), "mode 'search'", max_epochs=3)
+    resume(LAWCallback(StrategyAgent(num_stages=5, seed=7)), "other settings", max_epochs=3)
+
+
+def test_search_arguments():
+    for kwargs, match in [
+        ({"episodes": 0}, "episodes must be"),
+        ({"workers": 2}, "workers must be 1"),
+        ({"eval_seeds": 0}, "eval_seeds must be"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            StrategySearch(**kwargs)
+
+
+def test_strategies_that_search_cannot_use():
+    callback = law()
+    trainer = make_trainer([callback])
+    trainer.strategy.__class__ = type("FSDPStrategy", (L.pytorch.strategies.Strategy,), dict(vars(type(trainer.strategy))))
+    with pytest.raises(MisconfigurationException, match="FSDPStrategy does not allow"):
+        callback.setup(trainer, DropoutMLP(), "fit")

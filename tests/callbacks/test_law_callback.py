@@ -1,0 +1,240 @@
+import csv
+import math
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from zoo import (
+    CLASSES,
+    AdamCosine,
+    Auxiliary,
+    Base,
+    DropoutMLP,
+    ExplicitDict,
+    Mixup,
+    assert_identical,
+    fit,
+    loaders,
+    make_trainer,
+)
+
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, WeightingCallback
+from law_lightning import functional as LF
+
+
+def agent(**kwargs):
+    return StrategyAgent(**({"num_stages": 5, "warmup_stages": 1, "episode_noise": 2.0} | kwargs))
+
+
+@pytest.mark.parametrize("module", [DropoutMLP, ExplicitDict, Auxiliary, Mixup], ids=lambda m: m.__name__)
+def test_history(module):
+    law = LAWCallback(agent())
+    fit(module, [law])
+    assert [record["stage"] for record in law.history] == [0, 1, 2, 3, 4]
+    assert [record["step"] for record in law.history] == [4, 9, 14, 19, 24]
+    first, *rest = law.history
+    assert first["theta"] == [0.0] * 5
+    assert first["acc_target"] == first["acc_reference"]
+    assert first["reward"] == 0.0
+    assert first["loss_gap"] is None
+    for record in rest:
+        assert len(record["theta"]) == 5
+        assert all(-3 <= value <= 3 for value in record["theta"])
+        assert 0 <= record["weight_min"] <= record["weight_mean"] <= record["weight_max"] <= 2
+        assert len(record["weight_per_class"]) == CLASSES
+        assert math.isfinite(record["loss_gap"])
+        weight = LF.reward_weight(record["step"], 24)
+        assert record["reward"] == weight * (record["acc_target"] - record["acc_reference"])
+    for record in law.history:
+        for value in record.values():  # plain numbers
+            assert isinstance(value, (int, float, list, type(None)))
+
+
+def test_transitions_and_learning():
+    strategy, buffer = agent(), ReplayBuffer()
+    before = strategy.full_state()
+    law = LAWCallback(strategy, buffer=buffer)
+    fit(DropoutMLP, [law])
+    rows = buffer.transitions()
+    learned = law.history[1:]
+    assert rows.stage.tolist() == [1, 2, 3, 4]
+    assert rows.next_stage.tolist() == [2, 3, 4, 4]
+    assert rows.done.tolist() == [0, 0, 0, 1]
+    assert rows.theta.tolist() == [record["theta"] for record in learned]
+    torch.testing.assert_close(rows.reward, torch.tensor([record["reward"] for record in learned]))
+    smooth = torch.tensor([[record["loss_smooth"], record["acc_smooth"]] for record in law.history])
+    torch.testing.assert_close(rows.phase, smooth[:-1])
+    torch.testing.assert_close(rows.next_phase, smooth[1:])
+    after = strategy.full_state()["networks"]
+    assert any(not torch.equal(after[name], before["networks"][name]) for name in after)
+
+
+def test_smoothing_against_a_loop():
+    law = LAWCallback(agent(), smoothing=0.25)
+    fit(DropoutMLP, [law])
+    loss = accuracy = None
+    for record in law.history:
+        new = record["loss"] / math.log(CLASSES)
+        loss = new if loss is None else 0.25 * loss + 0.75 * new
+        accuracy = record["accuracy"] if accuracy is None else 0.25 * accuracy + 0.75 * record["accuracy"]
+        assert record["loss_smooth"] == pytest.approx(loss)
+        assert record["acc_smooth"] == pytest.approx(accuracy)
+
+
+def test_an_agent_learns_from_fit_to_fit():
+    law = LAWCallback(agent())
+    for episode in range(3):
+        fit(DropoutMLP, [law], seed=episode)
+        assert len(law.buffer) == 4 * (episode + 1)
+        assert law.agent.exploration.episode == episode + 1
+        assert len(law.history) == 5
+
+
+def accuracy(module):
+    _, loader = loaders()
+    module.eval()
+    with torch.no_grad():
+        right = [(module(x).argmax(1) == y).float().sum() for x, y in loader]
+    return float(sum(right)) / len(loader.dataset)
+
+
+@pytest.mark.parametrize("bias", [-6.0, 0.5])
+def test_keep_best_leaves_the_network_that_validates_better(bias):
+    def strategy():
+        """Constant weights: nearly none (the target hardly learns), or a little more than one."""
+        constant = agent(theta_bound=None)
+        nn.init.zeros_(constant.actor.network[-1].weight)
+        with torch.no_grad():
+            constant.actor.network[-1].bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, bias]))
+        return constant
+
+    best, target = (
+        LAWCallback(strategy(), keep=keep, warmup_stages=0, explore=False, learn=False) for keep in ("best", "target")
+    )
+    kept, trained = fit(DropoutMLP, [best]), fit(DropoutMLP, [target])
+    last = best.history[-1]
+    assert accuracy(trained) == pytest.approx(last["acc_target"])
+    assert accuracy(best.reference) == pytest.approx(last["acc_reference"])
+    assert accuracy(kept) == pytest.approx(max(last["acc_target"], last["acc_reference"]))
+    better = best.reference if last["acc_reference"] > last["acc_target"] else trained
+    assert_identical(kept.state_dict(), better.state_dict())
+    if bias < 0:
+        assert last["acc_reference"] > last["acc_target"]
+
+
+def test_the_callbacks_accuracy_is_the_trainers():
+    """What the callback measures at the end equals an independent count on the returned networks."""
+
+    class Logged(DropoutMLP):
+        def validation_step(self, batch, batch_idx):
+            x, y = batch
+            logits = self(x)
+            self.log("val_acc", (logits.argmax(1) == y).float().mean(), batch_size=len(y))
+            return F.cross_entropy(logits, y)
+
+    law = LAWCallback(agent(), keep="target")
+    L.seed_everything(3, verbose=False)
+    module = Logged()
+    trainer = make_trainer([law])
+    trainer.fit(module, *loaders())
+    (metrics,) = trainer.validate(module, loaders()[1], verbose=False)
+    assert law.history[-1]["acc_target"] == pytest.approx(metrics["val_acc"])
+
+
+def test_a_fit_stopped_early_still_compares_the_networks():
+    stopper = EarlyStopping("val_loss", patience=0, stopping_threshold=100.0, check_on_train_epoch_end=False)
+    law = LAWCallback(agent(num_stages=2), warmup_stages=0)
+    module = fit(AdamCosine, [law, stopper])  # stops in the middle of the first stage
+    assert law.history == []
+    assert law.reference is not None
+    assert accuracy(module) >= accuracy(law.reference)
+
+
+def test_a_fit_that_ends_in_the_warm_up_has_a_reference():
+    stopper = EarlyStopping("val_loss", patience=0, stopping_threshold=100.0, check_on_train_epoch_end=False)
+    law = LAWCallback(agent(num_stages=5), warmup_stages=4)
+    module = fit(DropoutMLP, [law, stopper])
+    assert_identical(law.reference.state_dict(), module.state_dict())
+
+
+@pytest.mark.parametrize("mode", ["search", "apply"])
+def test_log_keys(tmp_path, mode):
+    law = LAWCallback(agent(), mode=mode)
+    trainer = make_trainer([law], logger=CSVLogger(tmp_path), log_every_n_steps=1000)
+    trainer.fit(DropoutMLP(), *loaders())
+    with (tmp_path / "lightning_logs/version_0/metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["law/weight/mean"]]
+    assert len(rows) == 5
+    always = {"law/weight/mean", "law/weight/std", "law/weight/min", "law/weight/max"}
+    always |= {f"law/theta/{name}" for name in ("loss", "entropy", "density", "label", "b")}
+    searching = {"law/reward", "law/acc_target", "law/acc_reference", "law/loss_gap"}
+    searching |= {"agent/critic_loss", "agent/actor_loss", "agent/q_mean"}
+    expected = always | searching if mode == "search" else always
+    assert {key for key in rows[-1] if key.startswith(("law/", "agent/"))} == expected
+    assert expected <= set(trainer.callback_metrics)
+    assert float(rows[-1]["law/weight/mean"]) == pytest.approx(law.history[-1]["weight_mean"], abs=1e-6)
+
+
+def test_any_weighting():
+    """A hand-made weighting on the seam: samples of class 0 count twice."""
+    phases = []
+
+    def twice_class_0(samples, phase):
+        phases.append(phase)
+        return 1.0 + (samples.target == 0).float()
+
+    class ByHand(DropoutMLP):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            losses = F.cross_entropy(self(x), y, reduction="none")
+            return ((1.0 + (y == 0).float()) * losses).mean()
+
+    callback = WeightingCallback(twice_class_0, num_stages=3)
+    weighted, by_hand = fit(DropoutMLP, [callback]), fit(ByHand)
+    for name, value in weighted.state_dict().items():
+        torch.testing.assert_close(value, by_hand.state_dict()[name])
+    assert sorted({phase.stage for phase in phases}) == [0, 1, 2]
+    for record in callback.history:
+        assert record["weight_per_class"] == [2.0] + [1.0] * (CLASSES - 1)
+        assert "theta" not in record
+
+
+def test_several_validation_loaders_are_pooled():
+    class Several(DropoutMLP):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            return super().validation_step(batch, batch_idx)
+
+    train, val = loaders()
+    law = LAWCallback(agent(), keep="target")
+    make_trainer([law]).fit(module := Several(), train, [val, val])
+    assert law.history[-1]["acc_target"] == pytest.approx(accuracy(module))
+
+
+class Poisoned(Base):
+    """The loss of one batch is not a number."""
+
+    def __init__(self, value, stage):
+        super().__init__()
+        self.value, self.step = value, stage
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        if self.global_step == self.step:
+            logits = logits * self.value
+        return F.cross_entropy(logits, batch[1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_does_not_reach_the_strategy(value):
+    """The networks break as they would without the callback; the records and the strategy stay finite."""
+    law = LAWCallback(agent())
+    L.seed_everything(0, verbose=False)
+    make_trainer([law]).fit(Poisoned(value, 12), *loaders())
+    assert len(law.history) == 5
+    assert all(parameter.isfinite().all() for parameter in law.agent.parameters())
+    assert all(column.isfinite().all() for column in law.buffer.transitions())
+    assert all(math.isfinite(record["reward"]) for record in law.history)

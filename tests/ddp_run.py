@@ -1,0 +1,40 @@
+"""Run by test_ddp.py as a script: one fit on two processes; the first saves what came out.
+
+python ddp_run.py plain|search|zero|apply OUT
+"""
+
+import sys
+
+import torch
+from zoo import BatchNormCNN, fit
+
+from law_lightning import LAWCallback, StrategyAgent
+
+
+def main(mode: str, out: str) -> None:
+    torch.set_num_threads(1)
+    agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=2.0)
+    if mode in ("zero", "apply"):
+        torch.nn.init.zeros_(agent.actor.network[-1].weight)
+    callbacks = {
+        "plain": [],
+        "search": [LAWCallback(agent, keep="target")],
+        "zero": [LAWCallback(agent, keep="target", explore=False, learn=False)],
+        "apply": [LAWCallback(agent, mode="apply")],
+    }[mode]
+    # 92 training and 70 validation samples: both are padded, as neither divides by two processes and the batch size.
+    module = fit(BatchNormCNN, callbacks, strategy="ddp", devices=2, accumulate_grad_batches=2)
+    result = {"module": module.state_dict()}
+    if callbacks:
+        law = callbacks[0]
+        result |= {
+            "reference": None if law.reference is None else law.reference.state_dict(),
+            "history": law.history,
+            "agent": law.agent.full_state(),
+            "buffer": law.buffer.state_dict(),
+        }
+    torch.save(result, f"{out}.{module.global_rank}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,55 @@
+"""Promises 1 and 2 on two processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_promises import assert_same
+from zoo import assert_identical, differ
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    results = {}
+
+    def run(mode):
+        if mode not in results:
+            out = tmp_path_factory.mktemp("ddp") / mode
+            env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
+            command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), mode, str(out)]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+            results[mode] = [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
+        return results[mode]
+
+    return run
+
+
+def test_the_reference_is_plain_training_on_two_processes(run):
+    plain, (first, second) = run("plain"), run("search")
+    assert_identical(first["reference"], plain[0]["module"])
+    assert differ(first["module"], plain[0]["module"])
+    for key in ("history", "agent", "buffer"):  # both processes took the same theta from the same numbers
+        assert_same(first[key], second[key])
+    # BatchNorm's running statistics belong to each process; parameters are shared.
+    for name, value in first["module"].items():
+        if "running" not in name:
+            assert torch.equal(value, second["module"][name])
+
+
+def test_the_accuracy_counts_every_sample_once(run):
+    """70 validation samples on two processes; the padded ones would make it a fraction of more."""
+    for record in run("search")[0]["history"]:
+        for name in ("acc_target", "acc_reference"):
+            assert record[name] * 70 == pytest.approx(round(record[name] * 70), abs=1e-6)
+
+
+def test_weights_of_one_change_nothing_on_two_processes(run):
+    plain, zero, apply = run("plain")[0], run("zero")[0], run("apply")[0]
+    assert_identical(zero["module"], plain["module"])
+    assert_identical(zero["reference"], plain["module"])
+    assert [record["reward"] for record in zero["history"]] == [0.0] * 5
+    assert_identical(apply["module"], plain["module"])

@@ -1,0 +1,58 @@
+"""The examples run as a user would run them, in a folder of their own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from law_lightning import StrategyAgent
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(folder, *command, **settings):
+    """Run a program in a folder; what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **settings}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def numbers(pattern, text):
+    """What the groups of a pattern match, as numbers."""
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return [float(group) for group in found.groups()]
+
+
+def test_own_module_prints_both_accuracies(tmp_path):
+    out = run(tmp_path, sys.executable, EXAMPLES / "own_module.py", EPOCHS="5")
+    accuracies = numbers(r"plain Trainer: +test accuracy (\S+)\nwith LAWCallback: test accuracy (\S+)\n", out)
+    assert all(0.3 < accuracy < 1 for accuracy in accuracies)
+    target, reference = numbers(r"on validation: +target (\S+), reference (\S+)\n", out)
+    if reference > target:  # the reference is plain training, and it stayed in the module
+        assert accuracies[0] == accuracies[1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_apply_strategy_searches_saves_and_applies(tmp_path):
+    out = run(tmp_path, sys.executable, EXAMPLES / "apply_strategy.py", "found.pt", EPISODES="2", EPOCHS="4")
+    (gain,) = numbers(r"best strategy of 2 episodes: (\S+) of validation accuracy, saved to found\.pt\n", out)
+    assert -1 < gain < 1
+    assert StrategyAgent.load(tmp_path / "found.pt").num_stages == 20
+    accuracies = numbers(r"plain Trainer: mean test accuracy (\S+)\nwith strategy: mean test accuracy (\S+)\n", out)
+    assert all(0.3 < accuracy < 1 for accuracy in accuracies)
+
+
+def test_sweep_searches_at_every_rate(tmp_path):
+    small = ["trainer.max_epochs=3", "search.episodes=1", "search.eval_seeds=1", "search.progress=false"]
+    run(tmp_path, "sh", EXAMPLES / "sweep.sh", *small)
+    for job, rate in enumerate((0.2, 0.4, 0.6)):
+        folder = tmp_path / "runs" / "sweep" / str(job)
+        assert StrategyAgent.load(folder / "strategy.pt").num_stages == 20
+        assert torch.load(folder / "corruption.pt", weights_only=True)["rate"] == rate
+        assert (folder / "search.png").is_file()
