@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Case:
 CASES = {
     "mlp": Case((1, 8, 8), 128, epoch_steps=10, val_batches=3, stage_epochs=3, num_stages=20),
     "cnn": Case((3, 32, 32), 128, epoch_steps=5, val_batches=1, stage_epochs=2, num_stages=5),
-    "resnet18": Case((3, 32, 32), 32, epoch_steps=5, val_batches=1, stage_epochs=1, num_stages=5),
+    "resnet18": Case((3, 32, 32), 16, epoch_steps=4, val_batches=1, stage_epochs=1, num_stages=4),
 }
 GPU_CASES = {
     "mlp": CASES["mlp"],
@@ -148,6 +149,11 @@ class Clock:
         if self._device == "cuda":
             torch.cuda.synchronize()
         return self._read()
+
+    @property
+    def whole(self) -> float:
+        """Seconds of the whole fit."""
+        return self.end - self.begin
 
     @property
     def step(self) -> float:
@@ -249,32 +255,33 @@ def measure_time(
         values = [value(clocks) for clocks in rounds]
         return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
-    def whole(mode: str) -> Callable[[dict[str, Clock]], float]:
-        return lambda clocks: clocks[mode].end - clocks[mode].begin
-
     result: dict[str, Any] = {
-        "plain_step_ms": spread(lambda clocks: 1e3 * whole("plain")(clocks) / steps),
-        "search_aim": case.search_aim,
+        "plain_step_ms": spread(lambda clocks: 1e3 * clocks["plain"].whole / steps),
         "apply_aim": APPLY_AIM.get(name),
+        "search_aim": case.search_aim,
     }
     for mode in MODES[1:]:
         result[mode] = {
-            "fit": spread(lambda clocks, mode=mode: whole(mode)(clocks) / whole("plain")(clocks)),
-            "step": spread(lambda clocks, mode=mode: clocks[mode].step / clocks["plain"].step),
+            "fit": spread(partial(_whole_ratio, mode)),
+            "step": spread(partial(_step_ratio, mode)),
+            "stage_end_ms": spread(partial(_stage_end_ms, mode)),
         }
-
-    def stage_end(mode: str) -> Callable[[dict[str, Clock]], float]:
-        def value(clocks: dict[str, Clock]) -> float:
-            taken = statistics.median(clocks[mode].stage_ends) - statistics.median(clocks["plain"].stage_ends)
-            if mode == "search":  # the reference's step, taken in the same hook
-                taken -= clocks["search"].step - clocks["apply"].step
-            return 1e3 * taken
-
-        return value
-
-    for mode in MODES[1:]:
-        result[mode]["stage_end_ms"] = spread(stage_end(mode))
     return result
+
+
+def _whole_ratio(mode: str, clocks: dict[str, Clock]) -> float:
+    return clocks[mode].whole / clocks["plain"].whole
+
+
+def _step_ratio(mode: str, clocks: dict[str, Clock]) -> float:
+    return clocks[mode].step / clocks["plain"].step
+
+
+def _stage_end_ms(mode: str, clocks: dict[str, Clock]) -> float:
+    taken = statistics.median(clocks[mode].stage_ends) - statistics.median(clocks["plain"].stage_ends)
+    if mode == "search":  # the reference's step, taken in the same hook
+        taken -= clocks["search"].step - clocks["apply"].step
+    return 1e3 * taken
 
 
 # -- memory ----------------------------------------------------------------------------------------------------
@@ -294,7 +301,7 @@ def peak_rss() -> float:
 
 
 def probe_memory(name: str, case: Case, mode: str, device: str) -> dict[str, float]:
-    """The peak memory of one short fit, in MiB; for a process of its own."""
+    """Peak memory at the end of one short fit and before it, in MiB; for a process of its own."""
     # Three stages: the warm-up, one with both networks, and its evaluation.
     brief = replace(case, num_stages=3, stage_epochs=1, epoch_steps=min(case.epoch_steps, 5))
     before = 0.0 if device == "cuda" else peak_rss()
@@ -347,9 +354,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         memory = result.get("memory")
         for mode in MODES:
-            peak = "" if memory is None else f"{memory[mode]['peak']:.0f} MiB"
-            if memory is not None and mode != "plain":
-                peak += f" ({memory[mode]['peak'] - memory['plain']['peak']:+.0f})"
+            peak = "" if memory is None else f"{memory[mode]['peak'] - memory[mode]['before']:.0f} MiB"
             if mode == "plain":
                 step = f"{result['plain_step_ms']['median']:.2f} ms a step"
                 rows.append([name, mode, step, "", "", "", peak])
@@ -409,11 +414,11 @@ def main() -> None:
             if not args.no_memory:
                 result["memory"] = measure_memory(name, args, bar)
             results[name] = result
+            if args.json is not None:  # after every case, so that a run cut short leaves what it has
+                report = {"machine": machine(args.device), "clock": args.clock, "repeats": args.repeats}
+                args.json.write_text(json.dumps(report | {"cases": results}, indent=2) + "\n")
     print(f"{machine(args.device)}; {args.clock} time, medians of {args.repeats} rounds [min, max]\n")
     print(table(results))
-    if args.json is not None:
-        report = {"machine": machine(args.device), "clock": args.clock, "repeats": args.repeats, "cases": results}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

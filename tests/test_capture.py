@@ -411,7 +411,22 @@ def test_a_loss_on_part_of_the_target_has_weights_of_its_own(other):
     assert value.item() == pytest.approx(total, rel=1e-5)
 
 
-def test_weights_of_another_length_are_not_shared():
+def test_the_same_memory_seen_otherwise_is_another_target():
+    z, y = torch.randn(3, 4, 3, requires_grad=True), torch.tensor([[0, 1, 2], [3, 0, 1], [2, 3, 0]])
+    _, _, capture = seen(lambda z, y: F.cross_entropy(z, y) + F.cross_entropy(z, y.T), z, y, by_loss)
+    assert len(capture.samples) == 2
+    _, _, capture = seen(lambda z, y: F.cross_entropy(z, y) + F.cross_entropy(z[:2], y[:2]), z, y, by_loss)
+    assert [len(samples) for samples in capture.samples] == [3, 2]
+
+
+def test_weights_that_do_not_fit_a_loss_leave_it_alone():
+    """A single sample's probabilities are a batch of as many binary labels to the second loss."""
+    z, p = torch.randn(4, requires_grad=True), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    value, _, _ = seen(lambda z, p: F.cross_entropy(z, p) + BCE(z, p), z, p, lambda s: torch.full((len(s),), 0.5))
+    torch.testing.assert_close(value, (0.5 * F.cross_entropy(z, p) + BCE(z, p)).detach())
+
+
+def test_labels_of_another_shape_are_another_target():
     """The same labels seen as [B] and, by a dense head, as [1, B]: shapes differ, so each is weighed alone."""
     z, y = CASES[0].draw()
     _, _, capture = seen(
@@ -647,6 +662,7 @@ def test_the_dicts_loss_is_weighted():
     assert torch.equal(samples.logits, z.detach())
     assert samples.target.tolist() == [1, 0]
     assert not samples.loss.requires_grad
+    assert not samples.logits.requires_grad
     assert capture.correction.item() == pytest.approx((expected - output["loss"]).item())
 
 
@@ -705,6 +721,7 @@ def test_entries_missing_from_the_dict_are_named(changes, named):
     ("changes", "shapes"),
     [
         ({"losses": torch.zeros(2, 1)}, (r"\[2, 1\]", r"\[2, 3\]", r"\[2\]")),
+        ({"losses": torch.zeros(2, 1), "target": torch.zeros(2, 1)}, (r"\[2, 1\]", r"\[2, 3\]", r"\[2, 1\]")),
         ({"losses": torch.zeros(3)}, (r"\[3\]", r"\[2, 3\]", r"\[2\]")),
         ({"logits": torch.zeros(2)}, (r"\[2\]", r"\[2\]", r"\[2\]")),
         ({"logits": torch.zeros(3, 3)}, (r"\[2\]", r"\[3, 3\]", r"\[2\]")),

@@ -1,4 +1,4 @@
-"""The examples run as a user would run them, in a folder of their own."""
+"""The examples and the README's snippets run as a user would run them, in a folder of their own."""
 
 import os
 import re
@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from hydra import compose, initialize_config_module
 
 from law_lightning import StrategyAgent
 
@@ -56,3 +58,44 @@ def test_sweep_searches_at_every_rate(tmp_path):
         assert StrategyAgent.load(folder / "strategy.pt").num_stages == 20
         assert torch.load(folder / "corruption.pt", weights_only=True)["rate"] == rate
         assert (folder / "search.png").is_file()
+
+
+# -- the README ------------------------------------------------------------------------------------------------
+
+README = EXAMPLES.parent / "README.md"
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_python_runs(tmp_path):
+    program = "\n".join(blocks("python"))
+    for long, short in {
+        "max_epochs=60": "max_epochs=3, accelerator='cpu'",
+        '"max_epochs": 60': '"max_epochs": 3, "accelerator": "cpu"',
+        "episodes=60": "episodes=1, eval_seeds=1",
+    }.items():
+        assert long in program
+        program = program.replace(long, short)
+    (tmp_path / "readme.py").write_text(program)
+    run(tmp_path, sys.executable, "readme.py")
+    assert StrategyAgent.load(tmp_path / "strategy.pt").num_stages == 20
+    assert (tmp_path / "runs" / "python" / "metrics.csv").is_file()
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("law-")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readmes_commands_are_understood(command):
+    name, *overrides = command.split()
+    with initialize_config_module("law_lightning.conf", version_base="1.3"):
+        for value in (0, -1):  # the first and the last of a sweep
+            pairs = [override.split("=") for override in overrides if override != "-m"]
+            config = compose(name.replace("-", "_"), [f"{key}={values.split(',')[value]}" for key, values in pairs])
+            assert config.data is not None
+
+
+def test_the_readme_has_commands():
+    assert {line.split()[0] for line in COMMANDS} == {"law-search", "law-train", "law-compare"}

@@ -326,6 +326,31 @@ def test_td_target_is_equation_12(rows, discount, as_bool):
         assert got == pytest.approx(r if end else r + discount * q, rel=1e-5, abs=1e-5)
 
 
+@quick
+@given(st.lists(st.tuples(numbers, st.booleans()), min_size=1, max_size=9), st.integers(1, 12), st.floats(0, 1))
+def test_n_step_returns_are_the_naive_sums(rows, steps, discount):
+    reward, linked = zip(*rows, strict=True)
+    totals, counts = LF.n_step_returns(torch.tensor(reward), torch.tensor(linked), steps, discount)
+    for i in range(len(rows)):
+        total, count = reward[i], 1
+        while count < steps and i + count < len(rows) and linked[i + count - 1]:
+            total += discount**count * reward[i + count]
+            count += 1
+        assert counts[i].item() == count
+        assert totals[i].item() == pytest.approx(total, rel=1e-4, abs=1e-3)
+
+
+def test_n_step_returns_leave_the_rewards_as_they_were():
+    reward = torch.ones(3)
+    LF.n_step_returns(reward, torch.ones(3, dtype=torch.bool), 3, 0.9)
+    assert reward.tolist() == [1.0] * 3
+
+
+def test_td_target_takes_a_discount_for_each():
+    y = LF.td_target(torch.zeros(3), torch.ones(3), torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.5, 0.25, 0.5]))
+    assert y.tolist() == [0.5, 0.25, 0.0]
+
+
 def test_td_target_is_detached():
     value = torch.ones(2, requires_grad=True)
     assert not LF.td_target(torch.ones(2), value, torch.zeros(2), 0.9).requires_grad

@@ -75,6 +75,7 @@ def test_replaying_puts_back_after_an_error():
     def fail():
         with replaying(states):
             draw()
+            draw()
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -111,8 +112,33 @@ def test_taking_states_draws_nothing():
     assert draw() == first
 
 
-def test_states_with_cuda_load_without_it():
-    states = portable_states() | {"torch.cuda": [torch.zeros(16, dtype=torch.uint8)]}
-    if not torch.cuda.is_available():
-        set_portable_states(states)
-        assert draw() is not None
+@pytest.mark.parametrize("available", [False, True])
+def test_states_with_cuda_load_without_it(monkeypatch, available):
+    put_back, states = [], portable_states() | {"torch.cuda": [torch.zeros(16, dtype=torch.uint8)]}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", put_back.append)
+    set_portable_states(states)
+    assert len(put_back) == available
+
+
+def test_replaying_the_present_leaves_no_trace():
+    before = random_states()
+    first = draw()
+    set_random_states(before)
+    with replaying():
+        assert draw() == first
+    assert draw() == first
+
+
+# 312 doubles are 624 words: the next words come from the same position of new ones.
+@pytest.mark.parametrize("draws", [0, 1, 312])
+@pytest.mark.parametrize("spare", [0, 1])
+def test_numpys_state_is_put_back_wherever_it_differs(draws, spare):
+    """Setting it is slow, so what is known to be the same is left alone; a spare Gaussian counts as well."""
+    states = random_states()
+    first = draw()
+    set_random_states(states)
+    np.random.rand(draws)  # noqa: NPY002
+    np.random.standard_normal(spare)  # noqa: NPY002
+    set_random_states(states, now=random_states())
+    assert draw() == first

@@ -81,6 +81,15 @@ class BatchNormCNN(Base):
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
 
+class FrozenNorm(BatchNormCNN):
+    """A BatchNorm that the user put into evaluation mode for good, as when fine-tuning."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[1].running_mean.fill_(0.1)
+        self.net[1].eval()
+
+
 class AdamCosine(Base):
     """Adam with a cosine per epoch, and a hand-made warm-up in the overridden optimizer step."""
 
@@ -176,7 +185,7 @@ class Auxiliary(Base):
     validation_step = L.LightningModule.validation_step
 
 
-MODULES = [DropoutMLP, BatchNormCNN, AdamCosine, Plateau, Mixup, ExplicitDict, Hooked, Auxiliary]
+MODULES = [DropoutMLP, BatchNormCNN, FrozenNorm, AdamCosine, Plateau, Mixup, ExplicitDict, Hooked, Auxiliary]
 
 TRAINERS = {
     "default": {},

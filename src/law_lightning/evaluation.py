@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from law_lightning.capture import LossCapture, explicit_samples, target_error
-from law_lightning.randomness import random_states, replaying
+from law_lightning.randomness import replaying
 from law_lightning.reference import duplicate
 
 NO_DATA = (
@@ -46,7 +46,7 @@ class Evaluator:
         source = trainer.fit_loop.epoch_loop.val_loop._data_source
         if not source.is_defined() or trainer.limit_val_batches == 0:
             raise MisconfigurationException(NO_DATA)
-        with replaying(random_states()):
+        with replaying():
             loaders = trainer.val_dataloaders
             ready = loaders is not None
             self._loaders: list[Any] = CombinedLoader(
@@ -69,7 +69,7 @@ class Evaluator:
         """
         trainer = self._trainer
         stage = trainer.state.stage
-        with replaying(random_states()), _GeneratorsKept(self._loaders), torch.no_grad():
+        with replaying(), _GeneratorsKept(self._loaders), torch.no_grad():
             twins = [duplicate(trainer, module).eval() for module in modules]
             totals = torch.zeros(len(twins), 2, device=trainer.strategy.root_device, dtype=torch.float64)
             trainer.validating = True

@@ -186,6 +186,24 @@ def sample_weights(features: Tensor, theta: Tensor) -> Tensor:
     return 1.0 + torch.tanh((features * theta[:-1]).sum(dim=1) + theta[-1])
 
 
+def renormalize_weights(weights: Tensor, valid: Tensor | None = None) -> Tensor:
+    r"""Weights with a mean of one: :math:`K_i / \bar K` (docs/paper.md, choice 6; not in the paper).
+
+    Args:
+        weights: K, [B], at least 0.
+        valid: [B] of bool; a sample that is False here takes no part in the mean.
+
+    Returns:
+        [B]; as given where the mean is 0 (all weights are) or no sample is valid.
+
+    Example:
+        >>> renormalize_weights(torch.tensor([0.5, 1.5, 1.0, 1.0]) / 2)
+        tensor([0.5000, 1.5000, 1.0000, 1.0000])
+    """
+    mean = weights.mean() if valid is None else (weights * valid).sum() / valid.sum()
+    return torch.where(mean > 0, weights / mean, weights)
+
+
 def weighted_loss(loss: Tensor, weights: Tensor) -> Tensor:
     r"""The target's loss (Equation 7): the mean of :math:`K \times L`.
 

@@ -21,20 +21,52 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what :func:`random_states` took."""
+def set_random_states(states: dict[str, Any], now: dict[str, Any] | None = None) -> None:
+    """Put back what :func:`random_states` took.
+
+    Args:
+        states: the states to be set.
+        now: the states as they are, if known: NumPy's, which is slow to set, is then left alone where it is the same.
+    """
     torch.set_rng_state(states["torch"])
     if states["torch.cuda"]:
         torch.cuda.set_rng_state_all(states["torch.cuda"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
+    if now is None or not _same_numpy(states["numpy"], now["numpy"]):
+        np.random.set_state(states["numpy"])  # noqa: NPY002
     random.setstate(states["python"])
 
 
+def _same_numpy(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    return a[0] == b[0] and a[2:] == b[2:] and np.array_equal(a[1], b[1])
+
+
+class OwnGenerator:
+    """A random generator apart from the global one; unlike ``torch.Generator`` alone it travels to other processes.
+
+    Args:
+        seed: where it starts.
+
+    Attributes:
+        generator: to be passed to torch's functions.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __getstate__(self) -> bytes:
+        return bytes(self.generator.get_state().numpy())
+
+    def __setstate__(self, state: bytes) -> None:
+        self.generator = torch.Generator()
+        self.generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
+
 @contextmanager
-def replaying(states: dict[str, Any]) -> Iterator[None]:
-    """Run a block from ``states``; afterwards the random states are what they were before it."""
+def replaying(states: dict[str, Any] | None = None) -> Iterator[None]:
+    """Run a block from ``states``, by default the present ones; afterwards they are what they were before it."""
     before = random_states()
-    set_random_states(states)
+    if states is not None:
+        set_random_states(states, before)
     try:
         yield
     finally:

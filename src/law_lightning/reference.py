@@ -134,7 +134,9 @@ class Reference:
                 losses.append(self._forward_backward(record, batch_idx))
             return losses[-1]
 
-        self.module.train(self._trainer.lightning_module.training)
+        for own, copied in zip(self._trainer.lightning_module.modules(), self.module.modules(), strict=False):
+            if copied.training != own.training:  # each by itself: a frozen BatchNorm stays in evaluation mode
+                copied.training = own.training
         with replaying(record.random):
             if record.options is None:  # accumulating: gradients are not yet shared between processes
                 distributed = isinstance(self._wrapped, DistributedDataParallel)
@@ -161,7 +163,7 @@ class Reference:
             module.optimizer_zero_grad(trainer.current_epoch, batch_idx, self.optimizer)
         if loss is None:
             return None
-        scaled: Tensor = loss / trainer.accumulate_grad_batches
+        scaled = loss / trainer.accumulate_grad_batches if trainer.accumulate_grad_batches > 1 else loss
         if self._scaler is not None:
             scaled = self._scaler.scale(scaled)
         module.backward(scaled)
@@ -198,7 +200,7 @@ class Reference:
         Called just before the Trainer calls the target's, so that both draw the same random numbers.
         """
         if is_overridden(name, self.module, L.LightningModule):
-            with replaying(random_states()):
+            with replaying():
                 getattr(self.module, name)(*args)
 
     # -- state ---------------------------------------------------------------------------------------------

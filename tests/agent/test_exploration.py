@@ -77,6 +77,7 @@ def test_seeds_repeat_and_differ():
 def test_the_state_goes_on_exactly():
     exploration = make()
     exploration.start_episode()
+    exploration.start_episode()
     exploration(ZERO)
     state = exploration.state_dict()
     later = []

@@ -112,10 +112,13 @@ def test_the_dataloader_gives_every_transition_once():
     buffer = filled(10)
     batches = list(buffer.dataloader(batch_size=4, generator=torch.Generator().manual_seed(0)))
     assert [len(batch[0]) for batch in batches] == [4, 4, 2]
-    rewards = torch.cat([Transitions(*batch).reward for batch in batches])
+    rewards = torch.cat([Transitions(*columns).reward for *columns, _ in batches])
+    positions = torch.cat([batch[-1] for batch in batches])
+    assert torch.equal(rewards, buffer.transitions().reward[positions])
     assert rewards.tolist() != buffer.transitions().reward.tolist()
     assert sorted(rewards.tolist()) == sorted(buffer.transitions().reward.tolist())
-    (whole,) = buffer.dataloader(batch_size=10, shuffle=False)
+    ((*whole, positions),) = buffer.dataloader(batch_size=10, shuffle=False)
+    assert positions.tolist() == list(range(10))
     assert all(torch.equal(a, b) for a, b in zip(whole, buffer.transitions(), strict=True))
 
 
@@ -168,6 +171,7 @@ def test_other_files_are_named(tmp_path):
     [
         (lambda state: state.pop("columns"), r"not a complete replay file: .*columns"),
         (lambda state: state.pop("capacity"), r"not a complete replay file: .*capacity"),
+        (lambda state: state.update(columns=3), r"not a complete replay file"),
         (lambda state: state.update(columns=[1]), r"not a complete replay file|Expected the columns"),
         (lambda state: state["columns"].pop("done"), r"Expected the columns .*'done'"),
         (lambda state: state["columns"].update(done=torch.zeros(7)), r"equally long, found lengths \[3, 7\]"),

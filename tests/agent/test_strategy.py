@@ -4,7 +4,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
 from law_lightning.files import load_state, save_state
@@ -13,7 +14,7 @@ STAGES = 4
 SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_size": 4, "epochs": 3}
 PAPER = {
     "target_rate": None, "twin_critics": False, "standardize_rewards": False, "theta_bound": None,
-    "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9,
+    "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1,
 }  # fmt: skip
 FAST = {"actor_lr": 1e-3, "critic_lr": 3e-3}
 
@@ -24,7 +25,9 @@ def make(**options):
 
 def filled(count=10, seed=0, width=5, stages=STAGES):
     draw, buffer = torch.Generator().manual_seed(seed), ReplayBuffer()
-    for i in range(count):
+    for i in range(count + 1):
+        if i == 5:  # one is missing, within an episode
+            continue
         stage, numbers = i % stages, torch.rand(4, generator=draw).tolist()
         following = TrainingPhase(min(stage + 1, stages - 1), stages, numbers[2], numbers[3])
         theta = torch.randn(width, generator=draw)
@@ -111,10 +114,10 @@ class Naive:
         options, n = self.options, len(rows)
         embedding, actor, critics = self.copy() if self.rate is None else self.slow
         targets = []
-        for _, _, _, reward, following, phase, done in rows:
+        for _, _, _, reward, following, phase, done, discount in rows:
             state = self.state(embedding, following, phase)
             value = min(self.q(critic, state, self.mu(actor, state)).item() for critic in critics)
-            targets.append(reward if done else reward + options.get("discount", 0.95) * value)
+            targets.append(reward if done else reward + discount * value)
         states = [self.state(self.embedding.detach(), stage, phase) for stage, phase, *_ in rows]
         critic_loss = q_mean = 0.0
         for number, critic in enumerate(self.critics):
@@ -126,8 +129,10 @@ class Naive:
         self.adam(parameters, critic_loss, options["critic_lr"])
         actor_loss = 0.0
         for state, row in zip(states, rows, strict=True):
-            theta = self.mu(self.actor, self.state(self.embedding, row[0], row[1]))
-            actor_loss = actor_loss - self.q(self.critics[0], state, theta) / n
+            phase = self.state(self.embedding, row[0], row[1])
+            actor_loss = actor_loss - self.q(self.critics[0], state, self.mu(self.actor, phase)) / n
+            free = self.forward(self.actor, phase)
+            actor_loss = actor_loss + options.get("action_penalty", 0.0) * (free**2).sum() / (n * len(free))
         self.adam([*(p for layer in self.actor for p in layer), self.embedding], actor_loss, options["actor_lr"])
         if self.rate is not None:
             slow = [self.slow[0], *flat(self.slow[1]), *(p for c in self.slow[2] for p in flat(c))]
@@ -139,18 +144,34 @@ class Naive:
     def update(self, buffer, epochs, batch_size):
         columns = buffer.transitions()
         rewards = columns.reward.tolist()
-        mean = sum(rewards) / len(rewards)
-        scale = math.sqrt(sum((r - mean) ** 2 for r in rewards) / len(rewards))
-        if not self.options.get("standardize_rewards", True) or scale == 0:
-            scale = 1.0
         logs = []
+        returns, discount = [], self.options.get("discount", 0.95)
+        for i in range(len(rewards)):
+            steps, total = 1, rewards[i]
+            while steps < (self.options.get("n_step") or STAGES):
+                last = i + steps - 1
+                ended = (
+                    last + 1 == len(rewards)
+                    or columns.done[last]
+                    or columns.stage[last + 1] != columns.next_stage[last]
+                )
+                if ended:
+                    break
+                total += discount**steps * rewards[i + steps]
+                steps += 1
+            returns.append((total, i + steps - 1, discount**steps))
+        mean = sum(total for total, *_ in returns) / len(rewards)
+        scale = math.sqrt(sum((total - mean) ** 2 for total, *_ in returns) / len(rewards))
+        if not self.options.get("standardize_rewards", True):
+            scale = 1.0
         for _ in range(epochs):
             order = torch.randperm(len(rewards), generator=self.generator).tolist()
             for start in range(0, len(order), batch_size):
                 rows = [
-                    (int(columns.stage[i]), columns.phase[i], columns.theta[i], rewards[i] / scale,
-                     int(columns.next_stage[i]), columns.next_phase[i], bool(columns.done[i]))
+                    (int(columns.stage[i]), columns.phase[i], columns.theta[i], returns[i][0] / scale,
+                     int(columns.next_stage[last]), columns.next_phase[last], bool(columns.done[last]), returns[i][2])
                     for i in order[start : start + batch_size]
+                    for last in [returns[i][1]]
                 ]  # fmt: skip
                 logs.append(self.step(rows))
         return [sum(column) / len(logs) for column in zip(*logs, strict=True)]
@@ -184,10 +205,25 @@ def compare(agent, naive):
         PAPER | {"twin_critics": True},
         PAPER | {"standardize_rewards": True},
         PAPER | {"discount": 0.0},
+        PAPER | {"n_step": 2},
+        PAPER | {"n_step": None},
+        PAPER | {"action_penalty": 0.3, "theta_bound": 1.0},
         FAST,
         FAST | {"target_rate": 0.2, "seed": 11},
     ],
-    ids=["paper", "bound", "target networks", "twin critics", "standardised", "no discount", "default", "default fast"],
+    ids=[
+        "paper",
+        "bound",
+        "target networks",
+        "twin critics",
+        "standardised",
+        "no discount",
+        "two steps",
+        "returns",
+        "penalty",
+        "default",
+        "default fast",
+    ],
 )
 def test_a_full_data_update_is_algorithm_1(options):
     agent = spread(make(**options), 0.2)
@@ -275,11 +311,16 @@ def test_an_update_learns_which_theta_pays():
 
 
 def test_constant_rewards_are_not_scaled():
-    agent, buffer, phase = make(), ReplayBuffer(), TrainingPhase(0, STAGES, 0.5, 0.5)
+    agents, buffer, phase = (
+        [make(), make(standardize_rewards=False)],
+        ReplayBuffer(),
+        TrainingPhase(3, STAGES, 0.5, 0.5),
+    )
     for _ in range(3):
-        buffer.add(phase, torch.zeros(5), 0.25, phase, False)
-    assert all(math.isfinite(value) for value in agent.full_data_update(buffer).values())
-    assert agent.reward_scale == 1.0
+        buffer.add(phase, torch.zeros(5), 0.25, phase, True)
+    logs = [agent.full_data_update(buffer) for agent in agents]
+    assert logs[0] == logs[1]
+    assert all(math.isfinite(value) for value in logs[0].values())
 
 
 def test_an_update_works_where_gradients_are_off():
@@ -323,7 +364,7 @@ def fit(agent, loader, epochs=3):
 @pytest.mark.parametrize("options", [PAPER, FAST], ids=["paper", "default"])
 @pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*tensorboard.*")
 def test_a_trainer_gives_the_same_networks(options):
-    looped, fitted, buffer = (spread(make(**options), 0.2) for _ in range(3))
+    looped, fitted = (spread(make(**options), 0.2) for _ in range(2))
     buffer = filled()
     looped.full_data_update(buffer, batch_size=100)
     trainer = fit(fitted, buffer.dataloader(batch_size=100, shuffle=False))
@@ -331,7 +372,7 @@ def test_a_trainer_gives_the_same_networks(options):
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         torch.testing.assert_close(theirs[name], tensor, atol=1e-6, rtol=1e-4)
-    assert fitted.reward_scale == looped.reward_scale
+    assert fitted._prepared is None
     assert {"agent/critic_loss", "agent/actor_loss", "agent/q_mean"} <= set(trainer.callback_metrics)
     fitted.full_data_update(buffer)  # and the two ways mix
     assert fitted.act(1, 0.5, 0.5).isfinite().all()
@@ -345,19 +386,15 @@ def test_a_trainer_logs_the_losses_of_the_update():
         assert trainer.callback_metrics[f"agent/{name}"].item() == pytest.approx(value, rel=1e-4)
 
 
-def test_any_loader_of_transitions_will_do():
-    class Rows(Dataset):
-        def __len__(self):
-            return 6
+@pytest.mark.parametrize("data", [TensorDataset(torch.zeros(4, 2)), [torch.zeros(2)] * 4])
+def test_a_loader_of_something_else_is_named(data):
+    with pytest.raises(MisconfigurationException, match=r"trains on transitions: .*buffer\.dataloader\(\)"):
+        fit(make(), DataLoader(data))
 
-        def __getitem__(self, i):
-            return tuple(column[i] for column in filled(6).transitions())
 
-    agent = make()
-    before = agent.actor.network[0].weight.clone()
-    fit(agent, DataLoader(Rows(), batch_size=3), epochs=1)
-    assert agent.reward_scale == 1.0
-    assert not torch.equal(agent.actor.network[0].weight, before)
+def test_a_trainer_refuses_the_buffer_of_another_agent():
+    with pytest.raises(ValueError, match=r"of another agent: its theta has 3 entries"):
+        fit(make(), filled(width=3).dataloader())
 
 
 # -- acting ----------------------------------------------------------------------------------------------------
@@ -446,6 +483,8 @@ def test_a_stage_that_does_not_exist_is_named(stage):
         ({"features": []}, r"features must be distinct names out of loss, entropy, density, label, not \[\]"),
         ({"features": ["loss", "margin"]}, "features must be distinct names .*margin"),
         ({"features": ["loss", "loss"]}, "features must be distinct names"),
+        ({"n_step": 0}, "n_step must be at least 1 or None, not 0"),
+        ({"action_penalty": -0.1}, "action_penalty must be at least 0, not -0.1"),
         ({"stage_noise": -1.0}, "Noise must be at least 0"),
         ({"noise_decay": 0.0}, "Noise must be at least 0"),
     ],

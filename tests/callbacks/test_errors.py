@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from zoo import CLASSES, Base, DropoutMLP, loaders, make_data, make_trainer
 
 from law_lightning import LAWCallback, StrategyAgent, StrategySearch, WeightingCallback
-from law_lightning.shipped import shipped_strategies
+from law_lightning.agent.resolve import shipped_strategies
 
 
 def law(**kwargs):

@@ -84,7 +84,7 @@ def test_a_stage_is_summed_up(count):
 
 def test_samples_without_a_label_take_no_part():
     valid = torch.tensor([True, False, True, False, True])
-    batches = [batch(0, valid=valid), batch(1), batch(2, valid=~valid)]
+    batches = [batch(0, valid=valid), batch(1), batch(2, valid=~valid, correct=torch.ones(5))]
     statistics = StageStatistics()
     for each in batches:
         statistics.add(*each)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from law_lightning.randomness import OwnGenerator
+
 
 class Exploration:
     """Gaussian noise added to the actor's theta.
@@ -31,7 +33,7 @@ class Exploration:
         self.episode_noise = episode_noise
         self.stage_noise = stage_noise
         self.decay = decay
-        self.generator = torch.Generator().manual_seed(seed)
+        self._own = OwnGenerator(seed)
         self.episode = 0
         self.scale = 1.0
         self.offset = torch.zeros(dim)  # until the first episode starts
@@ -47,7 +49,7 @@ class Exploration:
         return theta + self.offset + self._normal() * (self.stage_noise * self.scale)
 
     def _normal(self) -> Tensor:
-        return torch.randn(self.dim, generator=self.generator)
+        return torch.randn(self.dim, generator=self._own.generator)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next draws depend on."""
@@ -55,7 +57,7 @@ class Exploration:
             "episode": self.episode,
             "scale": self.scale,
             "offset": self.offset.clone(),
-            "generator": self.generator.get_state(),
+            "generator": self._own.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -63,4 +65,4 @@ class Exploration:
         self.episode = state["episode"]
         self.scale = state["scale"]
         self.offset = state["offset"].clone()
-        self.generator.set_state(state["generator"])
+        self._own.generator.set_state(state["generator"])

@@ -18,6 +18,7 @@ from law_lightning.agent.exploration import Exploration
 from law_lightning.agent.networks import Actor, Critic
 from law_lightning.agent.replay import ReplayBuffer, Transitions
 from law_lightning.files import load_state, save_state
+from law_lightning.randomness import OwnGenerator
 
 Progress = Callable[[int, int], None]
 
@@ -61,7 +62,7 @@ class StrategyAgent(L.LightningModule):
         num_stages: int = 20,
         features: Sequence[str] = LF.FEATURES,
         *,
-        warmup_stages: int = 1,
+        warmup_stages: int = 2,
         embedding_dim: int = 8,
         hidden: Sequence[int] = (64, 64, 64),
         theta_bound: float | None = 3.0,
@@ -71,13 +72,13 @@ class StrategyAgent(L.LightningModule):
         target_rate: float | None = 0.01,
         twin_critics: bool = True,
         standardize_rewards: bool = True,
-        epochs: int = 1,
+        epochs: int = 2,
         batch_size: int = 128,
         episode_noise: float = 1.0,
         stage_noise: float = 0.3,
         noise_decay: float = 0.96,
         n_step: int | None = None,
-        action_penalty: float = 0.0,
+        action_penalty: float = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -92,6 +93,10 @@ class StrategyAgent(L.LightningModule):
             raise ValueError(f"warmup_stages must be in 0 to {num_stages - 1}, not {warmup_stages}.")
         if any(width < 1 for width in hidden):
             raise ValueError(f"hidden must be widths of at least 1, not {hidden}.")
+        if n_step is not None and n_step < 1:
+            raise ValueError(f"n_step must be at least 1 or None, not {n_step}.")
+        if not action_penalty >= 0:
+            raise ValueError(f"action_penalty must be at least 0, not {action_penalty}.")
         self.save_hyperparameters({
             "num_stages": int(num_stages), "features": features, "warmup_stages": int(warmup_stages),
             "embedding_dim": int(embedding_dim), "hidden": hidden,
@@ -100,7 +105,8 @@ class StrategyAgent(L.LightningModule):
             "target_rate": None if target_rate is None else float(target_rate), "twin_critics": bool(twin_critics),
             "standardize_rewards": bool(standardize_rewards), "epochs": int(epochs), "batch_size": int(batch_size),
             "episode_noise": float(episode_noise), "stage_noise": float(stage_noise),
-            "noise_decay": float(noise_decay), "n_step": n_step, "action_penalty": float(action_penalty), "seed": seed,
+            "noise_decay": float(noise_decay), "n_step": None if n_step is None else int(n_step),
+            "action_penalty": float(action_penalty), "seed": seed,
         })  # fmt: skip
         self.automatic_optimization = False  # one critic step and one actor step a batch
         self.num_stages = int(num_stages)
@@ -122,7 +128,7 @@ class StrategyAgent(L.LightningModule):
             self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
             self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.exploration = Exploration(action_dim, episode_noise, stage_noise, noise_decay, seed + 1)
-        self.generator = torch.Generator().manual_seed(seed + 2)  # shuffles the buffer
+        self._own = OwnGenerator(seed + 2)  # shuffles the buffer
         self._optimizers: list[torch.optim.Optimizer] | None = None
         self._prepared: tuple[Transitions, Tensor] | None = None
 
@@ -198,7 +204,7 @@ class StrategyAgent(L.LightningModule):
         logs = []
         with torch.enable_grad():
             for epoch in range(epochs):
-                order = torch.randperm(count, generator=self.generator)
+                order = torch.randperm(count, generator=self._own.generator)
                 for i, rows in enumerate(order.split(batch_size)):
                     batch = Transitions(*(column[rows] for column in transitions))
                     logs.append(self._update(batch, discount[rows], self._optimizers, lambda loss: loss.backward()))
@@ -334,7 +340,7 @@ class StrategyAgent(L.LightningModule):
             "networks": {name: tensor.clone() for name, tensor in self.state_dict().items()},
             "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self._optimizers],
             "exploration": self.exploration.state_dict(),
-            "generator": self.generator.get_state(),
+            "generator": self._own.generator.get_state(),
         }
 
     def load_full_state(self, state: dict[str, Any]) -> None:
@@ -345,7 +351,7 @@ class StrategyAgent(L.LightningModule):
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(copy.deepcopy(saved))  # it would keep, and change, the tensors it is given
         self.exploration.load_state_dict(state["exploration"])
-        self.generator.set_state(state["generator"])
+        self._own.generator.set_state(state["generator"])
 
     def save(self, path: str | Path) -> None:
         """Write the strategy to a file that loads with ``weights_only=True``."""

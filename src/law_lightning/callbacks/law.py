@@ -16,11 +16,11 @@ from torch import Tensor
 
 from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
+from law_lightning.agent.resolve import resolve_agent
 from law_lightning.callbacks.weighting import Record, WeightingCallback
 from law_lightning.capture import LossCapture
 from law_lightning.evaluation import NO_DATA, Evaluator
 from law_lightning.reference import Reference, StepRecord
-from law_lightning.shipped import strategy_path
 from law_lightning.stages import TrainingPhase
 from law_lightning.weighting.law import LAWWeighting
 
@@ -45,6 +45,7 @@ class LAWCallback(WeightingCallback):
         buffer: the replay buffer; by default a new one.
         explore: add exploration to theta in search mode.
         learn: update the strategy at stage ends in search mode.
+        renormalize: divide a batch's weights by their mean.
         smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
@@ -74,6 +75,7 @@ class LAWCallback(WeightingCallback):
         buffer: ReplayBuffer | None = None,
         explore: bool = True,
         learn: bool = True,
+        renormalize: bool = False,
         smoothing: float = 0.5,
         reward_growth: float = 1.0,
         reward_scale: float = 1.0,
@@ -88,9 +90,9 @@ class LAWCallback(WeightingCallback):
             )
         if agent is None and mode == "apply":
             raise ValueError("mode='apply' needs a strategy: an agent, the path of a strategy file, or a shipped name.")
-        self.agent = _resolve(agent, num_stages, warmup_stages, features)
+        self.agent = resolve_agent(agent, num_stages, warmup_stages, features)
         super().__init__(
-            LAWWeighting(self.agent.features),
+            LAWWeighting(self.agent.features, renormalize),
             num_stages=self.agent.num_stages,
             warmup_stages=self.agent.warmup_stages if warmup_stages is None else warmup_stages,
             smoothing=smoothing,
@@ -314,26 +316,3 @@ class LAWCallback(WeightingCallback):
             self._reference = Reference(trainer, module)
             self._reference.load_state_dict(state["reference"])
         super()._resume(trainer, module, state)
-
-
-def _resolve(
-    agent: StrategyAgent | str | Path | None,
-    num_stages: int | None,
-    warmup_stages: int | None,
-    features: Sequence[str] | None,
-) -> StrategyAgent:
-    """The agent that is meant, checked against what is asked for."""
-    if agent is None:
-        options: dict[str, Any] = {"num_stages": num_stages, "warmup_stages": warmup_stages, "features": features}
-        return StrategyAgent(**{name: value for name, value in options.items() if value is not None})
-    source = "The given agent"
-    if isinstance(agent, (str, Path)):
-        path = strategy_path(agent)
-        agent, source = StrategyAgent.load(path), f"The strategy {path}"
-    if not isinstance(agent, StrategyAgent):
-        raise ValueError(f"agent must be a StrategyAgent, a path or the name of a shipped strategy, not {agent!r}.")
-    if num_stages is not None and num_stages != agent.num_stages:
-        raise ValueError(f"{source} has {agent.num_stages} stages, but num_stages={num_stages} was asked for.")
-    if features is not None and tuple(features) != agent.features:
-        raise ValueError(f"{source} weighs the features {agent.features}, but {tuple(features)} were asked for.")
-    return agent

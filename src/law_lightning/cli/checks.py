@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from law_lightning.shipped import strategy_path
+from law_lightning.agent.resolve import strategy_path
 
 
 def strategy_file(strategy: str | None) -> Path:

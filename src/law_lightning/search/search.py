@@ -172,7 +172,7 @@ class StrategySearch:
         return gain
 
     def _apply_kwargs(self) -> dict[str, Any]:
-        shared = ("num_stages", "warmup_stages", "smoothing")
+        shared = ("num_stages", "warmup_stages", "renormalize", "smoothing")
         return {name: value for name, value in self.law_kwargs.items() if name in shared}
 
     # -- records -------------------------------------------------------------------------------------------

@@ -17,21 +17,24 @@ class LAWWeighting:
 
     Args:
         features: names of the sample features, see :data:`law_lightning.functional.FEATURES`.
+        renormalize: divide the weights by their mean, so that they do not change the learning rate as a whole.
 
     Attributes:
         theta: [F + 1], or None while every sample weighs 1 (the warm-up).
     """
 
-    def __init__(self, features: Sequence[str] = LF.FEATURES) -> None:
+    def __init__(self, features: Sequence[str] = LF.FEATURES, renormalize: bool = False) -> None:
         self.features = tuple(features)
+        self.renormalize = renormalize
         self.theta: Tensor | None = None
 
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
-        """Weights [B] in (0, 2)."""
+        """Weights [B], in (0, 2) unless renormalised."""
         if self.theta is None:
             return None
         if self.theta.device != samples.loss.device:
             self.theta = self.theta.to(samples.loss.device)
         with torch.no_grad():
             features = LF.sample_features(samples.loss, samples.logits, samples.target, self.features, samples.valid)
-            return LF.sample_weights(features, self.theta)
+            weights = LF.sample_weights(features, self.theta)
+            return LF.renormalize_weights(weights, samples.valid) if self.renormalize else weights

@@ -1,0 +1,67 @@
+"""The strategy a user means: an agent, a file, or one of those that come with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from law_lightning.agent.strategy import StrategyAgent
+
+_FOLDER = Path(__file__).parents[1] / "strategies"
+
+
+def shipped_strategies() -> list[str]:
+    """Names of the strategies that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.pt"))
+
+
+def strategy_path(strategy: str | Path) -> Path:
+    """The file of a strategy given by path or by name.
+
+    Raises:
+        FileNotFoundError: it is neither a file nor the name of a shipped strategy.
+    """
+    path = Path(strategy)
+    if path.is_file():
+        return path
+    if str(strategy) in shipped_strategies():
+        return _FOLDER / f"{strategy}.pt"
+    raise FileNotFoundError(
+        f"No strategy file at {path.absolute()}, and no shipped strategy of that name (there are: "
+        f"{', '.join(shipped_strategies()) or 'none'})."
+    )
+
+
+def resolve_agent(
+    agent: StrategyAgent | str | Path | None,
+    num_stages: int | None,
+    warmup_stages: int | None,
+    features: Sequence[str] | None,
+) -> StrategyAgent:
+    """The agent that is meant, checked against what is asked for.
+
+    Args:
+        agent: an agent, the path of a strategy file, the name of a shipped strategy, or None for a new agent.
+        num_stages: T_max asked for, or None.
+        warmup_stages: of a new agent, or None.
+        features: the sample features asked for, or None.
+
+    Raises:
+        ValueError: the strategy has other stages or features, or its file is no strategy's.
+        FileNotFoundError: there is no such strategy.
+    """
+    if agent is None:
+        options: dict[str, Any] = {"num_stages": num_stages, "warmup_stages": warmup_stages, "features": features}
+        return StrategyAgent(**{name: value for name, value in options.items() if value is not None})
+    source = "The given agent"
+    if isinstance(agent, (str, Path)):
+        path = strategy_path(agent)
+        agent, source = StrategyAgent.load(path), f"The strategy {path}"
+    if not isinstance(agent, StrategyAgent):
+        raise ValueError(f"agent must be a StrategyAgent, a path or the name of a shipped strategy, not {agent!r}.")
+    if num_stages is not None and num_stages != agent.num_stages:
+        raise ValueError(f"{source} has {agent.num_stages} stages, but num_stages={num_stages} was asked for.")
+    if features is not None and tuple(features) != agent.features:
+        raise ValueError(f"{source} weighs the features {agent.features}, but {tuple(features)} were asked for.")
+    return agent

@@ -1,0 +1,132 @@
+import csv
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from test_promises import assert_same
+
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, StrategySearch
+from law_lightning.data import DigitsDataModule, UniformNoise
+from law_lightning.models import MLP, ImageClassifier
+from law_lightning.search.episodes import episode_seed, run_episode
+
+
+def make_module():
+    return ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,), dropout=0.1))
+
+
+def make_data():
+    return DigitsDataModule(train_size=60, val_size=100, batch_size=30, corruption=UniformNoise(0.4))
+
+
+def agent():
+    return StrategyAgent(num_stages=4, warmup_stages=1, epochs=1)
+
+
+def search(run_dir=None, episodes=4, **kwargs):
+    trainer_kwargs = {"max_epochs": 4, "accelerator": "cpu"}
+    options = {"eval_every": 2, "eval_seeds": 2, "progress": False, "trainer_kwargs": trainer_kwargs}
+    return StrategySearch(agent(), episodes=episodes, run_dir=run_dir, **(options | kwargs))
+
+
+def everything(result):
+    return {
+        "agent": result.agent.full_state(),
+        "gain": result.best_gain,
+        "history": result.history,
+        "buffer": result.buffer.state_dict(),
+    }
+
+
+def test_what_a_search_returns_and_writes(tmp_path):
+    logger = CSVLogger(tmp_path / "logs", name="", version="")
+    result = search(tmp_path / "run", logger=logger).run(make_module, make_data)
+    assert len(result.history) == 4
+    assert len({record["seed"] for record in result.history}) == 4
+    assert [record["gain"] is not None for record in result.history] == [False, True, False, True]
+    assert len(result.buffer) == 4 * 3
+    assert_same(StrategyAgent.load(tmp_path / "run/strategy.pt").full_state(), result.agent.full_state())
+    assert_same(ReplayBuffer.load(tmp_path / "run/replay.pt").state_dict(), result.buffer.state_dict())
+    with (tmp_path / "run/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["return"]) for row in rows] == [record["return"] for record in result.history]
+    with (tmp_path / "logs/metrics.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    assert [row["law/reward"] != "" for row in logged].count(True) == 4 * 4
+    assert {"agent/critic_loss", "law/theta/loss", "search/return", "search/gain", "search/best_gain"} <= set(logged[0])
+
+
+def test_the_best_strategy_has_the_greatest_gain():
+    result = search(episodes=6).run(make_module, make_data)
+    assert result.best_gain >= max(record["gain"] for record in result.history if record["gain"] is not None)
+
+
+def test_the_gain_is_that_of_fresh_trainings():
+    """An independent count: train plainly and with the strategy from the evaluation seeds."""
+    result = search(episodes=2).run(make_module, make_data)
+    data, options = make_data(), {"max_epochs": 4, "accelerator": "cpu"}
+    gains = []
+    for index in range(2):
+        seed = episode_seed(0, "evaluate", index)
+        plain = run_episode(seed, make_module, data, options, None)
+        law = run_episode(seed, make_module, data, options, LAWCallback(result.agent, mode="apply"))
+        gains.append(law - plain)
+    assert sum(gains) / 2 == pytest.approx(result.best_gain)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_search_stopped_within_an_episode_goes_on(tmp_path, stop):
+    whole = everything(search(tmp_path / "a").run(make_module, make_data))
+    calls = []
+
+    def failing_module():
+        calls.append(1)
+        if len(calls) == 2 * (stop + 2):
+            raise Stop
+        return make_module()
+
+    stopped = search(tmp_path / "b")
+    with pytest.raises(Stop):
+        stopped.run(failing_module, make_data)
+    assert 0 < len(stopped.history) < 4
+    torch.manual_seed(99)
+    assert_same(everything(search(tmp_path / "b").run(make_module, make_data)), whole)
+
+
+def test_more_episodes_go_on_where_it_ended(tmp_path):
+    # Evaluation falls on the same episodes, so the shorter search is the longer one's beginning.
+    whole = everything(search(tmp_path / "a", episodes=4).run(make_module, make_data))
+    search(tmp_path / "b", episodes=2).run(make_module, make_data)
+    assert_same(everything(search(tmp_path / "b", episodes=4).run(make_module, make_data)), whole)
+
+
+def test_a_run_folder_of_another_search(tmp_path):
+    search(tmp_path, episodes=1).run(make_module, make_data)
+    with pytest.raises(MisconfigurationException, match="other settings .*trainer_kwargs"):
+        search(tmp_path, trainer_kwargs={"max_epochs": 5, "accelerator": "cpu"}).run(make_module, make_data)
+    with pytest.raises(MisconfigurationException, match="other settings .*seed"):
+        search(tmp_path, seed=1).run(make_module, make_data)
+
+
+def test_the_callers_random_state_is_untouched():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    search(episodes=1).run(make_module, make_data)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeds_for_learning_and_evaluation_never_meet():
+    learn = {episode_seed(0, "learn", i) for i in range(1000)}
+    evaluate = {episode_seed(0, "evaluate", i) for i in range(1000)}
+    assert len(learn) == len(evaluate) == 1000
+    assert not learn & evaluate
+
+
+def test_a_progress_bar(capsys):
+    search(episodes=1, progress=True).run(make_module, make_data)
+    assert "search" in capsys.readouterr().err
