@@ -14,7 +14,7 @@ STAGES = 4
 SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_size": 4, "epochs": 3}
 PAPER = {
     "target_rate": None, "twin_critics": False, "standardize_rewards": False, "theta_bound": None,
-    "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1,
+    "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1, "action_penalty": 0.0,
 }  # fmt: skip
 FAST = {"actor_lr": 1e-3, "critic_lr": 3e-3}
 
@@ -62,20 +62,20 @@ def spread(agent, scale=0.5):
 class Naive:
     """DDPG in plain torch: layers as matrices, Adam by hand, transitions in Python loops."""
 
-    def __init__(self, agent, options):
+    def __init__(self, agent):
         def layers(network):
             tensors = [p.detach().clone().requires_grad_() for p in network.parameters()]
             return list(zip(tensors[::2], tensors[1::2], strict=True))
 
-        self.options = options
+        options = self.options = dict(agent.hparams)
         self.embedding = agent.embedding.weight.detach().clone().requires_grad_()
         self.actor = layers(agent.actor)
         self.critics = [layers(critic) for critic in agent.critics]
-        self.bound = options.get("theta_bound", 3.0)
-        self.rate = options.get("target_rate", 0.01)
+        self.bound = options["theta_bound"]
+        self.rate = options["target_rate"]
         self.slow = self.copy()
         self.moments = {}
-        self.generator = torch.Generator().manual_seed(options.get("seed", 0) + 2)
+        self.generator = torch.Generator().manual_seed(options["seed"] + 2)
 
     def copy(self):
         def clone(network):
@@ -132,7 +132,7 @@ class Naive:
             phase = self.state(self.embedding, row[0], row[1])
             actor_loss = actor_loss - self.q(self.critics[0], state, self.mu(self.actor, phase)) / n
             free = self.forward(self.actor, phase)
-            actor_loss = actor_loss + options.get("action_penalty", 0.0) * (free**2).sum() / (n * len(free))
+            actor_loss = actor_loss + options["action_penalty"] * (free**2).sum() / (n * len(free))
         self.adam([*(p for layer in self.actor for p in layer), self.embedding], actor_loss, options["actor_lr"])
         if self.rate is not None:
             slow = [self.slow[0], *flat(self.slow[1]), *(p for c in self.slow[2] for p in flat(c))]
@@ -145,10 +145,10 @@ class Naive:
         columns = buffer.transitions()
         rewards = columns.reward.tolist()
         logs = []
-        returns, discount = [], self.options.get("discount", 0.95)
+        returns, discount = [], self.options["discount"]
         for i in range(len(rewards)):
             steps, total = 1, rewards[i]
-            while steps < (self.options.get("n_step") or STAGES):
+            while steps < (self.options["n_step"] or STAGES):
                 last = i + steps - 1
                 ended = (
                     last + 1 == len(rewards)
@@ -162,7 +162,7 @@ class Naive:
             returns.append((total, i + steps - 1, discount**steps))
         mean = sum(total for total, *_ in returns) / len(rewards)
         scale = math.sqrt(sum((total - mean) ** 2 for total, *_ in returns) / len(rewards))
-        if not self.options.get("standardize_rewards", True):
+        if not self.options["standardize_rewards"]:
             scale = 1.0
         for _ in range(epochs):
             order = torch.randperm(len(rewards), generator=self.generator).tolist()
@@ -227,12 +227,12 @@ def compare(agent, naive):
 )
 def test_a_full_data_update_is_algorithm_1(options):
     agent = spread(make(**options), 0.2)
-    if agent.target_rate is not None:  # targets that lag behind
+    if agent.hparams["target_rate"] is not None:  # targets that lag behind
         with torch.no_grad():
             for parameter in agent.parameters():
                 if parameter.requires_grad:
                     parameter.mul_(1.1)
-    naive = Naive(agent, options)
+    naive = Naive(agent)
     if naive.rate is not None:
         slow = iter([*agent.target_actor.parameters(), *agent.target_critics.parameters()])
         naive.slow[0].copy_(agent.target_embedding.weight)
@@ -249,7 +249,7 @@ def test_a_full_data_update_is_algorithm_1(options):
 
 def test_epochs_and_batch_size_may_be_given():
     agent = make(**PAPER)
-    naive = Naive(agent, PAPER)
+    naive = Naive(agent)
     agent.full_data_update(filled(), epochs=2, batch_size=3)
     naive.update(filled(), epochs=2, batch_size=3)
     compare(agent, naive)
@@ -402,7 +402,7 @@ def test_a_trainer_refuses_the_buffer_of_another_agent():
 
 def test_theta_is_the_actors():
     agent = spread(make(theta_bound=2.0))
-    naive = Naive(agent, {"theta_bound": 2.0})
+    naive = Naive(agent)
     for stage in range(STAGES):
         theta = agent.act(stage, 0.8, 0.3)
         expected = naive.mu(naive.actor, naive.state(naive.embedding, stage, torch.tensor([0.8, 0.3])))
@@ -483,7 +483,7 @@ def test_a_stage_that_does_not_exist_is_named(stage):
         ({"features": []}, r"features must be distinct names out of loss, entropy, density, label, not \[\]"),
         ({"features": ["loss", "margin"]}, "features must be distinct names .*margin"),
         ({"features": ["loss", "loss"]}, "features must be distinct names"),
-        ({"n_step": 0}, "n_step must be at least 1 or None, not 0"),
+        ({"n_step": 0}, "n_step must be at least 1, not 0"),
         ({"action_penalty": -0.1}, "action_penalty must be at least 0, not -0.1"),
         ({"stage_noise": -1.0}, "Noise must be at least 0"),
         ({"noise_decay": 0.0}, "Noise must be at least 0"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from law_lightning import functional as LF
 from law_lightning.files import load_state, save_state
 from law_lightning.stages import TrainingPhase
 
@@ -23,6 +24,25 @@ class Transitions(NamedTuple):
     next_stage: Tensor  # [N] int64
     next_phase: Tensor  # [N, 2]
     done: Tensor  # [N], 0 or 1
+
+
+def n_step_transitions(transitions: Transitions, steps: int, discount: float) -> tuple[Transitions, Tensor]:
+    """Transitions that lead over up to ``steps`` stages, as far as an episode goes.
+
+    Args:
+        transitions: of single stages, in the order in which they were made.
+        steps: n.
+        discount: gamma.
+
+    Returns:
+        The transitions, their rewards summed up and their next phases n stages on; and gamma^n for each, [N].
+    """
+    linked = torch.zeros_like(transitions.stage, dtype=torch.bool)
+    linked[:-1] = (transitions.done[:-1] == 0) & (transitions.stage[1:] == transitions.next_stage[:-1])
+    returns, count = LF.n_step_returns(transitions.reward, linked, steps, discount)
+    last = torch.arange(len(count)) + count - 1
+    ahead = {name: getattr(transitions, name)[last] for name in ("next_stage", "next_phase", "done")}
+    return transitions._replace(reward=returns, **ahead), torch.as_tensor(discount) ** count
 
 
 class ReplayBuffer:

@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import functional as LF
+from law_lightning.agent.ddpg import DDPG
 from law_lightning.agent.exploration import Exploration
-from law_lightning.agent.networks import Actor, Critic
-from law_lightning.agent.replay import ReplayBuffer, Transitions
+from law_lightning.agent.hyperparameters import check_hyperparameters
+from law_lightning.agent.replay import ReplayBuffer, Transitions, n_step_transitions
 from law_lightning.files import load_state, save_state
 from law_lightning.randomness import OwnGenerator
 
 Progress = Callable[[int, int], None]
 
 
-class StrategyAgent(L.LightningModule):
+class StrategyAgent(DDPG):
     """Actor, critic and stage embedding with their update (Equations 4, 5, 10 to 13).
 
     The agent lives on the CPU and draws from a generator of its own: building, exploring and updating leave the
@@ -83,20 +83,6 @@ class StrategyAgent(L.LightningModule):
     ) -> None:
         super().__init__()
         features, hidden, seed = list(features), [int(width) for width in hidden], int(seed)
-        _check_arguments(
-            features, at_least_one={"num_stages": num_stages, "embedding_dim": embedding_dim, "epochs": epochs,
-                                    "batch_size": batch_size},
-            positive={"actor_lr": actor_lr, "critic_lr": critic_lr, "theta_bound": theta_bound},
-            share={"discount": discount, "target_rate": target_rate},
-        )  # fmt: skip
-        if not 0 <= warmup_stages < num_stages:
-            raise ValueError(f"warmup_stages must be in 0 to {num_stages - 1}, not {warmup_stages}.")
-        if any(width < 1 for width in hidden):
-            raise ValueError(f"hidden must be widths of at least 1, not {hidden}.")
-        if n_step is not None and n_step < 1:
-            raise ValueError(f"n_step must be at least 1 or None, not {n_step}.")
-        if not action_penalty >= 0:
-            raise ValueError(f"action_penalty must be at least 0, not {action_penalty}.")
         self.save_hyperparameters({
             "num_stages": int(num_stages), "features": features, "warmup_stages": int(warmup_stages),
             "embedding_dim": int(embedding_dim), "hidden": hidden,
@@ -108,28 +94,16 @@ class StrategyAgent(L.LightningModule):
             "noise_decay": float(noise_decay), "n_step": None if n_step is None else int(n_step),
             "action_penalty": float(action_penalty), "seed": seed,
         })  # fmt: skip
-        self.automatic_optimization = False  # one critic step and one actor step a batch
+        check_hyperparameters(self.hparams)
         self.num_stages = int(num_stages)
         self.features = tuple(features)
         self.warmup_stages = int(warmup_stages)
         self.theta_bound = theta_bound
-        self.discount = discount
-        self.target_rate = target_rate
-        self.n_step = n_step
-        self.standardize_rewards = standardize_rewards
-        state_dim, action_dim = embedding_dim + 2, len(features) + 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.embedding = nn.Embedding(num_stages, embedding_dim)  # Gaussian initialised (Equation 5)
-            self.actor = Actor(state_dim, action_dim, hidden, theta_bound)
-            self.critics = nn.ModuleList(Critic(state_dim, action_dim, hidden) for _ in range(1 + twin_critics))
-        if target_rate is not None:
-            self.target_embedding = copy.deepcopy(self.embedding).requires_grad_(False)
-            self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
-            self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.exploration = Exploration(action_dim, episode_noise, stage_noise, noise_decay, seed + 1)
+            self.build(len(features) + 1)
+        self.exploration = Exploration(len(features) + 1, episode_noise, stage_noise, noise_decay, seed + 1)
         self._own = OwnGenerator(seed + 2)  # shuffles the buffer
-        self._optimizers: list[torch.optim.Optimizer] | None = None
         self._prepared: tuple[Transitions, Tensor] | None = None
 
     # -- acting --------------------------------------------------------------------------------------------
@@ -163,11 +137,6 @@ class StrategyAgent(L.LightningModule):
     def start_episode(self) -> None:
         """Begin a new episode: a new offset of the exploration."""
         self.exploration.start_episode()
-
-    @staticmethod
-    def _state(embedding: nn.Module, stage: Tensor, phase: Tensor) -> Tensor:
-        """s_T = [e_T, l_smooth, acc_smooth] (Equation 5), [N, d + 2]."""
-        return torch.cat([embedding(stage), phase], dim=1)
 
     # -- learning ------------------------------------------------------------------------------------------
 
@@ -239,15 +208,16 @@ class StrategyAgent(L.LightningModule):
         """Let go of the prepared transitions."""
         self._prepared = None
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for the critic and for actor and embedding; the same two for as long as the agent lives."""
-        if self._optimizers is None:
-            actor = [*self.actor.parameters(), *self.embedding.parameters()]
-            self._optimizers = [
-                torch.optim.Adam(self.critics.parameters(), lr=self.hparams["critic_lr"], fused=True),
-                torch.optim.Adam(actor, lr=self.hparams["actor_lr"], fused=True),
-            ]
-        return self._optimizers
+    def _prepare(self, transitions: Transitions) -> tuple[Transitions, Tensor]:
+        """Sum up n steps of what a buffer holds, and scale what they earn; with the discounts gamma^n, [N]."""
+        self._check_fit(transitions)
+        steps = self.hparams["n_step"] or self.num_stages
+        transitions, discount = n_step_transitions(transitions, steps, self.hparams["discount"])
+        if self.hparams["standardize_rewards"]:
+            deviation = float(transitions.reward.std(correction=0))
+            scale = deviation if deviation > 1e-12 else 1.0  # rewards that do not vary stay as they are
+            transitions = transitions._replace(reward=transitions.reward / scale)
+        return transitions, discount
 
     def _check_fit(self, transitions: Transitions) -> None:
         width, stages = transitions.theta.shape[1], int(transitions.next_stage.max()) + 1
@@ -256,78 +226,6 @@ class StrategyAgent(L.LightningModule):
                 f"The replay buffer is of another agent: its theta has {width} entries and its stages go up to "
                 f"{stages - 1}; this agent's have {len(self.features) + 1} and {self.num_stages - 1}."
             )
-
-    def _prepare(self, transitions: Transitions) -> tuple[Transitions, Tensor]:
-        """Make n-step transitions of a buffer's, with their discounts gamma^n, [N]; scale what they earn."""
-        self._check_fit(transitions)
-        stage, next_stage, done = transitions.stage, transitions.next_stage, transitions.done
-        linked = torch.zeros(len(done), dtype=torch.bool)
-        linked[:-1] = (done[:-1] == 0) & (stage[1:] == next_stage[:-1])
-        steps = self.num_stages if self.n_step is None else self.n_step
-        returns, count = LF.n_step_returns(transitions.reward, linked, steps, self.discount)
-        if self.standardize_rewards:
-            returns = returns / _deviation(returns)
-        last = torch.arange(len(count)) + count - 1
-        prepared = transitions._replace(
-            reward=returns, next_stage=next_stage[last], next_phase=transitions.next_phase[last], done=done[last]
-        )
-        return prepared, torch.as_tensor(self.discount) ** count
-
-    def _update(
-        self,
-        batch: Transitions,
-        discount: Tensor,
-        optimizers: Sequence[Any],
-        backward: Callable[[Tensor], Any],
-    ) -> Tensor:
-        """One critic step (Equations 10 to 12), one actor step (Equation 13); returns both losses and mean Q."""
-        critic_optimizer, actor_optimizer = optimizers
-        # The critic sees a detached e_T: the embedding is the actor's to learn.
-        state = self._state(self.embedding, batch.stage, batch.phase)
-        fixed = state.detach()
-
-        y = self._td_target(batch, discount)
-        values = [critic(fixed, batch.theta) for critic in self.critics]
-        critic_loss = torch.stack([LF.critic_loss(value, y) for value in values]).sum()
-        critic_optimizer.zero_grad()
-        backward(critic_loss)
-        critic_optimizer.step()
-
-        self.critics.requires_grad_(False)  # the actor's gradient passes through the critic, but not to it
-        free = self.actor.network(state)
-        actor_loss = LF.actor_loss(self.critics[0](fixed, self.actor.bounded(free)))
-        if self.hparams["action_penalty"]:
-            actor_loss = actor_loss + self.hparams["action_penalty"] * free.square().mean()
-        actor_optimizer.zero_grad()
-        backward(actor_loss)
-        actor_optimizer.step()
-        self.critics.requires_grad_(True)
-
-        self._follow()
-        return torch.stack([critic_loss.detach(), actor_loss.detach(), values[0].detach().mean()])
-
-    @torch.no_grad()
-    def _td_target(self, batch: Transitions, discount: Tensor) -> Tensor:
-        """The y of Equation 12, with the lower of two critics."""
-        slow = self.target_rate is not None
-        embedding = self.target_embedding if slow else self.embedding
-        actor = self.target_actor if slow else self.actor
-        critics = self.target_critics if slow else self.critics
-        state = self._state(embedding, batch.next_stage, batch.next_phase)
-        theta = actor(state)
-        value = torch.stack([critic(state, theta) for critic in critics]).amin(dim=0)
-        return LF.td_target(batch.reward, value, batch.done, discount)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        if self.target_rate is None:
-            return
-        for slow, fast in (
-            (self.target_embedding, self.embedding),
-            (self.target_actor, self.actor),
-            (self.target_critics, self.critics),
-        ):
-            torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), self.target_rate)
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -374,29 +272,3 @@ class StrategyAgent(L.LightningModule):
         if not all(bool(parameter.isfinite().all()) for parameter in agent.parameters()):
             raise ValueError(f"{path} holds a strategy with parameters that are not finite.")
         return agent
-
-
-def _deviation(reward: Tensor) -> float:
-    """Standard deviation of rewards; 1 where they do not vary."""
-    deviation = float(reward.std(correction=0))
-    return deviation if deviation > 1e-12 else 1.0
-
-
-def _check_arguments(
-    features: Sequence[str],
-    at_least_one: dict[str, int],
-    positive: dict[str, float | None],
-    share: dict[str, float | None],
-) -> None:
-    unknown = [name for name in features if name not in LF.FEATURES]
-    if unknown or not features or len(set(features)) != len(features):
-        raise ValueError(f"features must be distinct names out of {', '.join(LF.FEATURES)}, not {list(features)}.")
-    for name, number in at_least_one.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, not {number}.")
-    for name, value in positive.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be greater than 0, not {value}.")
-    for name, value in share.items():
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], not {value}.")

@@ -1,0 +1,34 @@
+"""The strategy's hyper-parameters, checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from law_lightning import functional as LF
+
+_AT_LEAST_ONE = ("num_stages", "embedding_dim", "epochs", "batch_size", "n_step")
+_POSITIVE = ("actor_lr", "critic_lr", "theta_bound")
+_SHARE = ("discount", "target_rate")
+
+
+def check_hyperparameters(given: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names the first hyper-parameter out of its range. None means "without" where allowed."""
+    features = given["features"]
+    if not features or len(set(features)) != len(features) or not set(features) <= set(LF.FEATURES):
+        raise ValueError(f"features must be distinct names out of {', '.join(LF.FEATURES)}, not {features}.")
+    for name in _AT_LEAST_ONE:
+        if given[name] is not None and given[name] < 1:
+            raise ValueError(f"{name} must be at least 1, not {given[name]}.")
+    for name in _POSITIVE:
+        if given[name] is not None and not given[name] > 0:
+            raise ValueError(f"{name} must be greater than 0, not {given[name]}.")
+    for name in _SHARE:
+        if given[name] is not None and not 0 <= given[name] <= 1:
+            raise ValueError(f"{name} must be in [0, 1], not {given[name]}.")
+    if not 0 <= given["warmup_stages"] < given["num_stages"]:
+        raise ValueError(f"warmup_stages must be in 0 to {given['num_stages'] - 1}, not {given['warmup_stages']}.")
+    if any(width < 1 for width in given["hidden"]):
+        raise ValueError(f"hidden must be widths of at least 1, not {given['hidden']}.")
+    if not given["action_penalty"] >= 0:
+        raise ValueError(f"action_penalty must be at least 0, not {given['action_penalty']}.")
