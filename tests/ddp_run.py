@@ -6,9 +6,9 @@ python ddp_run.py plain|search|zero|apply OUT
 import sys
 
 import torch
-from zoo import BatchNormCNN, fit
 
 from law_lightning import LAWCallback, StrategyAgent
+from zoo import BatchNormCNN, fit
 
 
 def main(mode: str, out: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from test_promises import assert_same
 from zoo import assert_identical, differ
 

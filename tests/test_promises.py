@@ -7,6 +7,8 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from law_lightning import LAWCallback, StrategyAgent
 from zoo import (
     MODULES,
     TRAINERS,
@@ -21,8 +23,6 @@ from zoo import (
     loaders,
     make_trainer,
 )
-
-from law_lightning import LAWCallback, StrategyAgent
 
 MATRIX = [(module, "default") for module in MODULES]
 MATRIX += [(module, name) for module in (BatchNormCNN, AdamCosine, Mixup) for name in TRAINERS if name != "default"]
@@ -123,7 +123,9 @@ def assert_same(a, b, where=""):
 
 @pytest.mark.parametrize("mode", ["search", "apply"])
 @pytest.mark.parametrize("module", [BatchNormCNN, AdamCosine, DropoutMLP], ids=lambda m: m.__name__)
-@pytest.mark.parametrize("stop", [3, 6, 12, 15, 18])  # 6 steps an epoch: within the first, between epochs, within others
+@pytest.mark.parametrize(
+    "stop", [3, 6, 12, 15, 18]
+)  # 6 steps an epoch: within the first, between epochs, within others
 def test_a_stop_loses_nothing(tmp_path, module, mode, stop):
     def run(callbacks, ckpt_path=None):
         law = LAWCallback(bold_agent(), mode=mode, keep="target", num_stages=5)

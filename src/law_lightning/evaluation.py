@@ -112,13 +112,12 @@ class Evaluator:
                 where = [batch_idx] * takes_index + [loader_idx] * (len(self._loaders) > 1)
                 with LossCapture(training=False, check_labels=batch_idx == 0) as capture:
                     output = twin.validation_step(batch, *where)
-                if capture.samples:
-                    samples = capture.samples[0]
-                    valid = torch.ones_like(samples.target, dtype=torch.bool)
-                    return samples.accuracy, valid if samples.valid is None else samples.valid
-                if isinstance(output, dict) and isinstance(output.get("losses"), Tensor):
+                samples = capture.samples[0] if capture.samples else None
+                if samples is None and isinstance(output, dict) and isinstance(output.get("losses"), Tensor):
                     samples = explicit_samples(output)[1]
-                    return samples.accuracy, torch.ones_like(samples.target, dtype=torch.bool)
+                if samples is not None:
+                    everything = torch.ones_like(samples.target, dtype=torch.bool)
+                    return samples.accuracy, everything if samples.valid is None else samples.valid
             return self._forward_accuracy(twin, batch)
 
     @staticmethod

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
-from zoo import CLASSES, Base, DropoutMLP, loaders, make_data, make_trainer
 
 from law_lightning import LAWCallback, StrategyAgent, StrategySearch, WeightingCallback
 from law_lightning.agent.resolve import shipped_strategies
+from zoo import CLASSES, Base, DropoutMLP, loaders, make_data, make_trainer
 
 
 def law(**kwargs):
@@ -222,6 +222,8 @@ def test_search_arguments():
 def test_strategies_that_search_cannot_use():
     callback = law()
     trainer = make_trainer([callback])
-    trainer.strategy.__class__ = type("FSDPStrategy", (L.pytorch.strategies.Strategy,), dict(vars(type(trainer.strategy))))
+    trainer.strategy.__class__ = type(
+        "FSDPStrategy", (L.pytorch.strategies.Strategy,), dict(vars(type(trainer.strategy)))
+    )
     with pytest.raises(MisconfigurationException, match="FSDPStrategy does not allow"):
         callback.setup(trainer, DropoutMLP(), "fit")

@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, WeightingCallback
+from law_lightning import functional as LF
 from zoo import (
     CLASSES,
     AdamCosine,
@@ -21,9 +24,6 @@ from zoo import (
     loaders,
     make_trainer,
 )
-
-from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, WeightingCallback
-from law_lightning import functional as LF
 
 
 def agent(**kwargs):

@@ -182,9 +182,7 @@ def test_lightning_can_replace_the_sampler(monkeypatch):
         "lightning.pytorch.trainer.connectors.data_connector._DataConnector._requires_distributed_sampler",
         lambda self, loader: not isinstance(loader.sampler, DistributedSampler),
     )
-    monkeypatch.setattr(
-        L.Trainer, "distributed_sampler_kwargs", property(lambda self: {"num_replicas": 2, "rank": 1})
-    )
+    monkeypatch.setattr(L.Trainer, "distributed_sampler_kwargs", property(lambda self: {"num_replicas": 2, "rank": 1}))
     module = fit()
     assert isinstance(module.samplers["train"], DistributedSampler)
     assert len(module.seen) == len(set(module.seen)) == 50

@@ -39,9 +39,7 @@ def test_a_batch_is_one_call():
 
 
 def test_worker_processes_can_unpickle_it():
-    dataset, collate = pickle.loads(
-        pickle.dumps((make_dataset(transform=random_horizontal_flip), identity_collate))
-    )
+    dataset, collate = pickle.loads(pickle.dumps((make_dataset(transform=random_horizontal_flip), identity_collate)))
     loader = DataLoader(dataset, batch_size=5, collate_fn=collate, num_workers=1)
     assert [batch[1].tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 

@@ -38,9 +38,7 @@ def test_splits_are_disjoint_and_together_the_digits():
 
     module = DigitsDataModule(train_size=300, val_size=400)
     parts = [split(module, name) for name in ("train", "val", "test")]
-    found = sorted(
-        zip(rows(torch.cat([x for x, _ in parts])), torch.cat([y for _, y in parts]).tolist(), strict=True)
-    )
+    found = sorted(zip(rows(torch.cat([x for x, _ in parts])), torch.cat([y for _, y in parts]).tolist(), strict=True))
     digits = load_digits()
     images = [tuple(row) for row in digits.data.astype(int).tolist()]
     # As multisets: every image is in one split, exactly once, under its own label.
@@ -72,9 +70,7 @@ def test_evaluation_labels_are_clean():
 
 @pytest.mark.parametrize("sizes", [(0, 500), (500, 0), (-1, 5), (1297, 500), (5000, 500)])
 def test_sizes_that_do_not_split_the_digits_are_named(sizes):
-    with pytest.raises(
-        ValueError, match=rf"train_size={sizes[0]} and val_size={sizes[1]} do not split the 1797"
-    ):
+    with pytest.raises(ValueError, match=rf"train_size={sizes[0]} and val_size={sizes[1]} do not split the 1797"):
         DigitsDataModule(*sizes)
 
 

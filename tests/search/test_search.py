@@ -4,12 +4,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from test_promises import assert_same
 
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, StrategySearch
 from law_lightning.data import DigitsDataModule, UniformNoise
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.episodes import episode_seed, run_episode
+from test_promises import assert_same
 
 
 def make_module():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,11 @@ from torch import Tensor
 from law_lightning.samples import Samples
 
 _FLUSH_EVERY = 64  # batches kept before they are summed up: bounds the memory of a long stage
+
+
+def _exact_type(device: torch.device) -> torch.dtype:
+    """Double precision, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class StageStatistics:
@@ -38,11 +44,9 @@ class StageStatistics:
             self._flush()
 
     def _flush(self) -> None:
-        dtype = torch.float64
         if self._pending:
             loss, accuracy, weights, target, valid = (torch.cat(column) for column in zip(*self._pending, strict=True))
-            if loss.device.type == "mps":
-                dtype = torch.float32
+            dtype = _exact_type(loss.device)
             finite = valid & loss.isfinite()
             kept = weights[valid].to(dtype)
             per_class = torch.zeros(2, self._num_classes, dtype=dtype, device=loss.device)
@@ -54,14 +58,14 @@ class StageStatistics:
             ])  # fmt: skip
             self._accumulate("totals", totals, torch.add)
             self._accumulate("per_class", per_class, torch.add)
-            if len(kept):
-                self._accumulate("max", kept.amax(), torch.maximum)
-                self._accumulate("-min", (-kept).amax(), torch.maximum)
+            lowest = kept.new_tensor([-math.inf])  # stands for "none": every process must have something to reduce
+            self._accumulate("max", torch.cat([kept, lowest]).amax(), torch.maximum)
+            self._accumulate("-min", torch.cat([-kept, lowest]).amax(), torch.maximum)
             self._pending.clear()
         if self._gaps:
             gaps = torch.stack(self._gaps)
             finite = gaps.isfinite()
-            gap = torch.stack([gaps.where(finite, 0.0).sum(), finite.sum()]).to(dtype)
+            gap = torch.stack([gaps.where(finite, 0.0).sum(), finite.sum()]).to(_exact_type(gaps.device))
             self._accumulate("gap", gap, torch.add)
             self._gaps.clear()
 
@@ -92,8 +96,8 @@ class StageStatistics:
             "loss_gap": gap / steps if steps else None,
             "weight_mean": mean,
             "weight_std": max(squares / count - mean**2, 0.0) ** 0.5 if count else 0.0,
-            "weight_min": -sums.get("-min", -1.0),
-            "weight_max": sums.get("max", 1.0),
+            "weight_min": -sums["-min"] if count else 1.0,
+            "weight_max": sums["max"] if count else 1.0,
             "weight_per_class": [s / n if n else None for s, n in zip(class_sum, class_count, strict=True)],
         }
 

@@ -48,9 +48,7 @@ class ArraysDataModule(ArrayDataModule):
     ) -> None:
         if flip:
             if kwargs.get("transform") is not None:
-                raise ValueError(
-                    "flip=True and a transform were both given: put the flip into the transform."
-                )
+                raise ValueError("flip=True and a transform were both given: put the flip into the transform.")
             kwargs["transform"] = random_horizontal_flip
         super().__init__(**kwargs)
         if train_size is not None and train_size < 1:

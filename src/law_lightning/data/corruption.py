@@ -25,8 +25,7 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
         raise ValueError(f"num_classes is {num_classes}, but it must be at least 1.")
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise ValueError(
-            f"Labels must be an int64 tensor of shape [N], but they are {labels.dtype} of shape "
-            f"{list(labels.shape)}."
+            f"Labels must be an int64 tensor of shape [N], but they are {labels.dtype} of shape {list(labels.shape)}."
         )
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong) > 0:
@@ -126,8 +125,7 @@ class CorruptionRecord:
             ) from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(
-                f"{path} is readable but holds no corruption record. Give a file that "
-                "CorruptionRecord.save wrote."
+                f"{path} is readable but holds no corruption record. Give a file that CorruptionRecord.save wrote."
             )
         kinds = dict.fromkeys(_TENSOR_FIELDS, Tensor) | _PLAIN_FIELDS
         wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]

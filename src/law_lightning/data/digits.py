@@ -25,9 +25,7 @@ class DigitsDataModule(ArrayDataModule):
         **kwargs: Passed on to :class:`ArrayDataModule`: ``batch_size``, ``corruption``, ...
     """
 
-    def __init__(
-        self, train_size: int = 500, val_size: int = 500, split_seed: int = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, train_size: int = 500, val_size: int = 500, split_seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if train_size < 1 or val_size < 1 or train_size + val_size >= _NUM_SAMPLES:
             raise ValueError(

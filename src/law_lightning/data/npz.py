@@ -43,9 +43,7 @@ def read_npz(path: Path) -> dict[str, Array]:
                 f"{path} lacks the arrays {missing}; it has {sorted(archive.files)}. Needed are "
                 f"{list(_REQUIRED)}, and either both or none of {list(_OPTIONAL)}."
             )
-        return {
-            key: _read_array(archive, key, path) for key in (*_REQUIRED, *_OPTIONAL) if key in archive.files
-        }
+        return {key: _read_array(archive, key, path) for key in (*_REQUIRED, *_OPTIONAL) if key in archive.files}
 
 
 def _damaged(path: Path) -> str:
@@ -78,9 +76,7 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
         float32 [N, D] or [N, C, H, W].
     """
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(
-            f"{name} has dtype {x.dtype}, but inputs must be uint8 (0 to 255) or float: convert it."
-        )
+        raise ValueError(f"{name} has dtype {x.dtype}, but inputs must be uint8 (0 to 255) or float: convert it.")
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
         raise ValueError(
             f"{name} has shape {list(x.shape)}, but it must be [N, D], [N, H, W], [N, H, W, C] or "
@@ -114,9 +110,7 @@ def _channels_last(shape: tuple[int, ...], name: str, channels: Channels) -> boo
 def labels_tensor(y: Array, name: str) -> Tensor:
     """Turn stored labels, integers [N] or [N, 1] and none negative, into int64 [N]."""
     if not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(
-            f"{name} has dtype {y.dtype}, but labels must be integers: 0 for the first class, and so on."
-        )
+        raise ValueError(f"{name} has dtype {y.dtype}, but labels must be integers: 0 for the first class, and so on.")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 or len(y) == 0:

@@ -50,8 +50,7 @@ class ImageClassifier(L.LightningModule):
             raise ValueError(f"weight_decay is {weight_decay}, but it must be at least 0 and finite.")
         if not all(0.0 < milestone < 1.0 for milestone in milestones):
             raise ValueError(
-                f"milestones is {tuple(milestones)}, but each must lie in (0, 1): a fraction of all "
-                "optimizer steps."
+                f"milestones is {tuple(milestones)}, but each must lie in (0, 1): a fraction of all optimizer steps."
             )
         if not 0.0 < gamma <= 1.0:
             raise ValueError(f"gamma is {gamma}, but it must lie in (0, 1].")
@@ -90,9 +89,7 @@ class ImageClassifier(L.LightningModule):
             f"{split}/loss": F.cross_entropy(logits, target),
             f"{split}/acc": (logits.argmax(dim=1) == target).float().mean(),
         }
-        self.log_dict(
-            metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True
-        )
+        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return SGD and, if there are milestones, the schedule of its rate over optimizer steps."""
