@@ -82,7 +82,7 @@ def test_apply_gives_the_target_of_a_greedy_search():
     assert [record["theta"] for record in apply.history] == [record["theta"] for record in law.history]
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -92,7 +92,7 @@ class StopAt(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.step:
-            raise Stop
+            raise StopError
 
 
 def outcome(module, law):
@@ -135,7 +135,7 @@ def test_a_stop_loses_nothing(tmp_path, module, mode, stop):
     every_step = ModelCheckpoint(tmp_path / "a", "last", every_n_train_steps=1, enable_version_counter=False)
     whole = run([every_step])
     every_step = ModelCheckpoint(tmp_path / "b", "last", every_n_train_steps=1, enable_version_counter=False)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         run([StopAt(stop), every_step])
     torch.manual_seed(12345)  # what the process that goes on did before does not matter
     resumed = run([], ckpt_path=tmp_path / "b" / "last.ckpt")
@@ -153,7 +153,7 @@ def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, at_epoch_end):
         return outcome(fit(AdamCosine, [law, *callbacks], ckpt_path=ckpt_path), law)
 
     whole = run([ModelCheckpoint(tmp_path / "a", **options)])
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         run([StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)])
     assert_same(run([], ckpt_path=tmp_path / "b" / "last.ckpt"), whole)
 
@@ -186,9 +186,9 @@ def test_the_users_module_comes_back_as_it_was(module, mode):
 
 
 def test_the_module_comes_back_after_an_error():
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         make_trainer([StopAt(9)]).fit(untouched := DropoutMLP(), *loaders())
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         make_trainer([LAWCallback(bold_agent()), StopAt(9)]).fit(module := DropoutMLP(), *loaders())
     assert set(vars(module)) == set(vars(untouched))
 

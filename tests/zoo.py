@@ -122,7 +122,7 @@ class Mixup(Base):
 
     def training_step(self, batch, batch_idx):
         x, y = batch
-        lam = float(np.random.beta(1.0, 1.0))
+        lam = float(np.random.beta(1.0, 1.0))  # noqa: NPY002 - as users write it
         other = torch.randperm(len(x))
         x.mul_(lam).add_(x[other] * (1 - lam) / max(lam, 1e-3))
         logits = self(x)

@@ -75,7 +75,7 @@ def test_the_gain_is_that_of_fresh_trainings():
     assert sum(gains) / 2 == pytest.approx(result.best_gain)
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -87,11 +87,11 @@ def test_a_search_stopped_within_an_episode_goes_on(tmp_path, stop):
     def failing_module():
         calls.append(1)
         if len(calls) == 2 * (stop + 2):
-            raise Stop
+            raise StopError
         return make_module()
 
     stopped = search(tmp_path / "b")
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         stopped.run(failing_module, make_data)
     assert 0 < len(stopped.history) < 4
     torch.manual_seed(99)
@@ -107,9 +107,9 @@ def test_more_episodes_go_on_where_it_ended(tmp_path):
 
 def test_a_run_folder_of_another_search(tmp_path):
     search(tmp_path, episodes=1).run(make_module, make_data)
-    with pytest.raises(MisconfigurationException, match="other settings .*trainer_kwargs"):
+    with pytest.raises(MisconfigurationException, match=r"other settings .*trainer_kwargs"):
         search(tmp_path, trainer_kwargs={"max_epochs": 5, "accelerator": "cpu"}).run(make_module, make_data)
-    with pytest.raises(MisconfigurationException, match="other settings .*seed"):
+    with pytest.raises(MisconfigurationException, match=r"other settings .*seed"):
         search(tmp_path, seed=1).run(make_module, make_data)
 
 
