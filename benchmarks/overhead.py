@@ -1,6 +1,6 @@
 """What the callback costs: a plain Lightning fit, apply mode and search mode, side by side in one run.
 
-    python benchmarks/overhead.py --cases cnn resnet18 mlp --clock cpu --threads 1 --repeats 3
+    python benchmarks/overhead.py --cases cnn resnet18 mlp --repeats 3
 
 2 cores of an x86-64 server CPU shared with other work (hence processor time, on one thread), torch 2.15.0, lightning
 2.6.6; medians of 3 rounds [min, max]:
@@ -414,10 +414,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--repeats", type=int, default=5, help="rounds of plain, apply, search (default: 5)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="torch's threads on the CPU (default: torch's own)")
     parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall",
-        help="cpu: processor time of this process, which other processes disturb less (not for --device cuda)",
+        "--threads", type=int, default=1,
+        help="torch's threads on the CPU; 0: torch's own choice, whose waiting threads make a busy machine's times "
+        "meaningless (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"),
+        help="cpu: processor time of this process, which other processes disturb less (default: cpu on the CPU, wall "
+        "on a GPU)",
     )  # fmt: skip
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to this file")
@@ -427,6 +432,7 @@ def arguments() -> argparse.Namespace:
         parser.error("--repeats must be at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
+    args.clock = args.clock or ("cpu" if args.device == "cpu" else "wall")
     if args.device == "cuda" and args.clock == "cpu":
         parser.error("--clock cpu does not see the GPU's time")
     return args

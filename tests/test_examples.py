@@ -51,7 +51,13 @@ def test_apply_strategy_searches_saves_and_applies(tmp_path):
 
 
 def test_sweep_searches_at_every_rate(tmp_path):
-    small = ["trainer.max_epochs=3", "search.episodes=1", "search.eval_seeds=1", "search.progress=false"]
+    small = [
+        "data.batch_size=32",
+        "trainer.max_epochs=3",
+        "search.episodes=1",
+        "search.eval_seeds=1",
+        "search.progress=false",
+    ]
     run(tmp_path, "sh", EXAMPLES / "sweep.sh", *small)
     for job, rate in enumerate((0.2, 0.4, 0.6)):
         folder = tmp_path / "runs" / "sweep" / str(job)

@@ -7,6 +7,7 @@ import pytest
 SMALL = (
     "data.train_size=128",
     "data.val_size=100",
+    "data.batch_size=64",
     "model.network.hidden=[16]",
     "trainer.max_epochs=3",
     "trainer.accelerator=cpu",
@@ -48,7 +49,7 @@ def strategy(tmp_path_factory):
 
     from law_lightning import StrategyAgent
 
-    agent = StrategyAgent(num_stages=3, seed=1)
+    agent = StrategyAgent(num_stages=3, warmup_stages=1, seed=1)
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.3)
