@@ -1,6 +1,6 @@
 """Run by test_ddp.py as a script: one fit on two processes; the first saves what came out.
 
-python ddp_run.py plain|search|zero|apply OUT
+python ddp_run.py plain|search|zero|apply OUT [STRATEGY]
 """
 
 import sys
@@ -11,7 +11,7 @@ from law_lightning import LAWCallback, StrategyAgent
 from zoo import BatchNormCNN, fit
 
 
-def main(mode: str, out: str) -> None:
+def main(mode: str, out: str, strategy: str = "ddp") -> None:
     torch.set_num_threads(1)
     agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=2.0)
     if mode in ("zero", "apply"):
@@ -23,9 +23,9 @@ def main(mode: str, out: str) -> None:
         "apply": [LAWCallback(agent, mode="apply")],
     }[mode]
     # 92 training and 70 validation samples: both are padded, as neither divides by two processes and the batch size.
-    module = fit(BatchNormCNN, callbacks, strategy="ddp", devices=2, accumulate_grad_batches=2)
+    module = fit(BatchNormCNN, callbacks, strategy=strategy, devices=2, accumulate_grad_batches=2)
     result = {"module": module.state_dict()}
-    if callbacks:
+    if callbacks and strategy == "ddp":
         law = callbacks[0]
         result |= {
             "reference": None if law.reference is None else law.reference.state_dict(),
@@ -37,4 +37,4 @@ def main(mode: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

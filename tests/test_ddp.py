@@ -16,15 +16,16 @@ from zoo import assert_identical, differ
 def run(tmp_path_factory):
     results = {}
 
-    def run(mode):
-        if mode not in results:
+    def run(mode, strategy="ddp"):
+        if (mode, strategy) not in results:
             out = tmp_path_factory.mktemp("ddp") / mode
             env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-            command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), mode, str(out)]
+            command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), mode, str(out), strategy]
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == 0, done.stderr[-3000:]
-            results[mode] = [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
-        return results[mode]
+            files = sorted(out.parent.glob(f"{mode}.*"))
+            results[mode, strategy] = [torch.load(file, weights_only=True) for file in files]
+        return results[mode, strategy]
 
     return run
 
@@ -54,3 +55,7 @@ def test_weights_of_one_change_nothing_on_two_processes(run):
     assert_identical(zero["reference"], plain["module"])
     assert [record["reward"] for record in zero["history"]] == [0.0] * 5
     assert_identical(apply["module"], plain["module"])
+
+
+def test_weights_of_one_change_nothing_in_spawned_processes(run):
+    assert_identical(run("zero", "ddp_spawn")[0]["module"], run("plain")[0]["module"])

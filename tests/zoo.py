@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -187,12 +188,20 @@ class Auxiliary(Base):
 
 MODULES = [DropoutMLP, BatchNormCNN, FrozenNorm, AdamCosine, Plateau, Mixup, ExplicitDict, Hooked, Auxiliary]
 
+
+def half_precision():
+    """16-mixed with its gradient scaler, which the Trainer by itself offers on a GPU only."""
+    # Starts so high that the first steps overflow and are skipped, for the target and for the reference.
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=5))
+
+
 TRAINERS = {
     "default": {},
     "clip_norm": {"gradient_clip_val": 0.2},
     "clip_value": {"gradient_clip_val": 0.05, "gradient_clip_algorithm": "value"},
     "accumulate": {"accumulate_grad_batches": 3},
     "bf16": {"precision": "bf16-mixed"},
+    "fp16": {"plugins": half_precision},
     "max_steps": {"max_epochs": -1, "max_steps": 17},
 }
 
@@ -207,7 +216,10 @@ def make_trainer(callbacks=(), **kwargs) -> L.Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return L.Trainer(**(options | kwargs), callbacks=list(callbacks))
+    options |= kwargs
+    if callable(options.get("plugins")):  # a scaler holds state: a fresh one for each Trainer
+        options["plugins"] = options["plugins"]()
+    return L.Trainer(**options, callbacks=list(callbacks))
 
 
 def fit(module_class, callbacks=(), seed=3, ckpt_path=None, **kwargs):

@@ -246,14 +246,20 @@ class StrategyAgent(DDPG):
         self.load_state_dict(state["networks"])
         self.configure_optimizers()
         assert self._optimizers is not None
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+        for optimizer, saved in zip(self._optimizers, state["optimizers"] or (), strict=bool(state["optimizers"])):
             optimizer.load_state_dict(copy.deepcopy(saved))  # it would keep, and change, the tensors it is given
         self.exploration.load_state_dict(state["exploration"])
         self._own.generator.set_state(state["generator"])
 
-    def save(self, path: str | Path) -> None:
-        """Write the strategy to a file that loads with ``weights_only=True``."""
-        save_state(path, "strategy", self.full_state())
+    def save(self, path: str | Path, resumable: bool = True) -> None:
+        """Write the strategy to a file that loads with ``weights_only=True``.
+
+        Args:
+            path: where to.
+            resumable: keep the optimizers' state, more than half of the file, so that learning goes on exactly.
+        """
+        state = self.full_state()
+        save_state(path, "strategy", state if resumable else state | {"optimizers": None})
 
     @classmethod
     def load(cls, path: str | Path) -> StrategyAgent:

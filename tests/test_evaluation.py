@@ -1,0 +1,143 @@
+"""The validation accuracy against an independent count."""
+
+import copy
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, TensorDataset
+
+from law_lightning.evaluation import Evaluator, _counted_once
+from zoo import Base, loaders, make_data, make_trainer
+
+DATA = make_data(70, seed=2)
+
+
+class Ask(L.Callback):
+    """Evaluates the module when training starts, and keeps the answer."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.accuracy = Evaluator(trainer)([pl_module])[0]
+
+
+def evaluate(module, val=None, **kwargs):
+    ask = Ask()
+    options = {"max_steps": 1, "num_sanity_val_steps": 0, "check_val_every_n_epoch": 5} | kwargs
+    val = DataLoader(DATA, batch_size=32) if val is None else val
+    make_trainer([ask], **options).fit(module, loaders()[0], val)
+    return ask.accuracy
+
+
+@torch.no_grad()
+def count(net, x, y, keep=None):
+    right = (net.eval()(x).argmax(1) == y).float()
+    net.train()
+    return float(right.mean() if keep is None else right[keep].mean())
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    return Base()
+
+
+def start(module):
+    """The network as it is before the training step."""
+    return copy.deepcopy(module.net)
+
+
+def test_from_the_validation_step(module):
+    net = start(module)
+    assert evaluate(module) == pytest.approx(count(net, *DATA.tensors))
+
+
+class Dict(Base):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        losses = F.cross_entropy(logits, y, reduction="none", ignore_index=3)
+        target = torch.where(y == 3, -100, y)
+        return {"loss": losses.mean(), "losses": losses, "logits": logits, "target": target}
+
+
+class Ignoring(Base):
+    def validation_step(self, batch):  # without batch_idx, as Lightning allows
+        return F.cross_entropy(self(batch[0]), batch[1], ignore_index=3)
+
+
+class Forward(Base):
+    def validation_step(self, batch, batch_idx):
+        self.log("something", 1.0)
+
+
+@pytest.mark.parametrize("kind", [Dict, Ignoring])
+def test_samples_without_a_label_do_not_count(kind):
+    module = kind()
+    net = start(module)
+    x, y = DATA.tensors
+    assert evaluate(module) == pytest.approx(count(net, x, y, keep=y != 3))
+
+
+def test_from_forward_where_the_validation_step_tells_nothing():
+    module = Forward()
+    net = start(module)
+    assert evaluate(module) == pytest.approx(count(net, *DATA.tensors))
+
+
+def test_forward_with_labels_out_of_range():
+    x, y = DATA.tensors
+    with pytest.raises(ValueError, match="Labels out of range"):
+        evaluate(Forward(), DataLoader(TensorDataset(x, y + 3), batch_size=32))
+
+
+def test_no_sample_with_a_label():
+    x, y = DATA.tensors
+    val = DataLoader(TensorDataset(x, torch.full_like(y, 3)), batch_size=32)
+    with pytest.raises(MisconfigurationException, match="hold no samples with a label"):
+        evaluate(Ignoring(), val)
+
+
+@pytest.mark.parametrize(("limit", "samples"), [(1, 32), (2, 64), (0.5, 32), (1.0, 70)])
+def test_limit_val_batches(module, limit, samples):
+    net = start(module)
+    x, y = DATA.tensors
+    assert evaluate(module, limit_val_batches=limit) == pytest.approx(count(net, x[:samples], y[:samples]))
+
+
+def test_nothing_of_the_users_is_touched(module):
+    generator, sampling = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    val = DataLoader(DATA, 32, sampler=RandomSampler(DATA, generator=sampling), generator=generator)
+    ask = Ask()
+    states = {}
+
+    class Watch(L.Callback):
+        def __init__(self, name):
+            self.name = name
+
+        def on_train_start(self, trainer, pl_module):
+            own = [torch.get_rng_state(), generator.get_state(), sampling.get_state()]
+            states[self.name] = (own, pl_module.training, trainer.state.stage, set(vars(pl_module)))
+
+    trainer = make_trainer([Watch("before"), ask, Watch("after")], max_steps=1, num_sanity_val_steps=0)
+    trainer.fit(module, loaders()[0], val)
+    (own, *rest), (own_after, *rest_after) = states["before"], states["after"]
+    assert all(torch.equal(a, b) for a, b in zip(own, own_after, strict=True))
+    assert rest == rest_after
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [7, 8, 9])
+def test_every_sample_is_counted_once_over_the_processes(processes, size):
+    data = TensorDataset(torch.arange(size))
+    counted = []
+    for rank in range(processes):
+        sampler = DistributedSampler(data, processes, rank, shuffle=False)
+        loader = DataLoader(data, batch_size=2, sampler=sampler)
+        position = 0
+        for (batch,) in loader:
+            once = _counted_once(loader, position, len(batch))
+            counted += batch[once].tolist()
+            position += len(batch)
+    assert sorted(counted) == list(range(size))
