@@ -99,7 +99,7 @@ class Case:
 CASES = {
     "mlp": Case((1, 8, 8), 128, epoch_steps=10, val_batches=3, stage_epochs=3, num_stages=20),
     "cnn": Case((3, 32, 32), 128, epoch_steps=5, val_batches=1, stage_epochs=2, num_stages=5),
-    "resnet18": Case((3, 32, 32), 16, epoch_steps=4, val_batches=1, stage_epochs=1, num_stages=4),
+    "resnet18": Case((3, 32, 32), 16, epoch_steps=4, val_batches=1, stage_epochs=3, num_stages=4),
 }
 GPU_CASES = {
     "mlp": CASES["mlp"],
