@@ -186,7 +186,69 @@ class Auxiliary(Base):
     validation_step = L.LightningModule.validation_step
 
 
-MODULES = [DropoutMLP, BatchNormCNN, FrozenNorm, AdamCosine, Plateau, Mixup, ExplicitDict, Hooked, Auxiliary]
+class OwnFunction(Base):
+    """A function on the instance that refers to self, and lists of tensors with their graphs."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = lambda x: self.net(x)
+        self.losses = []
+
+    def forward(self, x):
+        return self.score(x)
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.losses.append(loss)
+        return {"loss": loss, "predictions": loss.detach() * 2}
+
+    def on_before_backward(self, loss):
+        self.before = float(loss)
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.net[1].bias.data.add_(1e-3 * outputs["predictions"] + 1e-4 * self.before)
+
+    def on_train_epoch_end(self):
+        self.net[1].bias.data.add_(1e-3 * torch.stack(self.losses).mean())
+        self.losses.clear()
+
+
+class LineSearch(Base):
+    """An optimizer that calls the step several times, and holds more than its groups."""
+
+    def make_net(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, CLASSES))
+
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+
+class TwoHeads(Base):
+    """Heads with different numbers of classes on different targets; the losses are scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.coarse = nn.Linear(36, 2)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return 0.5 * F.cross_entropy(self(x), y) + 0.1 * F.cross_entropy(self.coarse(x.flatten(1)), y % 2)
+
+
+MODULES = [
+    DropoutMLP,
+    BatchNormCNN,
+    FrozenNorm,
+    AdamCosine,
+    Plateau,
+    Mixup,
+    ExplicitDict,
+    Hooked,
+    Auxiliary,
+    OwnFunction,
+    LineSearch,
+    TwoHeads,
+]
 
 
 def half_precision():

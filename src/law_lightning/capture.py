@@ -153,21 +153,27 @@ class LossCapture(TorchFunctionMode):
         training: leave losses alone that need no gradient.
         check_labels: look for labels out of range beforehand, also where the device could not name them. Waits for
             the device, so for a first batch only.
+        on_use: called with the gradient of a loss once it is part of a backward pass.
 
     Attributes:
         samples: one entry for each target seen, in order.
-        correction: what was added to the plain losses in all, a detached scalar; None if nothing was.
     """
 
-    def __init__(self, weigh: Weigh | None = None, training: bool = True, check_labels: bool = False) -> None:
+    def __init__(
+        self,
+        weigh: Weigh | None = None,
+        training: bool = True,
+        check_labels: bool = False,
+        on_use: Callable[[Tensor], None] | None = None,
+    ) -> None:
         super().__init__()
+        self._on_use = on_use
         self._check_labels = check_labels
         self._weigh = weigh
         self._training = training
         self._targets: list[Tensor] = []  # held so that their addresses stay theirs
         self._weights: list[Tensor | None] = []
         self.samples: list[Samples] = []
-        self.correction: Tensor | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -193,6 +199,7 @@ class LossCapture(TorchFunctionMode):
 
     def _capture(self, plain: Tensor, take_apart: Callable[[], _Loss], target: Tensor) -> Tensor:
         loss = take_apart()
+        self._watch(plain)
         for seen, given in zip(self._targets, self._weights, strict=True):
             if _same_target(seen, target):
                 weights = given
@@ -208,7 +215,6 @@ class LossCapture(TorchFunctionMode):
         if loss.elements.ndim > 1:
             excess = excess.reshape(-1, *[1] * (loss.elements.ndim - 1))
         correction = (excess * loss.elements).sum()
-        self._note(correction)
         return plain + correction
 
     def take_output(self, output: Any) -> Any:
@@ -229,16 +235,15 @@ class LossCapture(TorchFunctionMode):
         if self._check_labels:
             check_target(samples.logits, output["target"])
         self.samples.append(samples)
+        self._watch(output["loss"])
         weights = self._weigh(samples) if self._weigh is not None else None
         if weights is None:
             return output
-        correction = ((weights - 1.0) * losses).mean()
-        self._note(correction)
-        return {**output, "loss": output["loss"] + correction}
+        return {**output, "loss": output["loss"] + ((weights - 1.0) * losses).mean()}
 
-    def _note(self, correction: Tensor) -> None:
-        seen = correction.detach()
-        self.correction = seen if self.correction is None else self.correction + seen
+    def _watch(self, loss: Tensor) -> None:
+        if self._on_use is not None and loss.requires_grad:
+            loss.register_hook(self._on_use)
 
 
 def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from law_lightning.capture import LossCapture, explicit_samples, target_error
+from law_lightning.duplicate import duplicate
 from law_lightning.randomness import replaying
-from law_lightning.reference import duplicate
 
 NO_DATA = (
     "LAW's reward is the validation accuracy of two networks, but there is no validation data: give the Trainer "
@@ -46,15 +46,20 @@ class Evaluator:
         source = trainer.fit_loop.epoch_loop.val_loop._data_source
         if not source.is_defined() or trainer.limit_val_batches == 0:
             raise MisconfigurationException(NO_DATA)
-        with replaying():
-            loaders = trainer.val_dataloaders
-            ready = loaders is not None
-            self._loaders: list[Any] = CombinedLoader(
-                loaders if ready else _request_dataloader(source), "sequential"
-            ).flattened
-            if not ready:  # the Trainer makes its own only if the module has a validation_step
-                fitting, validating = TrainerFn.FITTING, RunningStage.VALIDATING
-                self._loaders = [_process_dataloader(trainer, fitting, validating, each) for each in self._loaders]
+        self._own: list[Any] | None = None
+        if trainer.val_dataloaders is None:  # the Trainer makes them only if the module has a validation_step
+            fitting, validating = TrainerFn.FITTING, RunningStage.VALIDATING
+            with replaying():
+                loaders = CombinedLoader(_request_dataloader(source), "sequential").flattened
+                self._own = [_process_dataloader(trainer, fitting, validating, loader) for loader in loaders]
+
+    @property
+    def _loaders(self) -> list[Any]:
+        """The Trainer's validation loaders, which it may reload between epochs."""
+        if self._own is not None:
+            return self._own
+        loaders: list[Any] = CombinedLoader(self._trainer.val_dataloaders, "sequential").flattened
+        return loaders
 
     def __call__(self, modules: Sequence[L.LightningModule], limit: int | None = None) -> list[float]:
         """The accuracy of each module, in [0, 1], over the data of all processes, each sample counted once.
@@ -74,6 +79,9 @@ class Evaluator:
             totals = torch.zeros(len(twins), 2, device=trainer.strategy.root_device, dtype=torch.float64)
             trainer.validating = True
             try:
+                for twin, hook in itertools.product(twins, ("on_validation_start", "on_validation_epoch_start")):
+                    if is_overridden(hook, twin, L.LightningModule):  # may make what validation_step needs
+                        getattr(twin, hook)()
                 for loader_idx, loader in enumerate(self._loaders):
                     self._add_loader(totals, twins, loader, loader_idx, limit)
             finally:

@@ -89,7 +89,7 @@ def set_portable_states(states: dict[str, Any]) -> None:
     algorithm, keys, position, has_gauss, cached = states["numpy"]
     version, words, gauss = states["python"]
     set_random_states(states | {
-        "torch.cuda": states["torch.cuda"] if torch.cuda.is_available() else [],
+        "torch.cuda": states["torch.cuda"][: torch.cuda.device_count()],  # the machine may be another one
         "numpy": (algorithm, keys.numpy().astype(np.uint32), position, has_gauss, cached),
         "python": (version, tuple(words), gauss),
     })  # fmt: skip

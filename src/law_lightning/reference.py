@@ -7,64 +7,23 @@ the random states the target's step began with, so that it is what the Trainer w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from law_lightning.capture import LossCapture
+from law_lightning.duplicate import duplicate, release
 from law_lightning.randomness import random_states, replaying
-
-WRAPPED = "_law_lightning_wraps"
-"""Marks a function that a callback put on the user's module; holds what the instance had in its place, or None."""
-
-_LOG_METHODS = ("log", "log_dict")
-
-
-def _silent(*args: Any, **kwargs: Any) -> None:
-    """Stands in for ``log`` on a copy: only the user's own module reports."""
-
-
-def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any] | None = None) -> L.LightningModule:
-    """A copy of a module that knows the Trainer but logs nothing.
-
-    Args:
-        trainer: the Trainer of ``module``.
-        module: the user's module.
-        memo: shared with further deep copies that refer to the module's parameters.
-
-    Raises:
-        MisconfigurationException: the module cannot be copied.
-    """
-    memo = {} if memo is None else memo
-    for part in module.modules():  # tensors with a graph, kept on self for convenience, cannot be deep-copied
-        for value in vars(part).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach().clone()
-    try:
-        twin: L.LightningModule = copy.deepcopy(module, memo)
-    except Exception as error:
-        raise MisconfigurationException(
-            f"LAW needs a copy of {type(module).__name__} for its reference network, but copy.deepcopy failed: "
-            f"{error!r}. Keep what cannot be copied (open files, locks, generators) out of the module, or leave it "
-            "out in __getstate__."
-        ) from error
-    if hasattr(vars(module).get("training_step"), WRAPPED):  # the callback's: the copy takes what it wraps
-        own = getattr(vars(twin).pop("training_step"), WRAPPED)
-        if own is not None:
-            vars(twin)["training_step"] = copy.deepcopy(own, memo)
-    twin.trainer = trainer
-    for name in _LOG_METHODS:
-        vars(twin)[name] = _silent
-    return twin
 
 
 @dataclass
@@ -93,6 +52,20 @@ class StepRecord:
         self.options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
+@dataclass
+class StepResult:
+    """What the reference's step gave.
+
+    Attributes:
+        output: what ``training_step`` returned, as the Trainer hands it to hooks: a dict, its loss detached; empty for
+            None.
+        loss: mean per-sample loss, a scalar; None if the step revealed none.
+    """
+
+    output: dict[str, Any] = field(default_factory=dict)
+    loss: Tensor | None = None
+
+
 class Reference:
     """The duplicate network with its optimizer and precision scaler.
 
@@ -106,10 +79,10 @@ class Reference:
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._trainer = trainer
+        self._target = module
         memo: dict[int, Any] = {}
         self.module = duplicate(trainer, module, memo)
-        optimizer = trainer.optimizers[0]
-        self.optimizer: Optimizer = copy.deepcopy(optimizer, memo)  # its parameters become the copy's
+        self.optimizer = _copy_optimizer(trainer.optimizers[0], memo)
         self._scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
         self._wrapped: torch.nn.Module = self.module
         if isinstance(trainer.strategy.model, DistributedDataParallel):
@@ -117,26 +90,22 @@ class Reference:
 
     # -- training ------------------------------------------------------------------------------------------
 
-    def step(self, record: StepRecord, batch_idx: int) -> Tensor | None:
+    def step(self, record: StepRecord, batch_idx: int) -> StepResult:
         """Train on one batch exactly as the plain Trainer would.
 
         Args:
             record: what the target's step had.
             batch_idx: index of the batch in its epoch.
-
-        Returns:
-            The loss, detached; None if the training step gave none.
         """
-        losses: list[Tensor | None] = []
+        results: list[StepResult] = []
 
         def closure() -> Tensor | None:
             with torch.enable_grad():
-                losses.append(self._forward_backward(record, batch_idx))
-            return losses[-1]
+                result = self._forward_backward(record, batch_idx)
+            results.append(result)
+            return result.output.get("loss")
 
-        for own, copied in zip(self._trainer.lightning_module.modules(), self.module.modules(), strict=False):
-            if copied.training != own.training:  # each by itself: a frozen BatchNorm stays in evaluation mode
-                copied.training = own.training
+        self._follow_target()
         with replaying(record.random):
             if record.options is None:  # accumulating: gradients are not yet shared between processes
                 distributed = isinstance(self._wrapped, DistributedDataParallel)
@@ -146,29 +115,46 @@ class Reference:
                 for group, options in zip(self.optimizer.param_groups, record.options, strict=True):
                     group.update(options)
                 self._optimizer_step(closure)
-        return losses[0]
+        return results[0]
 
-    def _forward_backward(self, record: StepRecord, batch_idx: int) -> Tensor | None:
+    def _follow_target(self) -> None:
+        """Take over what callbacks such as BackboneFinetuning changed on the target: modes, frozen parts, groups."""
+        for own, copied in zip(self._target.modules(), self.module.modules(), strict=False):
+            if copied.training != own.training:  # each by itself: a frozen BatchNorm stays in evaluation mode
+                copied.training = own.training
+        for theirs, mine in zip(self._target.parameters(), self.module.parameters(), strict=True):
+            if mine.requires_grad != theirs.requires_grad:
+                mine.requires_grad_(theirs.requires_grad)
+        groups = self._trainer.optimizers[0].param_groups
+        if len(groups) > len(self.optimizer.param_groups):
+            twins = dict(zip(self._target.parameters(), self.module.parameters(), strict=True))
+            for group in groups[len(self.optimizer.param_groups) :]:
+                self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
+
+    def _forward_backward(self, record: StepRecord, batch_idx: int) -> StepResult:
         trainer, module = self._trainer, self.module
-        with trainer.precision_plugin.train_step_context():
+        with trainer.precision_plugin.train_step_context(), LossCapture() as capture:
             if self._wrapped is module:
                 output = module.training_step(*record.args, **record.kwargs)
             else:
                 output = trainer.strategy._forward_redirection(
                     self._wrapped, module, "training_step", *record.args, **record.kwargs
                 )
-        loss: Tensor | None = output.get("loss") if isinstance(output, dict) else output  # type: ignore[assignment]
+        capture.take_output(output)
+        whole: dict[str, Any] = dict(output) if isinstance(output, Mapping) else {"loss": output}
+        loss: Tensor | None = whole.get("loss")
         if batch_idx % trainer.accumulate_grad_batches == 0:
             module.on_before_zero_grad(self.optimizer)
             module.optimizer_zero_grad(trainer.current_epoch, batch_idx, self.optimizer)
         if loss is None:
-            return None
+            return StepResult()
         scaled = loss / trainer.accumulate_grad_batches if trainer.accumulate_grad_batches > 1 else loss
         if self._scaler is not None:
             scaled = self._scaler.scale(scaled)
+        module.on_before_backward(scaled)
         module.backward(scaled)
         module.on_after_backward()
-        return loss.detach()
+        return StepResult(whole | {"loss": loss.detach()}, capture.samples[0].mean_loss if capture.samples else None)
 
     def _optimizer_step(self, closure: Callable[[], Tensor | None]) -> None:
         if self._scaler is None:
@@ -179,10 +165,12 @@ class Reference:
                 return loss
 
             self.optimizer.step(whole)  # type: ignore[arg-type]
-        elif closure() is not None:
-            if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
-                self._scaler.unscale_(self.optimizer)
-            self._after_backward()
+            return
+        skipped = closure() is None
+        if not skipped and not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            self._scaler.unscale_(self.optimizer)
+        self._after_backward()
+        if not skipped:
             self._scaler.step(self.optimizer)
             self._scaler.update()
 
@@ -206,29 +194,46 @@ class Reference:
     # -- state ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, buffers, optimizer and scaler."""
+        """Every parameter and buffer (a module's own ``state_dict`` may leave some out), optimizer and scaler."""
         return {
-            "module": self.module.state_dict(),
+            "tensors": [tensor.detach().clone() for tensor in tensors(self.module)],
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self._scaler is None else self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken."""
-        self.module.load_state_dict(state["module"])
+        copy_tensors(state["tensors"], tensors(self.module))
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
 
-    def release(self) -> L.LightningModule:
-        """Take the copy off the accelerator and the Trainer; a plain module remains.
+    def give_to(self, module: L.LightningModule) -> None:
+        """Copy the reference's parameters and buffers into ``module``."""
+        copy_tensors(tensors(self.module), tensors(module))
 
-        Returns:
-            The module.
-        """
+    def release(self) -> L.LightningModule:
+        """Take the copy off the accelerator and the Trainer; a plain module remains."""
         self.optimizer.zero_grad(set_to_none=True)
-        for name in _LOG_METHODS:
-            vars(self.module).pop(name, None)
-        self.module.trainer = None
-        self.module.cpu()
-        return self.module
+        return release(self.module)
+
+
+def tensors(module: torch.nn.Module) -> Iterator[Tensor]:
+    """Parameters, then buffers."""
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+@torch.no_grad()
+def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> None:
+    """Copy values one by one; both sides are of the same module."""
+    for new, old in zip(source, destination, strict=True):
+        old.copy_(new)
+
+
+def _copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """A copy whose parameters are those of the copied module that ``memo`` knows."""
+    twin: Optimizer = copy.deepcopy(optimizer, memo)
+    for name, value in vars(optimizer).items():  # torch's own deep copy keeps defaults, state and groups alone
+        if name not in vars(twin) and name != "step":  # schedulers wrap step on the instance
+            vars(twin)[name] = copy.deepcopy(value, memo)
+    return twin

@@ -35,6 +35,11 @@ class Samples:
         return self.logits.shape[1]
 
     @property
+    def mean_loss(self) -> Tensor:
+        """Mean loss of the samples that have a target, a scalar."""
+        return self.loss.mean() if self.valid is None else (self.loss * self.valid).sum() / self.valid.sum()
+
+    @property
     def accuracy(self) -> Tensor:
         """How much of each sample is right, [B] in [0, 1]."""
         if self.correct is not None:

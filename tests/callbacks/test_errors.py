@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -73,6 +74,49 @@ class Incomplete(Base):
 def test_no_per_sample_loss(mode):
     refused(Secretive(), "Secretive.training_step reveals no per-sample loss.*two ways", law(mode=mode))
     refused(Incomplete(), "without a tensor 'logits' and 'target'", law(mode=mode))
+
+
+class Pretending(Base):
+    """Logs a classification loss, but trains on something else."""
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        self.log("loss", F.cross_entropy(logits, batch[1]))
+        return (1 - logits.softmax(1)[torch.arange(len(logits)), batch[1]]).mean()
+
+
+def test_a_loss_that_is_not_trained_on():
+    refused(Pretending(), "what it returns does not depend on it")
+
+
+class Tuple(Base):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net[1].parameters(), 0.1), torch.optim.SGD(self.net[4].parameters(), 0.1)
+
+
+def test_a_tuple_of_optimizers():
+    refused(Tuple(), "returns 2 optimizers")
+
+
+def test_a_fit_that_goes_on_without_the_callbacks_state():
+    module = DropoutMLP()
+    trainer = make_trainer([callback := law()], max_epochs=2)
+    trainer.fit(module, *loaders())
+    trainer.fit_loop.max_epochs = 4
+    with pytest.raises(MisconfigurationException, match="already at step 12"):
+        trainer.fit(module, *loaders())
+    assert "training_step" not in vars(module)
+    assert callback.reference is None
+
+
+def test_an_accumulation_that_changes():
+    scheduler = GradientAccumulationScheduler({0: 1, 1: 2})
+    with pytest.raises(MisconfigurationException, match="GradientAccumulationScheduler"):
+        make_trainer([law(), scheduler]).fit(DropoutMLP(), *loaders())
+
+
+def test_fast_dev_run_says_what_it_is():
+    refused(DropoutMLP(), "fewer than its 5 stages.*fast_dev_run", fast_dev_run=True)
 
 
 def test_endless_training():

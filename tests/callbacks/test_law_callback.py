@@ -238,3 +238,108 @@ def test_a_loss_that_is_not_finite_does_not_reach_the_strategy(value):
     assert all(parameter.isfinite().all() for parameter in law.agent.parameters())
     assert all(column.isfinite().all() for column in law.buffer.transitions())
     assert all(math.isfinite(record["reward"]) for record in law.history)
+
+
+def test_a_test_between_two_fits_does_not_leak_into_the_second(tmp_path):
+    """trainer.test(ckpt_path=...) restores callbacks as well; the next fit still begins anew."""
+
+    class Tested(DropoutMLP):
+        def test_step(self, batch, batch_idx):
+            self.log("acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    law = LAWCallback(agent())
+    train, val = loaders()
+    trainer = make_trainer([law])
+    trainer.fit(Tested(), train, val)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    first = law.history
+    trainer.test(Tested(), val, ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    make_trainer([law]).fit(Tested(), train, val)
+    assert law.agent.exploration.episode == 2
+    assert len(law.buffer) == 8
+    assert law.history != first
+
+
+def test_a_module_whose_checkpoint_leaves_parts_out(tmp_path):
+    """strict_loading=False and a partial state_dict, as for a frozen encoder: keep="best" and resuming still work."""
+
+    class Partial(DropoutMLP):
+        def __init__(self):
+            super().__init__()
+            self.strict_loading = False
+            self.encoder = nn.Linear(36, 36)
+
+        def forward(self, x):
+            return self.net(x + self.encoder(x.flatten(1)).view_as(x))
+
+        def state_dict(self, *args, **kwargs):
+            return {k: v for k, v in super().state_dict(*args, **kwargs).items() if "encoder" not in k}
+
+    law = LAWCallback(agent())
+    module = fit(Partial, [law])
+    last = law.history[-1]
+    assert accuracy(module) == pytest.approx(max(last["acc_target"], last["acc_reference"]))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_the_loss_gap_of_networks_that_do_not_learn_is_zero(scale):
+    class Still(Base):
+        def make_net(self):
+            return nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
+
+        def training_step(self, batch, batch_idx):
+            return scale * F.cross_entropy(self(batch[0]), batch[1]) + 3.0
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    law = LAWCallback(agent())
+    fit(Still, [law])
+    assert [record["loss_gap"] for record in law.history] == [None, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_parts_that_a_callback_unfreezes(tmp_path):
+    """The reference follows new parameter groups and requires_grad, as plain training would have them."""
+
+    class Unfreeze(L.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            pl_module.net[1].requires_grad_(False)
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                pl_module.net[1].requires_grad_(True)
+                trainer.optimizers[0].add_param_group({"params": list(pl_module.net[1].parameters()), "lr": 0.01})
+
+    class Frozen(DropoutMLP):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net[4].parameters(), lr=0.1, momentum=0.9)
+
+    plain = fit(Frozen, [Unfreeze()])
+    law = LAWCallback(agent(), keep="target")
+    fit(Frozen, [Unfreeze(), law])
+    assert_identical(law.reference.state_dict(), plain.state_dict())
+
+
+def test_a_class_count_that_varies():
+    """Contrastive losses have as many classes as samples in the batch; the last batch is smaller."""
+
+    class Contrastive(Base):
+        def training_step(self, batch, batch_idx):
+            z = self(batch[0])
+            return F.cross_entropy(z @ z.T, torch.arange(len(z)))
+
+    law = LAWCallback(agent())
+    fit(Contrastive, [law])
+    assert {len(record["weight_per_class"]) for record in law.history} == {16}
+
+
+def test_a_compiled_module():
+    """Lightning puts the compiled steps on the instance; the copy must not run the original's."""
+    plain = fit(DropoutMLP)
+    L.seed_everything(3, verbose=False)
+    module = DropoutMLP()
+    compiled = torch.compile(module, backend="eager")
+    law = LAWCallback(agent(), keep="target")
+    make_trainer([law]).fit(compiled, *loaders())
+    assert_identical(law.reference.state_dict(), plain.state_dict())
+    assert any(record["acc_target"] != record["acc_reference"] for record in law.history)

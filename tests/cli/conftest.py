@@ -17,7 +17,7 @@ SMALL = (
 #: The options of a search as small.
 SMALL_SEARCH = (
     *SMALL,
-    "++agent.num_stages=3",
+    "agent.num_stages=3",
     "search.episodes=2",
     "search.eval_every=1",
     "search.eval_seeds=1",

@@ -92,10 +92,10 @@ def test_ddp_in_a_sweep_is_refused(command, small_search, tmp_path):
         (["data=arrays", "data.path=none.npz"], r"none\.npz"),
         (["data=arrays"], r"data\.path must be given: add data\.path="),
         (["model.lr=-1"], "lr is -1"),
-        (["++agent.actor_lr=0"], "actor_lr"),
+        (["agent.actor_lr=0"], "actor_lr"),
         (["search.episodes=0"], "episodes"),
         (["trainer.max_epochs=-1"], "max_epochs"),
-        (["++agent.num_stages=100"], "100"),
+        (["agent.num_stages=100"], "100"),
     ],
 )
 def test_bad_input_is_one_line(command, small_search, tmp_path, overrides, message):

@@ -2,6 +2,8 @@ import csv
 
 import pytest
 import torch
+from lightning import LightningDataModule
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -130,3 +132,45 @@ def test_seeds_for_learning_and_evaluation_never_meet():
 def test_a_progress_bar(capsys):
     search(episodes=1, progress=True).run(make_module, make_data)
     assert "search" in capsys.readouterr().err
+
+
+def count_steps(monkeypatch):
+    steps = []
+    step = ImageClassifier.training_step
+    monkeypatch.setattr(ImageClassifier, "training_step", lambda self, *args: steps.append(1) or step(self, *args))
+    return steps
+
+
+def test_what_is_wrong_comes_to_light_before_anything_is_trained(monkeypatch):
+    steps = count_steps(monkeypatch)
+
+    class NoValidation(DigitsDataModule):
+        val_dataloader = LightningDataModule.val_dataloader
+
+    for options, data, match in [
+        ({"max_epochs": 1}, make_data, "2 optimizer steps, fewer than its 4 stages"),
+        ({"max_epochs": 4}, lambda: NoValidation(train_size=60, val_size=100, batch_size=30), "no validation data"),
+    ]:
+        with pytest.raises(MisconfigurationException, match=match):
+            search(trainer_kwargs={"accelerator": "cpu", **options}).run(make_module, data)
+    with pytest.raises((MisconfigurationException, ValueError), match=r"max_epochs=-1|must end"):
+        search(trainer_kwargs={"accelerator": "cpu", "max_epochs": -1}).run(make_module, make_data)
+    assert steps == []
+
+
+def test_a_rate_that_follows_the_validation_loss():
+    class Plateau(ImageClassifier):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
+
+    result = search(episodes=1).run(lambda: Plateau(MLP((1, 8, 8), 10, hidden=(16,))), make_data)
+    assert len(result.history) == 1
+
+
+def test_callbacks_of_the_trainer_do_not_hinder_resuming(tmp_path):
+    for episodes in (1, 2):
+        options = {"max_epochs": 4, "accelerator": "cpu", "callbacks": [Timer()]}
+        result = search(tmp_path, episodes=episodes, trainer_kwargs=options).run(make_module, make_data)
+        assert len(result.history) == episodes

@@ -202,7 +202,8 @@ class StrategyAgent(DDPG):
             raise MisconfigurationException(
                 "A StrategyAgent trains on transitions: Trainer().fit(agent, buffer.dataloader()) with a ReplayBuffer."
             )
-        self._prepared = self._prepare(Transitions(*data.tensors[:-1]))
+        transitions, discount = self._prepare(Transitions(*data.tensors[:-1]))
+        self._prepared = Transitions(*(column.to(self.device) for column in transitions)), discount.to(self.device)
 
     def on_train_end(self) -> None:
         """Let go of the prepared transitions."""

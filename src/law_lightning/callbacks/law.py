@@ -109,7 +109,7 @@ class LAWCallback(WeightingCallback):
         self._reference: Reference | None = None
         self._released: L.LightningModule | None = None
         self._record: StepRecord | None = None
-        self._plain_loss: Tensor | None = None
+        self._target_loss: Tensor | None = None
         self._last_accuracies: tuple[int, float, float] | None = None
 
     @property
@@ -134,6 +134,11 @@ class LAWCallback(WeightingCallback):
                 f"LAWCallback(mode='search') trains a second network beside the first, which "
                 f"{type(trainer.strategy).__name__} does not allow: use a single device or strategy='ddp'. With a "
                 "strategy found there, mode='apply' trains."
+            )
+        if trainer.strategy.root_device.type == "mps":
+            raise MisconfigurationException(
+                "LAWCallback(mode='search') does not keep the random states of Apple's GPUs, so the reference would "
+                "not be plain training there: use accelerator='cpu' or a CUDA device, or mode='apply'."
             )
         if trainer.limit_val_batches == 0:
             raise MisconfigurationException(NO_DATA)
@@ -176,7 +181,7 @@ class LAWCallback(WeightingCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Fork the reference when the warm-up has ended: until then one network trained for both."""
-        self._record = self._plain_loss = None
+        self._record = self._target_loss = None
         if self.mode == "search":
             if self._reference is None and not self.in_warmup:
                 self._reference = Reference(trainer, pl_module)
@@ -189,15 +194,15 @@ class LAWCallback(WeightingCallback):
             self._record = StepRecord.of(args, kwargs)
 
     def after_step(self, capture: LossCapture, output: Any) -> None:
-        """Note the target's unweighted loss."""
-        loss = output.get("loss") if isinstance(output, dict) else output
-        if self._record is not None and self._plain_loss is None and isinstance(loss, Tensor):
-            self._plain_loss = loss.detach() if capture.correction is None else loss.detach() - capture.correction
+        """Note the target's unweighted loss, of the first loss where there are several."""
+        if self._record is not None and self._target_loss is None and capture.samples:
+            self._target_loss = capture.samples[0].mean_loss
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """The learning rate and the like with which the target steps."""
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
         if self._record is not None:
             self._record.note_options(optimizer)
 
@@ -206,10 +211,10 @@ class LAWCallback(WeightingCallback):
     ) -> None:
         """The reference takes the same step; then the stage may end."""
         if self._reference is not None and self._record is not None:
-            loss = self._reference.step(self._record, batch_idx)
-            if loss is not None and self._plain_loss is not None:
-                self._statistics.add_gap((self._plain_loss - loss).float())
-            self._reference.hook("on_train_batch_end", {} if loss is None else {"loss": loss}, batch, batch_idx)
+            result = self._reference.step(self._record, batch_idx)
+            if result.loss is not None and self._target_loss is not None:
+                self._statistics.add_gap((self._target_loss - result.loss).float())
+            self._reference.hook("on_train_batch_end", result.output, batch, batch_idx)
             self._record = None
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -273,13 +278,13 @@ class LAWCallback(WeightingCallback):
             self._last_accuracies = (trainer.global_step, *self._accuracies(pl_module))
         _, target, reference = self._last_accuracies
         if reference > target:
-            pl_module.load_state_dict(self._reference.module.state_dict())
+            self._reference.give_to(pl_module)
 
     def _unwrap(self, module: L.LightningModule) -> None:
         super()._unwrap(module)
         if self._reference is not None:
             self._released = self._reference.release()
-        self._reference = self._evaluator = self._record = self._plain_loss = None
+        self._reference = self._evaluator = self._record = self._target_loss = None
 
     # -- state ---------------------------------------------------------------------------------------------
 

@@ -19,6 +19,10 @@ def _exact_type(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def _widened(per_class: Tensor, num_classes: int) -> Tensor:
+    return torch.nn.functional.pad(per_class, (0, num_classes - per_class.shape[1]))
+
+
 class StageStatistics:
     """Sums over the samples of a stage: loss, accuracy, weights (per class too), and the loss gap."""
 
@@ -33,7 +37,7 @@ class StageStatistics:
         weights = torch.ones_like(samples.loss) if weights is None else weights
         valid = torch.ones_like(samples.target, dtype=torch.bool) if samples.valid is None else samples.valid
         self._pending.append((samples.loss.float(), samples.accuracy, weights.float(), samples.target, valid))
-        self._num_classes = samples.num_classes
+        self._num_classes = max(self._num_classes, samples.num_classes)  # heads may differ
         if len(self._pending) >= _FLUSH_EVERY:
             self._flush()
 
@@ -57,6 +61,8 @@ class StageStatistics:
                 valid.sum().to(dtype), kept.sum(), kept.square().sum(),
             ])  # fmt: skip
             self._accumulate("totals", totals, torch.add)
+            if "per_class" in self._sums:  # fewer classes were known before
+                self._sums["per_class"] = _widened(self._sums["per_class"], self._num_classes)
             self._accumulate("per_class", per_class, torch.add)
             lowest = kept.new_tensor([-math.inf])  # stands for "none": every process must have something to reduce
             self._accumulate("max", torch.cat([kept, lowest]).amax(), torch.maximum)
@@ -81,6 +87,10 @@ class StageStatistics:
         """
         self._flush()
         sums: dict[str, Any] = {}
+        if "per_class" in self._sums:
+            width = torch.tensor(self._num_classes, device=self._sums["per_class"].device)
+            widest = int(trainer.strategy.reduce(width, reduce_op="max"))  # processes may have seen other heads
+            self._sums["per_class"] = _widened(self._sums["per_class"], widest)
         for name, value in self._sums.items():
             op = "max" if name in ("max", "-min") else "sum"
             sums[name] = trainer.strategy.reduce(value, reduce_op=op).tolist()

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from law_lightning import functional as LF
 from law_lightning.callbacks.order import DataOrder
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.capture import TWO_WAYS, LossCapture
-from law_lightning.reference import WRAPPED
+from law_lightning.duplicate import WRAPPED
 from law_lightning.samples import Samples
 from law_lightning.stages import StageSchedule, TrainingPhase
 from law_lightning.weighting.base import Weighting, checked_weights
@@ -74,6 +75,8 @@ class WeightingCallback(L.Callback):
         self._statistics = StageStatistics()
         self._order: DataOrder | None = None
         self._found_samples = False
+        self._loss_is_used = False
+        self._fitting = False
         self._loaded: dict[str, Any] | None = None
 
     # -- what a subclass adds ------------------------------------------------------------------------------
@@ -122,9 +125,11 @@ class WeightingCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what cannot work, before anything runs."""
-        if stage != "fit":
+        # A checkpoint is restored after this, also for a test or a validation, which must not leak into a later fit.
+        self._fitting, self._loaded = stage == "fit", None
+        if not self._fitting:
             return
-        self._order = DataOrder()
+        self.schedule, self._order = None, DataOrder()
         name = type(pl_module).__name__
         if not pl_module.automatic_optimization:
             raise MisconfigurationException(
@@ -145,8 +150,9 @@ class WeightingCallback(L.Callback):
         @functools.wraps(configure)
         def configure_optimizers() -> Any:
             _restore(module, "configure_optimizers")
-            configured = configure()
-            first = configured[0] if isinstance(configured, tuple) and len(configured) == 2 else configured
+            configured: Any = configure()
+            with_schedulers = isinstance(configured, tuple) and configured and isinstance(configured[0], (list, tuple))
+            first = configured[0] if with_schedulers else configured
             if isinstance(first, (list, tuple)) and len(first) > 1:
                 raise MisconfigurationException(
                     f"{type(module).__name__}.configure_optimizers returns {len(first)} optimizers; LAW trains with "
@@ -170,18 +176,31 @@ class WeightingCallback(L.Callback):
                 "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
                 "max_steps, or the training data a length."
             )
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        uneven = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
+        if any(len(each.scheduling) > 1 for each in uneven):
+            raise MisconfigurationException(
+                "With a GradientAccumulationScheduler that changes the accumulation, the number of steps is not known "
+                "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches."
+            )
         try:
             self.schedule = StageSchedule(int(total), self.num_stages, self.warmup_stages)
         except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
+            hint = " (fast_dev_run takes a step or a few.)" if getattr(trainer, "fast_dev_run", False) else ""
+            raise MisconfigurationException(f"{error}{hint}") from error
         self.history = []
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
         self._statistics = StageStatistics()
-        self._found_samples = False
+        self._found_samples = self._loss_is_used = False
         state, self._loaded = self._loaded, None
         if state is not None:
             self._resume(trainer, pl_module, state)
         else:
+            if trainer.global_step > 0:
+                raise MisconfigurationException(
+                    f"LAW cuts a whole training into stages, but this one is already at step {trainer.global_step}: "
+                    "begin anew, or resume from a checkpoint that was made with the callback."
+                )
             self._start(trainer, pl_module)
             self._stage_phase = self.phase
             self.start_stage(trainer, pl_module)
@@ -198,7 +217,8 @@ class WeightingCallback(L.Callback):
         @functools.wraps(original)
         def training_step(*args: Any, **kwargs: Any) -> Any:
             self.before_step(args, kwargs)
-            with LossCapture(self._weigh, check_labels=not self._found_samples) as capture:
+            on_use = None if self._loss_is_used else self._note_use
+            with LossCapture(self._weigh, check_labels=not self._found_samples, on_use=on_use) as capture:
                 output = original(*args, **kwargs)
             output = capture.take_output(output)
             if not capture.samples and not self._found_samples and output is not None:
@@ -212,6 +232,19 @@ class WeightingCallback(L.Callback):
 
         setattr(training_step, WRAPPED, vars(module).get("training_step"))
         vars(module)["training_step"] = training_step
+
+    def _note_use(self, gradient: Tensor) -> None:
+        self._loss_is_used = True
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Refuse a module whose classification losses are not part of what it trains on."""
+        if self._found_samples and not self._loss_is_used:
+            raise MisconfigurationException(
+                f"{type(pl_module).__name__}.training_step computes a classification loss, but what it returns does "
+                "not depend on it, so LAW would weight nothing. " + TWO_WAYS
+            )
 
     def _weigh(self, samples: Samples) -> Tensor | None:
         weights = None if self.in_warmup else checked_weights(self.weighting, samples, self._stage_phase)
@@ -265,6 +298,7 @@ class WeightingCallback(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the module as it was."""
         self._unwrap(pl_module)
+        self._fitting, self._loaded = False, None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was."""
@@ -293,7 +327,7 @@ class WeightingCallback(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of a checkpoint until the fit that resumes from it begins."""
-        self._loaded = state_dict or None
+        self._loaded = (state_dict or None) if self._fitting else None
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         assert self.schedule is not None

@@ -41,9 +41,26 @@ def episode_seed(search_seed: int, purpose: str, index: int) -> int:
 
 
 class FinalAccuracy(L.Callback):
-    """The validation accuracy at the end of a fit, in [0, 1]."""
+    """The validation accuracy at the end of a fit, in [0, 1].
+
+    Args:
+        check_val: the ``check_val_every_n_epoch`` for a fit that needs the Trainer's own validation.
+    """
 
     value: float = float("nan")
+
+    def __init__(self, check_val: int | None = 1) -> None:
+        self._check_val = check_val
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate as usual where a scheduler or early stopping follows a validation metric."""
+        followed = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+        if followed or trainer.early_stopping_callbacks:
+            trainer.check_val_every_n_epoch = self._check_val
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at one batch, so that what is wrong with the validation comes to light before the training."""
+        Evaluator(trainer)([pl_module], limit=1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate once."""
@@ -70,7 +87,7 @@ def run_episode(
         The final validation accuracy of the network in the module.
     """
     options = _QUIET | copy.deepcopy(trainer_kwargs)
-    final = FinalAccuracy()
+    final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1))
     options["callbacks"] = [*(options.get("callbacks") or []), *([] if law is None else [law]), final]
     with isolate_rng(), quiet_lightning():
         L.seed_everything(seed, verbose=False)

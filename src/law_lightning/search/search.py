@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ class SearchResult:
     best_gain: float
     history: list[dict[str, Any]]
     buffer: ReplayBuffer
+
+
+def _described(options: Mapping[str, Any]) -> str:
+    """Options as text that is the same in another process: without the addresses of objects."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(options.items(), key=lambda item: item[0])))
 
 
 class StrategySearch:
@@ -160,10 +166,11 @@ class StrategySearch:
         for index in range(self.eval_seeds):
             bar.set_postfix_str(f"evaluating {index + 1}/{self.eval_seeds}")
             seed = episode_seed(self.seed, "evaluate", index)
-            if index == len(self._plain):  # plain training does not depend on the strategy: once is enough
-                self._plain.append(run_episode(seed, make_module, datamodule, self.trainer_kwargs, None))
+            # With the callback first: it names what is wrong with the set-up before anything is trained.
             apply = LAWCallback(self.agent, mode="apply", **self._apply_kwargs())
             accuracy = run_episode(seed, make_module, datamodule, self.trainer_kwargs, apply)
+            if index == len(self._plain):  # plain training does not depend on the strategy: once is enough
+                self._plain.append(run_episode(seed, make_module, datamodule, self.trainer_kwargs, None))
             gains.append(accuracy - self._plain[index])
         gain = statistics.fmean(gains)
         if gain > self._best_gain:
@@ -198,9 +205,9 @@ class StrategySearch:
     def _settings(self) -> dict[str, str]:
         """What a resumed search must share with its beginning."""
         return {
-            "agent": repr(sorted(self.agent.hparams.items())),
-            "trainer_kwargs": repr(sorted(self.trainer_kwargs.items(), key=lambda item: item[0])),
-            "law_kwargs": repr(sorted(self.law_kwargs.items(), key=lambda item: item[0])),
+            "agent": _described(self.agent.hparams),
+            "trainer_kwargs": _described(self.trainer_kwargs),
+            "law_kwargs": _described(self.law_kwargs),
             "seed": repr(self.seed),
             "eval_every": repr(self.eval_every),
             "eval_seeds": repr(self.eval_seeds),

@@ -1,0 +1,108 @@
+"""Copies of anyone's module that share nothing with it: for the reference network, and for evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import CellType, FunctionType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+WRAPPED = "_law_lightning_wraps"
+"""Marks a function that a callback put on the user's module; holds what the instance had in its place, or None."""
+
+_LOG_METHODS = ("log", "log_dict")
+_COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+
+
+def _silent(*args: Any, **kwargs: Any) -> None:
+    """Stands in for ``log`` on a copy: only the user's own module reports."""
+
+
+def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any] | None = None) -> L.LightningModule:
+    """A copy of a module that knows the Trainer but logs nothing.
+
+    Args:
+        trainer: the Trainer of ``module``.
+        module: the user's module.
+        memo: shared with further deep copies that refer to the module's parameters.
+
+    Raises:
+        MisconfigurationException: the module cannot be copied.
+    """
+    memo = {} if memo is None else memo
+    for part in module.modules():  # tensors with a graph, kept on self for convenience, cannot be deep-copied
+        for value in vars(part).values():
+            _detach_into(memo, value)
+    try:
+        twin: L.LightningModule = copy.deepcopy(module, memo)
+    except Exception as error:
+        raise MisconfigurationException(
+            f"LAW needs a copy of {type(module).__name__} for its reference network, but copy.deepcopy failed: "
+            f"{error!r}. Keep what cannot be copied (open files, locks, generators) out of the module, or leave it "
+            "out in __getstate__."
+        ) from error
+    for part in twin.modules():
+        for name, value in list(vars(part).items()):
+            if hasattr(value, WRAPPED):  # the callback's: the copy takes what it wraps
+                del vars(part)[name]
+                if (own := getattr(value, WRAPPED)) is not None:
+                    vars(part)[name] = copy.deepcopy(own, memo)
+            elif isinstance(value, FunctionType):
+                vars(part)[name] = _rebound(value, memo)
+    if getattr(twin, "_compiler_ctx", None) is not None:  # a compiled LightningModule: its steps run the original
+        for name in _COMPILED:
+            vars(twin).pop(name, None)
+        twin._compiler_ctx = None
+    twin.trainer = trainer
+    for name in _LOG_METHODS:
+        vars(twin)[name] = _silent
+    return twin
+
+
+def _detach_into(memo: dict[int, Any], value: Any) -> None:
+    """Let a deep copy take tensors with a graph, also those within containers, without it."""
+    if isinstance(value, Tensor):
+        if value.grad_fn is not None:
+            memo[id(value)] = value.detach().clone()
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            _detach_into(memo, entry)
+    elif isinstance(value, (list, tuple, set)):
+        for entry in value:
+            _detach_into(memo, entry)
+
+
+def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """A function that refers to the copies where the original refers to what was copied.
+
+    deepcopy leaves functions alone, so one kept on the instance (``self.f = lambda x: self.net(x)``) would go on
+    using the original's network.
+    """
+
+    def copied(cell: CellType) -> CellType:
+        try:
+            content = cell.cell_contents
+        except ValueError:  # an empty cell
+            return cell
+        return CellType(memo[id(content)]) if id(content) in memo else cell
+
+    cells = function.__closure__ or ()
+    closure = tuple(copied(cell) for cell in cells)
+    if all(new is old for new, old in zip(closure, cells, strict=True)):
+        return function
+    twin = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, closure)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    twin.__dict__.update(vars(function))
+    return twin
+
+
+def release(twin: L.LightningModule) -> L.LightningModule:
+    """Make a plain module, on the CPU, of what :func:`duplicate` made."""
+    for name in _LOG_METHODS:
+        vars(twin).pop(name, None)
+    twin.trainer = None
+    return twin.cpu()
