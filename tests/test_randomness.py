@@ -112,13 +112,13 @@ def test_taking_states_draws_nothing():
     assert draw() == first
 
 
-@pytest.mark.parametrize("available", [False, True])
-def test_states_with_cuda_load_without_it(monkeypatch, available):
-    put_back, states = [], portable_states() | {"torch.cuda": [torch.zeros(16, dtype=torch.uint8)]}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+@pytest.mark.parametrize("devices", [0, 1, 2, 3])
+def test_states_of_two_cuda_devices_load_where_there_are_others(monkeypatch, devices):
+    put_back, states = [], portable_states() | {"torch.cuda": [torch.zeros(16, dtype=torch.uint8)] * 2}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", put_back.append)
     set_portable_states(states)
-    assert len(put_back) == available
+    assert [len(each) for each in put_back] == [[], [1], [2], [2]][devices]
 
 
 def test_replaying_the_present_leaves_no_trace():
