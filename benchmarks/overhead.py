@@ -17,8 +17,8 @@ mlp       plain   2.45 ms a step                                                
           apply   1.275 [1.275, 1.351]  1.30  1.325 [1.324, 1.418]     0.9 ms     20 MiB
           search  2.005 [1.983, 2.079]  2.05  2.067 [2.048, 2.145]     13.6 ms    23 MiB
 
-Aims: apply at most 1.05 on the ResNet and 1.3 on the MLP; search at most 1.05 (2 - warm-up share), the warm-up being one
-of 4, 5 or 20 stages here. The MLP's are close: single rounds exceed them.
+Aims: apply at most 1.05 on the ResNet and 1.3 on the MLP; search at most 1.05 (2 - warm-up share), the warm-up being
+one of 4, 5 or 20 stages here. The MLP's are close: single rounds exceed them.
 
 - mlp: 64-128-128-10 on 8x8 images. cnn: the package's SmallCNN on 3x32x32. resnet18: torchvision's with a CIFAR stem.
   Data are random. With ``--device cuda`` stages are longer, and the ResNet's batches have 128 images instead of 16.
