@@ -11,21 +11,32 @@ import torch
 from test_promises import assert_same
 from zoo import assert_identical, differ
 
+folders: dict[str, Path] = {}
+"""Where the latest run of a mode has its checkpoints."""
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     results = {}
 
-    def run(mode, strategy="ddp"):
-        if (mode, strategy) not in results:
+    def run(mode, strategy="ddp", checkpoint=()):
+        if (mode, strategy, *checkpoint) not in results:
             out = tmp_path_factory.mktemp("ddp") / mode
             env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-            command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), mode, str(out), strategy]
+            command = [
+                sys.executable,
+                str(Path(__file__).with_name("ddp_run.py")),
+                mode,
+                str(out),
+                strategy,
+                *checkpoint,
+            ]
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == 0, done.stderr[-3000:]
             files = sorted(out.parent.glob(f"{mode}.*"))
-            results[mode, strategy] = [torch.load(file, weights_only=True) for file in files]
-        return results[mode, strategy]
+            results[mode, strategy, *checkpoint] = [torch.load(file, weights_only=True) for file in files]
+            folders[mode] = out.parent
+        return results[mode, strategy, *checkpoint]
 
     return run
 
@@ -59,3 +70,19 @@ def test_weights_of_one_change_nothing_on_two_processes(run):
 
 def test_weights_of_one_change_nothing_in_spawned_processes(run):
     assert_identical(run("zero", "ddp_spawn")[0]["module"], run("plain")[0]["module"])
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_a_stop_loses_nothing_on_two_processes(run, step):
+    """Resumed from a checkpoint within an epoch; every process has its own random states and BatchNorm."""
+    whole, first = run("search"), folders["search"]
+    assert "running" in " ".join(whole[0]["module"])
+    resumed = run("search", checkpoint=[str(next(first.glob(f"step={step}.ckpt")))])
+    for rank in (0, 1):
+        for key in ("history", "agent", "buffer"):
+            assert_same(resumed[rank][key], whole[rank][key])
+        for key in ("module", "reference"):
+            for name, value in resumed[rank][key].items():
+                # A checkpoint holds the first process's running statistics; plain Lightning resumes all with those.
+                if rank == 0 or "running" not in name:
+                    assert torch.equal(value, whole[rank][key][name]), (rank, key, name)

@@ -252,6 +252,12 @@ def test_resuming_something_else(tmp_path):
     resume(law(mode="apply"), "mode 'search'", max_epochs=3)
     resume(LAWCallback(StrategyAgent(num_stages=5, seed=7)), "other settings", max_epochs=3)
 
+    content = torch.load(checkpoint, weights_only=True)
+    (state,) = (state for name, state in content["callbacks"].items() if "LAWCallback" in name)
+    state["processes"] *= 2
+    torch.save(content, checkpoint)
+    resume(law(), "run on 2 processes, but this one has 1", max_epochs=2)
+
 
 def test_search_arguments():
     for kwargs, match in [

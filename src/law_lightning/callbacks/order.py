@@ -9,8 +9,18 @@ from typing import Any
 
 import lightning as L
 import torch.distributed as dist
+from lightning.fabric.utilities.data import _set_sampler_epoch
 
 from law_lightning.randomness import portable_states, set_portable_states
+
+
+def of_every_process(mine: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each process has, in the order of their ranks; all must ask. A checkpoint is written by the first alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    return gathered
 
 
 class DataOrder:
@@ -28,28 +38,25 @@ class DataOrder:
             set_portable_states(self._epoch_start)  # drawn when the fit was resumed, the Trainer draws once more
         self._drawn_at = None
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The random states now and at the epoch's start, of every process."""
-        mine = {"now": portable_states(), "epoch_start": self._epoch_start}
-        if not (dist.is_available() and dist.is_initialized()):
-            return [mine]
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, mine)
-        return gathered
+    def state_dict(self) -> dict[str, Any]:
+        """The random states now and at the epoch's start."""
+        return {"now": portable_states(), "epoch_start": self._epoch_start}
 
-    def restore(self, trainer: L.Trainer, states: list[dict[str, Any]]) -> None:
+    def restore(self, trainer: L.Trainer, state: dict[str, Any]) -> None:
         """Put the random states back and draw the order of the current epoch again, past what was seen of it.
 
         Called when a resumed fit begins: the Trainer has made its iterator already, from other random states.
         """
-        state = states[trainer.global_rank % len(states)]
         fit_loop = trainer.fit_loop
         fetcher = fit_loop._data_fetcher
         seen = fit_loop.epoch_loop.batch_progress.current.ready
         within = 0 < seen < fit_loop.max_batches
         self._epoch_start = state["epoch_start" if within else "now"]
         set_portable_states(self._epoch_start)
-        if fetcher is not None:
+        if fetcher is not None and fit_loop._combined_loader is not None:
+            epoch: int = fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+            for loader in fit_loop._combined_loader.flattened:  # a DistributedSampler draws from its epoch's number
+                _set_sampler_epoch(loader, epoch)
             iter(fetcher)
             if not within:
                 self._drawn_at = fit_loop.epoch_loop.total_batch_idx

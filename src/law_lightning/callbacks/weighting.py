@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning import functional as LF
-from law_lightning.callbacks.order import DataOrder
+from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.capture import TWO_WAYS, LossCapture
 from law_lightning.duplicate import WRAPPED
@@ -321,8 +321,9 @@ class WeightingCallback(L.Callback):
             "loss_smooth": self._loss_smooth,
             "acc_smooth": self._acc_smooth,
             "history": [dict(record) for record in self.history],
-            "statistics": self._statistics.state_dict(),
-            "order": self._order.state_dict(),
+            "processes": of_every_process(
+                {"statistics": self._statistics.state_dict(), "order": self._order.state_dict()}
+            ),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -339,9 +340,15 @@ class WeightingCallback(L.Callback):
                 f"{self.schedule.total_steps} in {self.num_stages}: resume with the same max_epochs, max_steps, data "
                 "and num_stages."
             )
+        if len(state["processes"]) != trainer.world_size:
+            raise MisconfigurationException(
+                f"The checkpoint is of a run on {len(state['processes'])} processes, but this one has "
+                f"{trainer.world_size}: resume with as many devices."
+            )
         self._stage = state["stage"]
         self._loss_smooth, self._acc_smooth = state["loss_smooth"], state["acc_smooth"]
         self._stage_phase = self.phase
         self.history = [dict(record) for record in state["history"]]
-        self._statistics.load_state_dict(state["statistics"], trainer.strategy.root_device)
-        self._order.restore(trainer, state["order"])
+        own = state["processes"][trainer.global_rank]
+        self._statistics.load_state_dict(own["statistics"], trainer.strategy.root_device)
+        self._order.restore(trainer, own["order"])
