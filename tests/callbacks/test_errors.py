@@ -256,7 +256,7 @@ def test_resuming_something_else(tmp_path):
     (state,) = (state for name, state in content["callbacks"].items() if "LAWCallback" in name)
     state["processes"] *= 2
     torch.save(content, checkpoint)
-    resume(law(), "run on 2 processes, but this one has 1", max_epochs=2)
+    resume(law(), "run on 2 processes, but this one has 1", max_epochs=3)
 
 
 def test_search_arguments():

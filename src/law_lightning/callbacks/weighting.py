@@ -333,17 +333,17 @@ class WeightingCallback(L.Callback):
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         assert self.schedule is not None
         assert self._order is not None
+        if len(state["processes"]) != trainer.world_size:
+            raise MisconfigurationException(
+                f"The checkpoint is of a run on {len(state['processes'])} processes, but this one has "
+                f"{trainer.world_size}: resume with as many devices."
+            )
         before = (state["total_steps"], state["num_stages"])
         if before != (self.schedule.total_steps, self.num_stages):
             raise MisconfigurationException(
                 f"The checkpoint is of a run with {before[0]} steps in {before[1]} stages, but this one has "
                 f"{self.schedule.total_steps} in {self.num_stages}: resume with the same max_epochs, max_steps, data "
                 "and num_stages."
-            )
-        if len(state["processes"]) != trainer.world_size:
-            raise MisconfigurationException(
-                f"The checkpoint is of a run on {len(state['processes'])} processes, but this one has "
-                f"{trainer.world_size}: resume with as many devices."
             )
         self._stage = state["stage"]
         self._loss_smooth, self._acc_smooth = state["loss_smooth"], state["acc_smooth"]
