@@ -9,17 +9,16 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.resolve import resolve_agent
+from law_lightning.callbacks.checks import refuse_search
 from law_lightning.callbacks.weighting import Record, WeightingCallback
 from law_lightning.capture import LossCapture
-from law_lightning.evaluation import NO_DATA, Evaluator
+from law_lightning.evaluation import Evaluator
 from law_lightning.reference import Reference, StepRecord
 from law_lightning.stages import TrainingPhase
 from law_lightning.weighting.law import LAWWeighting
@@ -129,24 +128,7 @@ class LAWCallback(WeightingCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or self.mode == "apply":
             return
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise MisconfigurationException(
-                f"LAWCallback(mode='search') trains a second network beside the first, which "
-                f"{type(trainer.strategy).__name__} does not allow: use a single device or strategy='ddp'. With a "
-                "strategy found there, mode='apply' trains."
-            )
-        if trainer.strategy.root_device.type == "mps":
-            raise MisconfigurationException(
-                "LAWCallback(mode='search') does not keep the random states of Apple's GPUs, so the reference would "
-                "not be plain training there: use accelerator='cpu' or a CUDA device, or mode='apply'."
-            )
-        if trainer.limit_val_batches == 0:
-            raise MisconfigurationException(NO_DATA)
-        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
-            raise MisconfigurationException(
-                f"{type(pl_module).__name__}.training_step takes a dataloader_iter; for LAW's reference network it "
-                "must take a batch, which both networks can be given: training_step(self, batch, batch_idx)."
-            )
+        refuse_search(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages, check the validation data on one batch, and begin."""

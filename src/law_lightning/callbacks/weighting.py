@@ -8,11 +8,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning import functional as LF
+from law_lightning.callbacks.checks import refuse_several_optimizers, refuse_training, restore, schedule_of
 from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.capture import TWO_WAYS, LossCapture
@@ -22,18 +22,6 @@ from law_lightning.stages import StageSchedule, TrainingPhase
 from law_lightning.weighting.base import Weighting, checked_weights
 
 Record = dict[str, Any]
-
-
-def _restore(module: L.LightningModule, name: str) -> None:
-    """Put back what the instance had in place of a wrapper of ours."""
-    wrapper = vars(module).get(name)
-    if not hasattr(wrapper, WRAPPED):
-        return
-    own = getattr(wrapper, WRAPPED)
-    if own is None:
-        del vars(module)[name]
-    else:
-        vars(module)[name] = own
 
 
 class WeightingCallback(L.Callback):
@@ -130,38 +118,8 @@ class WeightingCallback(L.Callback):
         if not self._fitting:
             return
         self.schedule, self._order = None, DataOrder()
-        name = type(pl_module).__name__
-        if not pl_module.automatic_optimization:
-            raise MisconfigurationException(
-                f"{name} uses manual optimization, in which no callback can weight the loss: set "
-                "automatic_optimization = True, or weight the loss in its training_step."
-            )
-        if trainer.max_epochs == -1 and trainer.max_steps == -1:
-            raise MisconfigurationException(
-                "LAW cuts a training into stages, so it must end: set max_epochs or max_steps in the Trainer, which "
-                "has max_epochs=-1."
-            )
-        self._refuse_several_optimizers(pl_module)
-
-    def _refuse_several_optimizers(self, module: L.LightningModule) -> None:
-        """Check what ``configure_optimizers`` returns when the Trainer calls it; its own advice would mislead."""
-        configure = module.configure_optimizers
-
-        @functools.wraps(configure)
-        def configure_optimizers() -> Any:
-            _restore(module, "configure_optimizers")
-            configured: Any = configure()
-            with_schedulers = isinstance(configured, tuple) and configured and isinstance(configured[0], (list, tuple))
-            first = configured[0] if with_schedulers else configured
-            if isinstance(first, (list, tuple)) and len(first) > 1:
-                raise MisconfigurationException(
-                    f"{type(module).__name__}.configure_optimizers returns {len(first)} optimizers; LAW trains with "
-                    "one. Put all parameters into one optimizer, as parameter groups if their options differ."
-                )
-            return configured
-
-        setattr(configure_optimizers, WRAPPED, vars(module).get("configure_optimizers"))
-        vars(module)["configure_optimizers"] = configure_optimizers
+        refuse_training(trainer, pl_module)
+        refuse_several_optimizers(pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The data order of the first epoch is still to be drawn."""
@@ -170,24 +128,7 @@ class WeightingCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight."""
-        total = trainer.estimated_stepping_batches
-        if not 0 < total < math.inf:  # -1 or inf: unknown
-            raise MisconfigurationException(
-                "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
-                "max_steps, or the training data a length."
-            )
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        uneven = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
-        if any(len(each.scheduling) > 1 for each in uneven):
-            raise MisconfigurationException(
-                "With a GradientAccumulationScheduler that changes the accumulation, the number of steps is not known "
-                "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches."
-            )
-        try:
-            self.schedule = StageSchedule(int(total), self.num_stages, self.warmup_stages)
-        except ValueError as error:
-            hint = " (fast_dev_run takes a step or a few.)" if getattr(trainer, "fast_dev_run", False) else ""
-            raise MisconfigurationException(f"{error}{hint}") from error
+        self.schedule = schedule_of(trainer, self.num_stages, self.warmup_stages)
         self.history = []
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
         self._statistics = StageStatistics()
@@ -306,7 +247,7 @@ class WeightingCallback(L.Callback):
 
     def _unwrap(self, module: L.LightningModule) -> None:
         for name in ("training_step", "configure_optimizers"):
-            _restore(module, name)
+            restore(module, name)
 
     # -- state ---------------------------------------------------------------------------------------------
 

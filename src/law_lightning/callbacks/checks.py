@@ -1,0 +1,113 @@
+"""What a fit must be like to be cut into stages and weighted; the errors that say so before it begins."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+from law_lightning.duplicate import WRAPPED
+from law_lightning.evaluation import NO_DATA
+from law_lightning.stages import StageSchedule
+
+
+def refuse_training(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Raise a MisconfigurationException for manual optimization and for training without an end."""
+    name = type(module).__name__
+    if not module.automatic_optimization:
+        raise MisconfigurationException(
+            f"{name} uses manual optimization, in which no callback can weight the loss: set "
+            "automatic_optimization = True, or weight the loss in its training_step."
+        )
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise MisconfigurationException(
+            "LAW cuts a training into stages, so it must end: set max_epochs or max_steps in the Trainer, which "
+            "has max_epochs=-1."
+        )
+
+
+def refuse_search(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Raise a MisconfigurationException where there can be no reference network or no reward."""
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise MisconfigurationException(
+            f"LAWCallback(mode='search') trains a second network beside the first, which "
+            f"{type(trainer.strategy).__name__} does not allow: use a single device or strategy='ddp'. With a "
+            "strategy found there, mode='apply' trains."
+        )
+    if trainer.strategy.root_device.type == "mps":
+        raise MisconfigurationException(
+            "LAWCallback(mode='search') does not keep the random states of Apple's GPUs, so the reference would "
+            "not be plain training there: use accelerator='cpu' or a CUDA device, or mode='apply'."
+        )
+    if trainer.limit_val_batches == 0:
+        raise MisconfigurationException(NO_DATA)
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        raise MisconfigurationException(
+            f"{type(module).__name__}.training_step takes a dataloader_iter; for LAW's reference network it "
+            "must take a batch, which both networks can be given: training_step(self, batch, batch_idx)."
+        )
+
+
+def refuse_several_optimizers(module: L.LightningModule) -> None:
+    """Check what ``configure_optimizers`` returns when the Trainer calls it; its own advice would mislead."""
+    configure = module.configure_optimizers
+
+    @functools.wraps(configure)
+    def configure_optimizers() -> Any:
+        restore(module, "configure_optimizers")
+        configured: Any = configure()
+        with_schedulers = isinstance(configured, tuple) and configured and isinstance(configured[0], (list, tuple))
+        first = configured[0] if with_schedulers else configured
+        if isinstance(first, (list, tuple)) and len(first) > 1:
+            raise MisconfigurationException(
+                f"{type(module).__name__}.configure_optimizers returns {len(first)} optimizers; LAW trains with "
+                "one. Put all parameters into one optimizer, as parameter groups if their options differ."
+            )
+        return configured
+
+    setattr(configure_optimizers, WRAPPED, vars(module).get("configure_optimizers"))
+    vars(module)["configure_optimizers"] = configure_optimizers
+
+
+def restore(module: L.LightningModule, name: str) -> None:
+    """Put back what the instance had in place of a wrapper of ours."""
+    wrapper = vars(module).get(name)
+    if not hasattr(wrapper, WRAPPED):
+        return
+    own = getattr(wrapper, WRAPPED)
+    if own is None:
+        del vars(module)[name]
+    else:
+        vars(module)[name] = own
+
+
+def schedule_of(trainer: L.Trainer, num_stages: int, warmup_stages: int) -> StageSchedule:
+    """The stages of a fit that is about to begin.
+
+    Raises:
+        MisconfigurationException: the number of its steps is not known, or is smaller than that of its stages.
+    """
+    total = trainer.estimated_stepping_batches
+    if not 0 < total < math.inf:  # -1 or inf: unknown
+        raise MisconfigurationException(
+            "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
+            "max_steps, or the training data a length."
+        )
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    uneven = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
+    if any(len(each.scheduling) > 1 for each in uneven):
+        raise MisconfigurationException(
+            "With a GradientAccumulationScheduler that changes the accumulation, the number of steps is not known "
+            "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches."
+        )
+    try:
+        return StageSchedule(int(total), num_stages, warmup_stages)
+    except ValueError as error:
+        hint = " (fast_dev_run takes a step or a few.)" if getattr(trainer, "fast_dev_run", False) else ""
+        raise MisconfigurationException(f"{error}{hint}") from error
