@@ -119,7 +119,7 @@ def build(session: nox.Session) -> None:
             "search.episodes=1",
             "search.eval_every=1",
             "search.eval_seeds=1",
-            "trainer.max_epochs=3",
+            "trainer.max_epochs=5",
             "run_dir=run",
             env=installed,
         )
