@@ -7,6 +7,7 @@ from law_lightning.cli.compare import main
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.report.records import read_outcomes, write_outcomes
+from zoo import make_trainer
 
 
 class BestByHand(L.Callback):
@@ -27,14 +28,7 @@ def by_hand(seed):
     L.seed_everything(seed)
     classifier = ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,)))
     data, best = DigitsDataModule(train_size=128, val_size=100), BestByHand()
-    trainer = L.Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        callbacks=[best],
-    )
+    trainer = make_trainer([best], max_epochs=3)
     trainer.fit(classifier, datamodule=data)
     last = trainer.test(classifier, datamodule=data, verbose=False)[0]["test/acc"]
     classifier.load_state_dict(best.weights)

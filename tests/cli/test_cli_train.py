@@ -8,20 +8,14 @@ from law_lightning import LAWCallback
 from law_lightning.cli.train import main
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
+from zoo import make_trainer
 
 
 def by_hand(*callbacks, seed=0):
     """The same training without the command."""
     L.seed_everything(seed)
     module = ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,)))
-    trainer = L.Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        callbacks=list(callbacks),
-    )
+    trainer = make_trainer(callbacks, max_epochs=3)
     trainer.fit(module, datamodule=DigitsDataModule(train_size=128, val_size=100))
     return module.state_dict()
 

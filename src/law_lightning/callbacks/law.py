@@ -175,7 +175,7 @@ class LAWCallback(WeightingCallback):
         if self._reference is not None and self._record is None:
             self._record = StepRecord.of(args, kwargs)
 
-    def after_step(self, capture: LossCapture, output: Any) -> None:
+    def after_step(self, capture: LossCapture) -> None:
         """Note the target's unweighted loss, of the first loss where there are several."""
         if self._record is not None and self._target_loss is None and capture.samples:
             self._target_loss = capture.samples[0].mean_loss

@@ -89,8 +89,8 @@ class WeightingCallback(L.Callback):
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Called with the arguments of every ``training_step``, before it."""
 
-    def after_step(self, capture: LossCapture, output: Any) -> None:
-        """Called with what a ``training_step`` revealed and returned, after it."""
+    def after_step(self, capture: LossCapture) -> None:
+        """Called with what a ``training_step`` revealed, after it."""
 
     # -- the phase -----------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class WeightingCallback(L.Callback):
                     + TWO_WAYS
                 )
             self._found_samples = self._found_samples or bool(capture.samples)
-            self.after_step(capture, output)
+            self.after_step(capture)
             return output
 
         setattr(training_step, WRAPPED, vars(module).get("training_step"))

@@ -45,12 +45,14 @@ class FinalAccuracy(L.Callback):
 
     Args:
         check_val: the ``check_val_every_n_epoch`` for a fit that needs the Trainer's own validation.
+        law: the callback of the fit; one that searches has measured the accuracy already.
     """
 
     value: float = float("nan")
 
-    def __init__(self, check_val: int | None = 1) -> None:
+    def __init__(self, check_val: int | None = 1, law: LAWCallback | None = None) -> None:
         self._check_val = check_val
+        self._searching = law if law is not None and law.mode == "search" else None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate as usual where a scheduler or early stopping follows a validation metric."""
@@ -60,11 +62,15 @@ class FinalAccuracy(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at one batch, so that what is wrong with the validation comes to light before the training."""
-        Evaluator(trainer)([pl_module], limit=1)
+        if self._searching is None:
+            Evaluator(trainer)([pl_module], limit=1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate once."""
-        (self.value,) = Evaluator(trainer)([pl_module])
+        """Validate once, unless the last stage end did."""
+        if self._searching is None:
+            (self.value,) = Evaluator(trainer)([pl_module])
+        elif self._searching.history:
+            self.value = self._searching.history[-1]["acc_target"]
 
 
 def run_episode(
@@ -84,10 +90,10 @@ def run_episode(
         law: the callback; None trains plainly.
 
     Returns:
-        The final validation accuracy of the network in the module.
+        The final validation accuracy of the target.
     """
     options = _QUIET | copy.deepcopy(trainer_kwargs)
-    final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1))
+    final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1), law)
     options["callbacks"] = [*(options.get("callbacks") or []), *([] if law is None else [law]), final]
     with isolate_rng(), quiet_lightning():
         L.seed_everything(seed, verbose=False)
