@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from law_lightning.capture import LossCapture, explicit_samples, target_error
 from law_lightning.duplicate import duplicate
-from law_lightning.randomness import replaying
+from law_lightning.randomness import random_states, replaying
 
 NO_DATA = (
     "LAW's reward is the validation accuracy of two networks, but there is no validation data: give the Trainer "
@@ -99,8 +100,11 @@ class Evaluator:
             batches = limit if batches is None else min(limit, batches)
         position = 0
         for batch_idx, batch in enumerate(itertools.islice(iter(loader), batches)):
+            before = random_states()
             for row, twin in enumerate(twins):
-                accuracy, valid = self._accuracy(twin, batch, batch_idx, loader_idx)
+                # All from the same random states; the data go on from where the first network left them.
+                with replaying(before) if row else nullcontext():
+                    accuracy, valid = self._accuracy(twin, batch, batch_idx, loader_idx)
                 once = _counted_once(loader, position, len(accuracy)).to(accuracy.device) & valid
                 totals[row, 0] += (accuracy * once).sum()
                 totals[row, 1] += once.sum()

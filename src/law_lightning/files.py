@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,39 @@ def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
         path: where to; its folder is made if needed.
         kind: what the state is of, checked on loading.
         state: tensors and plain Python.
+
+    Raises:
+        OSError: it cannot be written (the disk is full, say); the previous file is as it was.
+    """
+    content = io.BytesIO()
+    torch.save({"kind": kind, "format": FORMAT, "state": state}, content)  # on a full disk torch raises no OSError
+    write_whole(path, content.getbuffer())
+
+
+def write_whole(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: where to; its folder is made if needed.
+        content: of the file.
+
+    Raises:
+        OSError: it cannot be written; the previous file is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save({"kind": kind, "format": FORMAT, "state": state}, partial)
-    os.replace(partial, path)  # noqa: PTH105 - atomic, also onto an existing file
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)  # noqa: PTH105 - atomic, also onto an existing file
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        before = "The file that was there before is as it was." if path.is_file() else "There was none before."
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}. {before}") from error
 
 
 def load_state(path: str | Path, kind: str) -> dict[str, Any]:

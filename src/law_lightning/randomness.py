@@ -53,6 +53,11 @@ class OwnGenerator:
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 
+    def reseed(self, *seeds: int) -> None:
+        """Start anew from several seeds together."""
+        (seed,) = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1, np.uint64)
+        self.generator.manual_seed(int(seed))
+
     def __getstate__(self) -> bytes:
         return bytes(self.generator.get_state().numpy())
 

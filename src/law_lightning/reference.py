@@ -90,6 +90,10 @@ class Reference:
 
     # -- training ------------------------------------------------------------------------------------------
 
+    def begin_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepRecord:
+        """Note what the target's step begins with."""
+        return StepRecord.of(args, kwargs)
+
     def step(self, record: StepRecord, batch_idx: int) -> StepResult:
         """Train on one batch exactly as the plain Trainer would.
 

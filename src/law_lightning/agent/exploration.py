@@ -33,13 +33,18 @@ class Exploration:
         self.episode_noise = episode_noise
         self.stage_noise = stage_noise
         self.decay = decay
+        self.seed = seed
         self._own = OwnGenerator(seed)
         self.episode = 0
         self.scale = 1.0
         self.offset = torch.zeros(dim)  # until the first episode starts
 
     def start_episode(self) -> None:
-        """Draw the offset of a new episode; the noise decays with the episodes before it."""
+        """Draw the offset of a new episode; the noise decays with the episodes before it.
+
+        What an episode draws depends on the seed and its number alone, so that workers can share episodes out.
+        """
+        self._own.reseed(self.seed, self.episode)
         self.scale = self.decay**self.episode
         self.offset = self._normal() * (self.episode_noise * self.scale)
         self.episode += 1

@@ -95,6 +95,14 @@ class ReplayBuffer:
             column[self._size] = value
         self._size += 1
 
+    def extend(self, transitions: Transitions) -> None:
+        """Keep transitions that another buffer gave, in their order."""
+        columns = self.transitions() if self._size else Transitions(*(column[:0] for column in transitions))
+        self._columns = Transitions(
+            *(torch.cat([mine, new])[-(self.capacity or 0) :] for mine, new in zip(columns, transitions, strict=True))
+        )
+        self._size = len(self._columns.reward)
+
     def transitions(self) -> Transitions:
         """All transitions, oldest first.
 

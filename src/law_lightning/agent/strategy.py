@@ -135,7 +135,11 @@ class StrategyAgent(DDPG):
         return theta
 
     def start_episode(self) -> None:
-        """Begin a new episode: a new offset of the exploration."""
+        """Begin a new episode: a new offset of the exploration, and a new order for the shuffles.
+
+        Both depend on the agent's seed and the episode's number, ``exploration.episode``, alone.
+        """
+        self._own.reseed(self.hparams["seed"] + 2, self.exploration.episode)
         self.exploration.start_episode()
 
     # -- learning ------------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from law_lightning.callbacks.checks import refuse_search
 from law_lightning.callbacks.weighting import Record, WeightingCallback
 from law_lightning.capture import LossCapture
 from law_lightning.evaluation import Evaluator
+from law_lightning.randomness import random_states
 from law_lightning.reference import Reference, StepRecord
 from law_lightning.stages import TrainingPhase
+from law_lightning.trace import ReferenceTrace, TracedReference, fork_digest
 from law_lightning.weighting.law import LAWWeighting
 
 
@@ -48,6 +50,8 @@ class LAWCallback(WeightingCallback):
         smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
+        trace: keeps what the reference gives, for a later fit from the same seeds. An empty one is filled; with a
+            complete one, of an earlier fit, the reference is not trained again. Rewards are the same, bit for bit.
 
     Attributes:
         agent: the strategy.
@@ -78,6 +82,7 @@ class LAWCallback(WeightingCallback):
         smoothing: float = 0.5,
         reward_growth: float = 1.0,
         reward_scale: float = 1.0,
+        trace: ReferenceTrace | None = None,
     ) -> None:
         if mode not in ("search", "apply"):
             raise ValueError(f"mode must be 'search' or 'apply', not {mode!r}.")
@@ -87,6 +92,8 @@ class LAWCallback(WeightingCallback):
             raise ValueError(
                 f"reward_growth must be finite and reward_scale above 0, not {reward_growth}, {reward_scale}."
             )
+        if trace is not None and (mode == "apply" or keep == "best"):
+            raise ValueError("trace keeps a reference's course, not its network: use mode='search' and keep='target'.")
         if agent is None and mode == "apply":
             raise ValueError("mode='apply' needs a strategy: an agent, the path of a strategy file, or a shipped name.")
         self.agent = resolve_agent(agent, num_stages, warmup_stages, features)
@@ -104,8 +111,9 @@ class LAWCallback(WeightingCallback):
         self.learn = learn
         self.reward_growth = reward_growth
         self.reward_scale = reward_scale
+        self.trace = trace
         self._evaluator: Evaluator | None = None
-        self._reference: Reference | None = None
+        self._reference: Reference | TracedReference | None = None
         self._released: L.LightningModule | None = None
         self._record: StepRecord | None = None
         self._target_loss: Tensor | None = None
@@ -141,7 +149,7 @@ class LAWCallback(WeightingCallback):
         super().on_train_start(trainer, pl_module)
 
     def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self.mode == "search" and self.explore:
+        if self.mode == "search":
             self.agent.start_episode()
 
     def start_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -166,14 +174,30 @@ class LAWCallback(WeightingCallback):
         self._record = self._target_loss = None
         if self.mode == "search":
             if self._reference is None and not self.in_warmup:
-                self._reference = Reference(trainer, pl_module)
+                self._reference = self._fork(trainer, pl_module)
             if self._reference is not None:
                 self._reference.hook("on_train_batch_start", batch, batch_idx)
+
+    def _fork(self, trainer: L.Trainer, module: L.LightningModule) -> Reference | TracedReference:
+        """The reference begins: a copy of the target, or what is known of such a copy's training."""
+        if self.trace is None:
+            return Reference(trainer, module)
+        if any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
+            raise MisconfigurationException(
+                "The learning rate follows a validation metric of the target (ReduceLROnPlateau), and the reference "
+                "follows the target's rate: it differs from episode to episode and cannot be kept. Search with "
+                "seed_pool=0 or with another scheduler."
+            )
+        digest = fork_digest(trainer, module, random_states())
+        if self.trace.complete:
+            return TracedReference(self.trace, digest)
+        self.trace.begin(digest)
+        return Reference(trainer, module)
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the target's step begins with (a second call in one step, as by LBFGS, changes nothing)."""
         if self._reference is not None and self._record is None:
-            self._record = StepRecord.of(args, kwargs)
+            self._record = self._reference.begin_step(args, kwargs)
 
     def after_step(self, capture: LossCapture) -> None:
         """Note the target's unweighted loss, of the first loss where there are several."""
@@ -194,6 +218,8 @@ class LAWCallback(WeightingCallback):
         """The reference takes the same step; then the stage may end."""
         if self._reference is not None and self._record is not None:
             result = self._reference.step(self._record, batch_idx)
+            if self.trace is not None and not self.trace.complete:
+                self.trace.losses.append(None if result.loss is None else result.loss.detach())
             if result.loss is not None and self._target_loss is not None:
                 self._statistics.add_gap((self._target_loss - result.loss).float())
             self._reference.hook("on_train_batch_end", result.output, batch, batch_idx)
@@ -213,7 +239,12 @@ class LAWCallback(WeightingCallback):
         if self._reference is None:
             (accuracy,) = self._evaluator([module])
             return accuracy, accuracy
+        if isinstance(self._reference, TracedReference):
+            (target,) = self._evaluator([module])
+            return target, self._reference.accuracy(self._stage)
         target, reference = self._evaluator([module, self._reference.module])
+        if self.trace is not None:
+            self.trace.accuracies[self._stage] = reference
         return target, reference
 
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
@@ -253,8 +284,10 @@ class LAWCallback(WeightingCallback):
         if self.mode == "apply":
             return
         if self._reference is None:
-            self._reference = Reference(trainer, pl_module)
-        if self.keep == "target":
+            self._reference = self._fork(trainer, pl_module)
+        if self.trace is not None:  # a training that was stopped early leaves it incomplete
+            self.trace.complete = self.trace.complete or self._stage >= self.num_stages
+        if isinstance(self._reference, TracedReference) or self.keep == "target":
             return
         if self._last_accuracies is None or self._last_accuracies[0] != trainer.global_step:
             self._last_accuracies = (trainer.global_step, *self._accuracies(pl_module))
@@ -264,7 +297,7 @@ class LAWCallback(WeightingCallback):
 
     def _unwrap(self, module: L.LightningModule) -> None:
         super()._unwrap(module)
-        if self._reference is not None:
+        if isinstance(self._reference, Reference):
             self._released = self._reference.release()
         self._reference = self._evaluator = self._record = self._target_loss = None
 
@@ -285,6 +318,10 @@ class LAWCallback(WeightingCallback):
         }
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        if self.trace is not None:
+            raise MisconfigurationException(
+                "A fit that keeps its reference's course (trace=...) cannot be resumed in the middle: begin it anew."
+            )
         if state.get("mode") != self.mode:
             mode = state.get("mode")
             raise MisconfigurationException(

@@ -1,0 +1,96 @@
+"""What a search shows while it runs: the progress bar, and metrics for a logger.
+
+Workers in other processes send what is to be shown to the one the user started, where bar and logger are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from tqdm import tqdm
+
+Event = tuple[str, Any]
+Report = Callable[[str, Any], None]
+
+
+class Reporter:
+    """Shows events: ``text`` beside the bar, and an ``episode`` that ended.
+
+    Args:
+        logger: for the metrics of episodes, or None.
+        bar: the progress bar, by episodes.
+    """
+
+    def __init__(self, logger: Logger | None, bar: Any) -> None:
+        self._logger = logger
+        self._bar = bar
+
+    def __call__(self, event: str, content: Any) -> None:
+        """Show one event."""
+        if event == "text":
+            self._bar.set_postfix_str(content)
+        elif event == "episode":
+            if self._logger is not None:
+                for step, scalars in content["metrics"]:
+                    self._logger.log_metrics(scalars, step=step)
+                self._logger.save()
+            self._bar.set_postfix_str(content["text"])
+            self._bar.update()
+
+
+@contextmanager
+def reporting(logger: Logger | None, episodes: int, done: int, show: bool) -> Iterator[Reporter]:
+    """A reporter with its bar.
+
+    Args:
+        logger: for the metrics of episodes, or None.
+        episodes: of the whole search.
+        done: episodes done before.
+        show: whether to show the bar.
+    """
+    with tqdm(total=episodes, initial=done, desc="search", unit="episode", disable=not show) as bar:
+        yield Reporter(logger, bar)
+
+
+class Relay:
+    """The user's end of a queue through which workers send events.
+
+    Args:
+        queue: of the workers' events.
+        report: shows those that are to be shown.
+
+    Attributes:
+        kept: the contents of all other events, by name.
+    """
+
+    def __init__(self, queue: Any, report: Report) -> None:
+        self._queue = queue
+        self._report = report
+        self.kept: dict[str, list[Any]] = {}
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="law-search relay", daemon=True)
+
+    def __enter__(self) -> Relay:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._queue.put(("end", None))
+        self._thread.join()
+        if self._error is not None and error[0] is None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (event := self._queue.get())[0] != "end":
+            name, content = event
+            if name not in ("text", "episode"):
+                self.kept.setdefault(name, []).append(content)
+            elif self._error is None:
+                try:
+                    self._report(name, content)
+                except Exception as error:  # a logger's; the queue must be emptied all the same
+                    self._error = error

@@ -1,0 +1,171 @@
+"""The workers of a search (N_a): processes that run episodes side by side and share the agent's gradients alone.
+
+Lightning Fabric starts them, or torchrun or SLURM did. Their process group is private: PyTorch's default group would
+make torchmetrics and the like mix up the networks of different episodes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+# Workers wait for one another at every stage end, so for as long as a stage may take. A dead one is noticed at once.
+_PATIENCE = timedelta(days=1)
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker of the search is gone."""
+
+
+class Workers:
+    """The group of workers as one of them sees it; by itself, a group of one.
+
+    Attributes:
+        rank: of this worker, from 0.
+        size: N_a.
+    """
+
+    rank = 0
+    size = 1
+
+    def average(self, flat: Tensor) -> None:
+        """Replace a tensor by its mean over the workers, bit-identical in all of them (Equations 10 and 13)."""
+
+    def sum(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the workers."""
+
+    def gather(self, mine: Any) -> list[Any]:
+        """What each worker has, by rank: tensors and plain Python."""
+        return [mine]
+
+
+class GlooWorkers(Workers):
+    """Workers in processes of their own, over gloo.
+
+    Args:
+        store: where they meet.
+        rank: of this worker.
+        size: N_a.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self._store = store  # the first worker's process serves it
+        self._group = dist.ProcessGroupGloo(store, rank, size, _PATIENCE)
+
+    def average(self, flat: Tensor) -> None:
+        """See :class:`Workers`."""
+        self.sum(flat)
+        flat /= self.size
+
+    def sum(self, tensor: Tensor) -> None:
+        """See :class:`Workers`."""
+        with _noticing_loss(self):
+            self._group.allreduce([tensor]).wait()
+
+    def gather(self, mine: Any) -> list[Any]:
+        """See :class:`Workers`."""
+        file = io.BytesIO()
+        torch.save(mine, file)
+        content = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+        with _noticing_loss(self):
+            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+            self._group.allgather([lengths], [torch.tensor([len(content)])]).wait()
+            room = max(int(length) for length in lengths)  # gloo gathers equal lengths only
+            padded = torch.zeros(room, dtype=torch.uint8)
+            padded[: len(content)] = content
+            contents = [torch.empty(room, dtype=torch.uint8) for _ in range(self.size)]
+            self._group.allgather([contents], [padded]).wait()
+        return [
+            torch.load(io.BytesIO(bytes(each[: int(length)].numpy())), weights_only=True)
+            for each, length in zip(contents, lengths, strict=True)
+        ]
+
+
+@contextmanager
+def _noticing_loss(workers: Workers) -> Any:
+    try:
+        yield
+    except RuntimeError as error:  # gloo has no error type of its own
+        raise WorkerLostError(
+            f"Worker {workers.rank} of {workers.size} lost another worker of the search: it died or its machine "
+            f"cannot be reached ({str(error).strip().splitlines()[0]})."
+        ) from error
+
+
+def launched_outside() -> int:
+    """How many processes torchrun or SLURM started for this program; 0 if neither did."""
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+        if environment.detect() and environment().world_size() > 1:
+            return environment().world_size()
+    return 0
+
+
+def check_workers(workers: int) -> None:
+    """Check a number of workers against what torchrun or SLURM started.
+
+    Raises:
+        ValueError: it is below 1.
+        MisconfigurationException: there are other numbers of processes and workers.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}.")
+    outside = launched_outside()
+    if outside and outside != workers:
+        raise MisconfigurationException(
+            f"torchrun or SLURM started {outside} processes, but the search has workers={workers}: set "
+            f"workers={outside} (search.workers={outside}), or start {workers} processes."
+        )
+
+
+def launch(workers: int, function: Callable[..., Any], *args: Any) -> Any:
+    """Run ``function(group, *args)`` in every worker.
+
+    Args:
+        workers: N_a. Unless torchrun or SLURM started them, they are spawned.
+        function: must be importable in another process, like its arguments.
+        args: its further arguments.
+
+    Returns:
+        What the first worker's function returned (under torchrun and SLURM each process its own).
+    """
+    if launched_outside():
+        slurm = not TorchElasticEnvironment.detect()
+        local = int(os.environ["SLURM_NTASKS_PER_NODE" if slurm else "LOCAL_WORLD_SIZE"])
+        strategy = DDPStrategy(process_group_backend="gloo")
+        fabric = L.Fabric(accelerator="cpu", devices=local, num_nodes=workers // local, strategy=strategy)
+    else:
+        strategy = DDPStrategy(process_group_backend="gloo", start_method="spawn")
+        fabric = L.Fabric(accelerator="cpu", devices=workers, strategy=strategy, plugins=[LightningEnvironment()])
+    return fabric.launch(_in_worker, function, *args)
+
+
+def _in_worker(fabric: L.Fabric, function: Callable[..., Any], *args: Any) -> Any:
+    group = _private_group(fabric.global_rank, fabric.world_size)
+    return function(group, *args)
+
+
+def _private_group(rank: int, size: int) -> GlooWorkers:
+    """Meet over Fabric's process group, then leave it for one that the episodes' Trainers do not see."""
+    meeting: list[Any] = [None]
+    if rank == 0:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], 0, size, is_master=True, wait_for_workers=False)
+        meeting = [store.port]
+    dist.broadcast_object_list(meeting, src=0)
+    if rank > 0:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], meeting[0], size, is_master=False)
+    dist.barrier()
+    dist.destroy_process_group()
+    return GlooWorkers(store, rank, size)

@@ -1,0 +1,162 @@
+"""What a reference network gave in one training, kept so that it need not be trained again.
+
+The reference ignores the strategy: with the same seeds it takes the same steps. A trace knows by the digest of what the
+reference was forked from whether it belongs to a training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from law_lightning.reference import StepRecord, StepResult, tensors
+
+
+@dataclass
+class ReferenceTrace:
+    """The course of a reference; an empty one is filled by the fit it is given to, a full one spares the training.
+
+    Attributes:
+        fork: digest of network, optimizer, schedulers and random states at the end of the warm-up.
+        losses: the mean loss of each of its steps, scalars; None for a step that revealed none.
+        accuracies: its validation accuracy at each stage end after the warm-up, by stage.
+    """
+
+    fork: str | None = None
+    losses: list[Tensor | None] = field(default_factory=list)
+    accuracies: dict[int, float] = field(default_factory=dict)
+    complete: bool = False
+
+    def begin(self, fork: str) -> None:
+        """Start to record a training.
+
+        Args:
+            fork: digest of what the reference begins with.
+        """
+        self.fork, self.losses, self.accuracies, self.complete = fork, [], {}, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain Python."""
+        revealed = torch.tensor([loss is not None for loss in self.losses], dtype=torch.bool)
+        losses = [loss for loss in self.losses if loss is not None]
+        return {
+            "fork": self.fork,
+            "revealed": revealed,
+            "losses": torch.stack(losses).cpu() if losses else torch.empty(0),
+            "accuracies": dict(self.accuracies),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> ReferenceTrace:
+        """A complete trace, as :meth:`state_dict` wrote it."""
+        losses = iter(state["losses"])
+        steps = [next(losses) if revealed else None for revealed in state["revealed"].tolist()]
+        return cls(state["fork"], steps, dict(state["accuracies"]), complete=True)
+
+
+class TracedReference:
+    """Stands in for a :class:`law_lightning.reference.Reference` that has been trained before.
+
+    Args:
+        trace: its course.
+        fork: digest of what the reference would begin with now.
+
+    Raises:
+        MisconfigurationException: the trace is of another training.
+    """
+
+    module = None
+
+    def __init__(self, trace: ReferenceTrace, fork: str) -> None:
+        if trace.fork != fork:
+            raise MisconfigurationException(
+                "The kept reference is of another training: at the end of the warm-up its network, optimizer or random "
+                "states were others. Something that the settings do not show has changed (the module's code, say), or "
+                "training is not deterministic here (on a GPU, set the Trainer's deterministic=True). Delete the kept "
+                "references, or search without them (seed_pool=0)."
+            )
+        self._trace = trace
+        self._step = 0
+
+    def begin_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepRecord:
+        """Nothing of a step is needed."""
+        return StepRecord((), {}, {})
+
+    def step(self, record: StepRecord, batch_idx: int) -> StepResult:
+        """The loss of the next step."""
+        loss = self._trace.losses[self._step]
+        self._step += 1
+        return StepResult(loss=loss)
+
+    def accuracy(self, stage: int) -> float:
+        """At the end of a stage."""
+        return self._trace.accuracies[stage]
+
+    def hook(self, name: str, *args: Any) -> None:
+        """No copy of the module is there to run its hooks on."""
+
+    def state_dict(self) -> None:
+        """A fit with a kept reference is not resumed, but repeated."""
+
+
+def fork_digest(trainer: L.Trainer, module: L.LightningModule, random: dict[str, Any]) -> str:
+    """A digest of all that the rest of a plain training depends on but its data.
+
+    Args:
+        trainer: the Trainer, in the course of a fit.
+        module: the module.
+        random: the global random states (see :func:`law_lightning.randomness.random_states`).
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    state = {
+        "steps": (trainer.global_step, trainer.estimated_stepping_batches),
+        "tensors": list(tensors(module)),
+        "optimizers": [(type(each).__qualname__, each.state_dict()) for each in trainer.optimizers],
+        "schedulers": [
+            (type(config.scheduler).__qualname__, config.interval, config.frequency, config.scheduler.state_dict())
+            for config in trainer.lr_scheduler_configs
+        ],
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "random": random,
+    }
+    return digest(state)
+
+
+def digest(value: Any) -> str:
+    """A digest of nested containers of tensors, arrays and plain Python, the same in every process."""
+    hashed = hashlib.sha256()
+    for part in _parts(value):
+        hashed.update(part)
+    return hashed.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous()
+        yield f"{data.dtype}{tuple(data.shape)}".encode()
+        yield data.flatten().view(torch.uint8).numpy().tobytes() if data.numel() else b""
+    elif isinstance(value, dict):
+        for key in value:
+            yield from _parts(key)
+            yield from _parts(value[key])
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield f"{type(value).__name__}{len(value)}".encode()
+        for each in value if not isinstance(value, (set, frozenset)) else sorted(value, key=repr):
+            yield from _parts(each)
+    elif hasattr(value, "tobytes"):  # NumPy's arrays and numbers
+        yield f"{value.dtype}{value.shape}".encode()
+        yield value.tobytes()
+    elif isinstance(value, (str, bytes, int, float, bool, complex, type(None))):
+        yield repr(value).encode() + b"\0"
+    elif callable(value):
+        yield getattr(value, "__qualname__", type(value).__qualname__).encode()
+    else:  # an object: what it holds
+        yield type(value).__qualname__.encode()
+        yield from _parts(getattr(value, "__dict__", None))
