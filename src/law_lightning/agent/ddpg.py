@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import functional as LF
-from law_lightning.agent.backprop import backward, forward
+from law_lightning.agent.backprop import narrow_product
 from law_lightning.agent.batches import Batch, PackedTransitions
 from law_lightning.agent.learner import Learner, Modules, Views
 from law_lightning.agent.networks import Actor, Critic
@@ -95,7 +95,7 @@ class DDPG(L.LightningModule):
             steps: of the critic's optimizer and of the actor's, which find the gradients in place.
 
         Returns:
-            The critic's loss, the actor's loss and mean Q.
+            N times the critic's loss, the actor's loss and mean Q.
         """
         learner = self._learner
         assert learner is not None  # configure_optimizers made it
@@ -103,39 +103,41 @@ class DDPG(L.LightningModule):
         torch.index_select(networks.embedding, 0, batch.stage, out=batch.inputs[:, :width])
 
         y = self._td_target(batch, learner.targets)
-        critic_loss, means = y.new_zeros(()), []
+        squares: Tensor | None = None
+        q_sum: Tensor | None = None
         for critic in networks.critics:
-            values = forward(critic, batch.inputs)
-            q = values[-1]
-            error = q - y
-            critic_loss += error.square().mean()  # LF.critic_loss
-            means.append(q.mean())
-            backward(critic, values, error.mul_(2 / count), learn=True)
+            q = critic.forward(batch.inputs)
+            q_sum = q.sum() if q_sum is None else q_sum
+            error = q.squeeze(1) - y
+            square = torch.dot(error, error)  # N times LF.critic_loss
+            squares = square if squares is None else squares + square
+            critic.backward(error.mul_(2 / count).unsqueeze(1), learn=True)
         self._step(steps[0], learner.gradients[0])
 
-        # The actor's gradient passes through the critic. The critic saw e_T as a constant: it is the actor's to learn.
-        phase, theta = batch.inputs[:, : width + 2], batch.inputs[:, width + 2 :]
-        hidden = forward(networks.actor, phase)
-        free = hidden[-1]
+        # The actor's gradient passes through the critic, which sees e_T as a constant: it is the actor's to learn.
+        theta = batch.inputs[:, width + 2 :]
+        free = networks.actor.forward(batch.inputs[:, : width + 2])
         theta.copy_(self.actor.bounded(free))
-        values = forward(networks.critics[0], batch.inputs)
-        actor_loss = LF.actor_loss(values[-1])
-        gradient = backward(networks.critics[0], values, y.new_full((count, 1), -1 / count), learn=False)
-        gradient = torch.mm(gradient, networks.critics[0][0].weight[:, width + 2 :])
+        critic = networks.critics[0]
+        loss = -critic.forward(batch.inputs).sum()  # N times LF.actor_loss
+        gradient = critic.backward(y.new_full((1, count), -1 / count).t(), learn=False)
+        gradient = narrow_product(gradient, critic.layers[0].weight[:, width + 2 :])
         if self.actor.bound is not None:
             gradient *= 1 - (theta / self.actor.bound).square()
         penalty = self.hparams["action_penalty"]
         if penalty:
-            actor_loss += penalty * free.square().mean()
+            loss += torch.dot(free.t().reshape(-1), free.t().reshape(-1)) * (penalty / free.shape[1])
             gradient.add_(free, alpha=2 * penalty / free.numel())
-        gradient = backward(networks.actor, hidden, gradient, learn=True)
-        gradient = torch.mm(gradient, networks.actor[0].weight[:, :width])
+        gradient = networks.actor.backward(gradient, learn=True)
+        gradient = narrow_product(gradient, networks.actor.layers[0].weight[:, :width])
         networks.embedding_gradient.zero_().index_add_(0, batch.stage, gradient)
         self._step(steps[1], learner.gradients[1])
 
         if self.hparams["target_rate"] is not None:
             learner.follow(self.hparams["target_rate"])
-        return critic_loss, actor_loss, means[0]
+        assert squares is not None
+        assert q_sum is not None
+        return squares, loss, q_sum
 
     def _step(self, step: Callable[[], Any], gradient: Tensor) -> None:
         if self.average is not None:
@@ -143,19 +145,18 @@ class DDPG(L.LightningModule):
         step()
 
     def _td_target(self, batch: Batch, networks: Views) -> Tensor:
-        """The y of Equation 12, with the lower of two critics, [N, 1]; only rows with a future are looked into."""
+        """The y of Equation 12, with the lower of two critics, [N]; only rows with a future are looked into."""
         ahead = batch.bootstrap
         if ahead is None:
-            return batch.reward.unsqueeze(1)
+            return batch.reward
         width = self.embedding.embedding_dim
         torch.index_select(networks.embedding, 0, ahead.stage, out=ahead.inputs[:, :width])
-        free = forward(networks.actor, ahead.inputs[:, : width + 2])[-1]
+        free = networks.actor.forward(ahead.inputs[:, : width + 2])
         ahead.inputs[:, width + 2 :].copy_(self.actor.bounded(free))
-        value, *others = (forward(critic, ahead.inputs)[-1].squeeze(1) for critic in networks.critics)
+        value, *others = (critic.forward(ahead.inputs).squeeze(1) for critic in networks.critics)
         for other in others:
             value = torch.minimum(value, other)
-        y = LF.td_target(ahead.reward, value, ahead.done, ahead.discount)
-        return batch.reward.index_copy(0, ahead.rows, y).unsqueeze(1)
+        return batch.reward.index_copy(0, ahead.rows, LF.td_target(ahead.reward, value, ahead.done, ahead.discount))
 
     # -- the Trainer's way -----------------------------------------------------------------------------------
 
@@ -166,8 +167,9 @@ class DDPG(L.LightningModule):
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         (packed,) = self._prepared.batches(rows, len(rows))
-        critic_loss, actor_loss, q_mean = self._update(packed, [optimizer.step for optimizer in optimizers])
-        self.log_dict({"agent/critic_loss": critic_loss, "agent/actor_loss": actor_loss, "agent/q_mean": q_mean})
+        sums = self._update(packed, [optimizer.step for optimizer in optimizers])
+        names = ("agent/critic_loss", "agent/actor_loss", "agent/q_mean")
+        self.log_dict({name: value / len(rows) for name, value in zip(names, sums, strict=True)})
 
     def on_train_start(self) -> None:
         """Prepare the transitions of the Trainer's loader as a full data update does."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from law_lightning.agent import adam
-from law_lightning.agent.backprop import Layer
+from law_lightning.agent.backprop import Layer, Perceptron
 from law_lightning.agent.flat import Flat
 from law_lightning.agent.networks import Actor
 
@@ -34,8 +34,8 @@ class Modules(NamedTuple):
 class Views(NamedTuple):
     """The networks' parameters, and where their gradients go."""
 
-    critics: list[list[Layer]]
-    actor: list[Layer]
+    critics: list[Perceptron]
+    actor: Perceptron
     embedding: Tensor  # [T_max, d]
     embedding_gradient: Tensor  # [T_max, d]
 
@@ -107,15 +107,13 @@ def _views(flat: Flat, modules: Modules) -> Views:
         assert isinstance(parameter, nn.Parameter)
         return flat.part(flat.gradient, parameter)
 
-    def layers(network: nn.Module) -> list[Layer]:
-        return [
-            Layer(
-                layer.weight.data, layer.bias.data, layer.weight.data.t(), gradient(layer.weight), gradient(layer.bias)
-            )
-            for layer in network.modules()
-            if isinstance(layer, nn.Linear)
-        ]
+    def perceptron(network: nn.Module) -> Perceptron:
+        linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+        return Perceptron([
+            Layer(at.weight.data, at.bias.data, at.weight.data.t(), gradient(at.weight), gradient(at.bias))
+            for at in linear
+        ])  # fmt: skip
 
-    critics = [layers(critic) for critic in modules.critics]
+    critics = [perceptron(critic) for critic in modules.critics]
     weight = modules.embedding.weight
-    return Views(critics, layers(modules.actor), weight.data, gradient(weight))
+    return Views(critics, perceptron(modules.actor), weight.data, gradient(weight))

@@ -175,13 +175,16 @@ class StrategyAgent(DDPG):
         batches = once if batches is None else batches
         steps = [partial(adam.step, optimizer) for optimizer in self.configure_optimizers()]
         logs: list[Tensor] = []
+        counts: list[int] = []
         for epoch in range(epochs):
             for i, batch in enumerate(islice(self._shuffles(packed, batch_size), batches)):
                 logs.extend(self._update(batch, steps))
+                counts.append(len(batch.reward))
                 if progress is not None:
                     progress(epoch * batches + i + 1, epochs * batches)
         names = ("critic_loss", "actor_loss", "q_mean")
-        return dict(zip(names, torch.stack(logs).view(-1, len(names)).mean(dim=0).tolist(), strict=True))
+        means = torch.stack(logs).view(-1, len(names)) / torch.tensor(counts).unsqueeze(1)
+        return dict(zip(names, means.mean(dim=0).tolist(), strict=True))
 
     def _shuffles(self, packed: PackedTransitions, batch_size: int) -> Iterator[Batch]:
         """Batches of one shuffle after the other, without end."""
