@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,7 +75,13 @@ class DDPG(L.LightningModule):
         return self.learner().optimizers
 
     def __getstate__(self) -> dict[str, Any]:
-        states = None if self._learner is None else self.learner().optimizer_states()
+        states = None
+        if self._learner is not None:
+            # As bytes: a spawned process can only be sent tensors that live until it has started.
+            file = io.BytesIO()
+            torch.save(self.learner().optimizer_states(), file)
+            states = file.getvalue()
+            self._learner.release()
         return super().__getstate__() | {"average": None, "reduce_moments": None, "_learner": states}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -82,7 +89,7 @@ class DDPG(L.LightningModule):
         # At once: tensors that come from another process share their memory with those that stayed there.
         learner = self.learner()
         if state["_learner"] is not None:
-            learner.load_optimizer_states(state["_learner"])
+            learner.load_optimizer_states(torch.load(io.BytesIO(state["_learner"]), weights_only=True))
 
     # -- the update ------------------------------------------------------------------------------------------
 

@@ -84,6 +84,14 @@ class Learner:
         if not self._flat.holds(self._fast.parameters()) or (self._flat_slow and not self._flat_slow.holds(slow)):
             self._lay_out()
 
+    def release(self) -> None:
+        """Give every parameter memory of its own, until :meth:`refresh` is called.
+
+        Where several tensors share their memory, torch's way of sending them to a spawned process fails.
+        """
+        for parameter in self._fast.parameters() + ([] if self._slow is None else self._slow.parameters()):
+            parameter.data = parameter.data.clone()
+
     def follow(self, rate: float) -> None:
         """Draw the target networks towards the networks, if there are any."""
         if self._flat_slow is not None:
