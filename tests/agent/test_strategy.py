@@ -205,6 +205,14 @@ def test_a_loader_of_something_else_is_named(data):
         fit(make(), DataLoader(data))
 
 
+def test_a_trainer_of_another_precision_is_named():
+    trainer = L.Trainer(precision="bf16-mixed", accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(
+        MisconfigurationException, match=r"one process and in float32: .*not 1 processes and 'bf16-mixed'"
+    ):
+        trainer.fit(make(), filled().dataloader())
+
+
 def test_a_trainer_refuses_the_buffer_of_another_agent():
     with pytest.raises(ValueError, match=r"of another agent: its theta has 3 entries"):
         fit(make(), filled(width=3).dataloader())
