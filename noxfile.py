@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, lint, types, bench, build. They share one environment, as torch is large."""
+"""Sessions: demo, tests, lint, types, bench, fdu, build. They share one environment, as torch is large."""
 
 import hashlib
 import os
@@ -13,6 +13,16 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint]", "build", "-c", "constraints.txt"]
 THREADS = {"OMP_NUM_THREADS": "1"}
+# What benchmarks/fdu.py compares with, and what that needs beside the shared environment.
+PEERS = [
+    "stable-baselines3==2.9.2",
+    "torchrl==0.14.1",
+    "tensordict==0.14.3",
+    "gymnasium==1.4.0",
+    "farama-notifications==0.0.6",
+    "hoptorch==0.1.4",
+    "pyvers==0.2.3",
+]
 # Settings that only one of the demo's two commands knows.
 SEARCH_ONLY = ("search", "agent", "logger")
 COMPARE_ONLY = ("seeds", "first_seed", "methods", "confidence")
@@ -90,6 +100,16 @@ def types(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what the callback costs in time and memory."""
     session.run(tool(session, "python"), "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def fdu(session: nox.Session) -> None:
+    """Measure the strategy's update beside two other DDPGs, which are installed apart."""
+    python, site = tool(session, "python"), Path(session.create_tmp()).resolve() / "peers"
+    needs = [*PEERS, "cloudpickle", "-c", "constraints.txt"]
+    shutil.rmtree(site, ignore_errors=True)
+    session.run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), *needs)
+    session.run(python, "benchmarks/fdu.py", *session.posargs, env={"PYTHONPATH": str(site), **THREADS})
 
 
 @nox.session(venv_backend="none", requires=["env"])

@@ -317,6 +317,28 @@ def n_step_returns(reward: Tensor, linked: Tensor, steps: int, discount: float) 
     return total, count
 
 
+def deviation(count: float, total: float, squares: float) -> float:
+    r"""The population deviation of numbers of which only sums are known, as of several workers' rewards.
+
+    .. math:: \sigma = \sqrt{\frac{1}{N} \sum_i r_i^2 - \Big(\frac{1}{N} \sum_i r_i\Big)^2}
+
+    Args:
+        count: N.
+        total: the sum of the numbers, in double precision.
+        squares: the sum of their squares, in double precision.
+
+    Returns:
+        The deviation; 0 where it is within a float32 rounding error of the mean.
+
+    Example:
+        >>> deviation(2, 1.0 + 3.0, 1.0 + 9.0)
+        1.0
+    """
+    mean = total / count
+    variance = squares / count - mean**2
+    return math.sqrt(variance) if variance > max((mean * _RELATIVE_SPREAD) ** 2, 1e-24) else 0.0
+
+
 def td_target(reward: Tensor, next_value: Tensor, done: Tensor, discount: float | Tensor) -> Tensor:
     r"""What the critic should say (Equation 12); nothing follows the last stage.
 

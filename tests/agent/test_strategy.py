@@ -9,191 +9,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
 from law_lightning.files import load_state, save_state
-
-STAGES = 4
-SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_size": 4, "epochs": 3}
-PAPER = {
-    "target_rate": None, "twin_critics": False, "standardize_rewards": False, "theta_bound": None,
-    "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1, "action_penalty": 0.0,
-}  # fmt: skip
-FAST = {"actor_lr": 1e-3, "critic_lr": 3e-3}
-
-
-def make(**options):
-    return StrategyAgent(**(SMALL | options))
-
-
-def filled(count=10, seed=0, width=5, stages=STAGES):
-    draw, buffer = torch.Generator().manual_seed(seed), ReplayBuffer()
-    for i in range(count + 1):
-        if i == 5:  # one is missing, within an episode
-            continue
-        stage, numbers = i % stages, torch.rand(4, generator=draw).tolist()
-        following = TrainingPhase(min(stage + 1, stages - 1), stages, numbers[2], numbers[3])
-        theta = torch.randn(width, generator=draw)
-        reward = 0.1 * torch.randn(1, generator=draw).item() + 0.05
-        buffer.add(TrainingPhase(stage, stages, numbers[0], numbers[1]), theta, reward, following, stage == stages - 1)
-    return buffer
-
-
-def same(a, b):
-    """Two states are equal, bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def spread(agent, scale=0.5):
-    """Move an agent's networks away from their start, where theta is about 0."""
-    draw = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in agent.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
-    return agent
-
+from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, spread
 
 # -- Algorithm 1, a second time --------------------------------------------------------------------------------
-
-
-class Naive:
-    """DDPG in plain torch: layers as matrices, Adam by hand, transitions in Python loops."""
-
-    def __init__(self, agent):
-        def layers(network):
-            tensors = [p.detach().clone().requires_grad_() for p in network.parameters()]
-            return list(zip(tensors[::2], tensors[1::2], strict=True))
-
-        options = self.options = dict(agent.hparams)
-        self.embedding = agent.embedding.weight.detach().clone().requires_grad_()
-        self.actor = layers(agent.actor)
-        self.critics = [layers(critic) for critic in agent.critics]
-        self.bound = options["theta_bound"]
-        self.rate = options["target_rate"]
-        self.slow = self.copy()
-        self.moments = {}
-        self.generator = torch.Generator().manual_seed(options["seed"] + 2)
-
-    def copy(self):
-        def clone(network):
-            return [(w.detach().clone(), b.detach().clone()) for w, b in network]
-
-        return self.embedding.detach().clone(), clone(self.actor), [clone(critic) for critic in self.critics]
-
-    @staticmethod
-    def forward(layers, x):
-        for i, (w, b) in enumerate(layers):
-            x = x @ w.T + b
-            if i < len(layers) - 1:
-                x = x.clamp(min=0)
-        return x
-
-    def mu(self, actor, state):
-        theta = self.forward(actor, state)
-        return theta if self.bound is None else self.bound * torch.tanh(theta / self.bound)
-
-    def q(self, critic, state, theta):
-        return self.forward(critic, torch.cat([state, theta]))[0]
-
-    @staticmethod
-    def state(embedding, stage, phase):
-        return torch.cat([embedding[stage], phase])
-
-    def adam(self, parameters, loss, rate):
-        for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            t, m, v = self.moments.get(id(p), (0, torch.zeros_like(p), torch.zeros_like(p)))
-            t, m, v = t + 1, 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-            self.moments[id(p)] = t, m, v
-            with torch.no_grad():
-                p -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
-
-    def step(self, rows):
-        options, n = self.options, len(rows)
-        embedding, actor, critics = self.copy() if self.rate is None else self.slow
-        targets = []
-        for _, _, _, reward, following, phase, done, discount in rows:
-            state = self.state(embedding, following, phase)
-            value = min(self.q(critic, state, self.mu(actor, state)).item() for critic in critics)
-            targets.append(reward if done else reward + discount * value)
-        states = [self.state(self.embedding.detach(), stage, phase) for stage, phase, *_ in rows]
-        critic_loss = q_mean = 0.0
-        for number, critic in enumerate(self.critics):
-            values = [self.q(critic, s, row[2]) for s, row in zip(states, rows, strict=True)]
-            critic_loss = critic_loss + sum((q - y) ** 2 for q, y in zip(values, targets, strict=True)) / n
-            if number == 0:
-                q_mean = sum(q.item() for q in values) / n
-        parameters = [p for critic in self.critics for layer in critic for p in layer]
-        self.adam(parameters, critic_loss, options["critic_lr"])
-        actor_loss = 0.0
-        for state, row in zip(states, rows, strict=True):
-            phase = self.state(self.embedding, row[0], row[1])
-            actor_loss = actor_loss - self.q(self.critics[0], state, self.mu(self.actor, phase)) / n
-            free = self.forward(self.actor, phase)
-            actor_loss = actor_loss + options["action_penalty"] * (free**2).sum() / (n * len(free))
-        self.adam([*(p for layer in self.actor for p in layer), self.embedding], actor_loss, options["actor_lr"])
-        if self.rate is not None:
-            slow = [self.slow[0], *flat(self.slow[1]), *(p for c in self.slow[2] for p in flat(c))]
-            fast = [self.embedding, *flat(self.actor), *(p for c in self.critics for p in flat(c))]
-            for s, f in zip(slow, fast, strict=True):
-                s.copy_((1 - self.rate) * s + self.rate * f.detach())
-        return critic_loss.item(), actor_loss.item(), q_mean
-
-    def update(self, buffer, epochs, batch_size):
-        columns = buffer.transitions()
-        rewards = columns.reward.tolist()
-        logs = []
-        returns, discount = [], self.options["discount"]
-        for i in range(len(rewards)):
-            steps, total = 1, rewards[i]
-            while steps < (self.options["n_step"] or STAGES):
-                last = i + steps - 1
-                ended = (
-                    last + 1 == len(rewards)
-                    or columns.done[last]
-                    or columns.stage[last + 1] != columns.next_stage[last]
-                )
-                if ended:
-                    break
-                total += discount**steps * rewards[i + steps]
-                steps += 1
-            returns.append((total, i + steps - 1, discount**steps))
-        mean = sum(total for total, *_ in returns) / len(rewards)
-        scale = math.sqrt(sum((total - mean) ** 2 for total, *_ in returns) / len(rewards))
-        if not self.options["standardize_rewards"]:
-            scale = 1.0
-        for _ in range(epochs):
-            order = torch.randperm(len(rewards), generator=self.generator).tolist()
-            for start in range(0, len(order), batch_size):
-                rows = [
-                    (int(columns.stage[i]), columns.phase[i], columns.theta[i], returns[i][0] / scale,
-                     int(columns.next_stage[last]), columns.next_phase[last], bool(columns.done[last]), returns[i][2])
-                    for i in order[start : start + batch_size]
-                    for last in [returns[i][1]]
-                ]  # fmt: skip
-                logs.append(self.step(rows))
-        return [sum(column) / len(logs) for column in zip(*logs, strict=True)]
-
-
-def flat(layers):
-    return [p for layer in layers for p in layer]
-
-
-def compare(agent, naive):
-    close = {"atol": 2e-5, "rtol": 1e-3}
-    torch.testing.assert_close(agent.embedding.weight, naive.embedding, **close)
-    for mine, theirs in zip(agent.actor.parameters(), flat(naive.actor), strict=True):
-        torch.testing.assert_close(mine, theirs, **close)
-    for mine, theirs in zip(agent.critics.parameters(), [p for c in naive.critics for p in flat(c)], strict=True):
-        torch.testing.assert_close(mine, theirs, **close)
-    if naive.rate is not None:
-        torch.testing.assert_close(agent.target_embedding.weight, naive.slow[0], **close)
-        mine = [*agent.target_actor.parameters(), *agent.target_critics.parameters()]
-        theirs = [*flat(naive.slow[1]), *(p for c in naive.slow[2] for p in flat(c))]
-        for a, b in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(a, b, **close)
 
 
 @pytest.mark.parametrize(
@@ -233,15 +51,10 @@ def test_a_full_data_update_is_algorithm_1(options):
                 if parameter.requires_grad:
                     parameter.mul_(1.1)
     naive = Naive(agent)
-    if naive.rate is not None:
-        slow = iter([*agent.target_actor.parameters(), *agent.target_critics.parameters()])
-        naive.slow[0].copy_(agent.target_embedding.weight)
-        for tensor in [*flat(naive.slow[1]), *(p for c in naive.slow[2] for p in flat(c))]:
-            tensor.copy_(next(slow))
     for count in (3, 10, 13):  # the buffer grows between the updates, the optimizers go on
         buffer = filled(count)
         logs = agent.full_data_update(buffer)
-        expected = naive.update(buffer, epochs=3, batch_size=4)
+        (expected,) = naive.update(buffer, epochs=3, batch_size=4)
         assert list(logs) == ["critic_loss", "actor_loss", "q_mean"]
         assert list(logs.values()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
         compare(agent, naive)
@@ -390,6 +203,12 @@ def test_a_trainer_logs_the_losses_of_the_update():
 def test_a_loader_of_something_else_is_named(data):
     with pytest.raises(MisconfigurationException, match=r"trains on transitions: .*buffer\.dataloader\(\)"):
         fit(make(), DataLoader(data))
+
+
+def test_a_trainer_of_another_precision_is_named():
+    trainer = L.Trainer(precision="bf16-mixed", accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(MisconfigurationException, match=r"in float32: .*not 1 processes and 'bf16-mixed'"):
+        trainer.fit(make(), filled().dataloader())
 
 
 def test_a_trainer_refuses_the_buffer_of_another_agent():

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import functional as LF
+from law_lightning.agent.backprop import narrow_product
+from law_lightning.agent.batches import Batch, PackedTransitions
+from law_lightning.agent.learner import Learner, Modules, Views
 from law_lightning.agent.networks import Actor, Critic
-from law_lightning.agent.replay import Transitions
+from law_lightning.agent.replay import Transitions, n_step_transitions
+
+Reduce = Callable[[Tensor], None]
 
 
 class DDPG(L.LightningModule):
-    """Actor, critics and stage embedding with their update; hyper-parameters are in ``hparams``."""
+    """Actor, critics and stage embedding with their update; hyper-parameters are in ``hparams``.
+
+    Attributes:
+        average: of several workers: averages a flat float32 tensor over them, in place. At every batch it is given the
+            critics' gradient, then that of actor and embedding (Equations 10 and 13). None for one worker. It stays
+            behind when the agent is copied, pickled or saved.
+        reduce_moments: likewise sums [count, sum, sum of squares] of the rewards, float64, over the workers, when an
+            update standardises them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False  # one critic step and one actor step a batch
-        self._optimizers: list[torch.optim.Optimizer] | None = None
+        self.average: Reduce | None = None
+        self.reduce_moments: Reduce | None = None
+        self._learner: Learner | None = None
+        self._prepared: PackedTransitions | None = None
 
     def build(self, action_dim: int) -> None:
         """Make the networks, from the global random state."""
@@ -40,68 +59,166 @@ class DDPG(L.LightningModule):
         """s_T = [e_T, l_smooth, acc_smooth] (Equation 5), [N, d + 2]."""
         return torch.cat([embedding(stage), phase], dim=1)
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+    def learner(self) -> Learner:
+        """The parameters laid out for the update, as they are now."""
+        if self._learner is None:
+            slow = None
+            if self.hparams["target_rate"] is not None:
+                slow = Modules(self.target_critics, self.target_actor, self.target_embedding)
+            rates = self.hparams["critic_lr"], self.hparams["actor_lr"]
+            self._learner = Learner(Modules(self.critics, self.actor, self.embedding), slow, rates)
+        self._learner.refresh()
+        return self._learner
+
+    def configure_optimizers(self) -> list[torch.optim.Adam]:
         """Adam for the critic and for actor and embedding; the same two for as long as the agent lives."""
-        if self._optimizers is None:
-            actor = [*self.actor.parameters(), *self.embedding.parameters()]
-            self._optimizers = [
-                torch.optim.Adam(self.critics.parameters(), lr=self.hparams["critic_lr"], fused=True),
-                torch.optim.Adam(actor, lr=self.hparams["actor_lr"], fused=True),
-            ]
-        return self._optimizers
+        return self.learner().optimizers
 
-    def _update(
-        self,
-        batch: Transitions,
-        discount: Tensor,
-        optimizers: Sequence[Any],
-        backward: Callable[[Tensor], Any],
-    ) -> Tensor:
-        """One critic step (Equations 10 to 12), one actor step (Equation 13); returns both losses and mean Q."""
-        critic_optimizer, actor_optimizer = optimizers
-        # The critic sees a detached e_T: the embedding is the actor's to learn.
-        state = self._state(self.embedding, batch.stage, batch.phase)
-        fixed = state.detach()
+    def __getstate__(self) -> dict[str, Any]:
+        states = None
+        if self._learner is not None:
+            # As bytes: a spawned process can only be sent tensors that live until it has started.
+            file = io.BytesIO()
+            torch.save(self.learner().optimizer_states(), file)
+            states = file.getvalue()
+            self._learner.release()
+        return super().__getstate__() | {"average": None, "reduce_moments": None, "_learner": states}
 
-        y = self._td_target(batch, discount)
-        values = [critic(fixed, batch.theta) for critic in self.critics]
-        critic_loss = torch.stack([LF.critic_loss(value, y) for value in values]).sum()
-        critic_optimizer.zero_grad()
-        backward(critic_loss)
-        critic_optimizer.step()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"_learner": None})  # type: ignore[no-untyped-call]
+        # At once: tensors that come from another process share their memory with those that stayed there.
+        learner = self.learner()
+        if state["_learner"] is not None:
+            learner.load_optimizer_states(torch.load(io.BytesIO(state["_learner"]), weights_only=True))
 
-        self.critics.requires_grad_(False)  # the actor's gradient passes through the critic, but not to it
-        free = self.actor.network(state)
-        actor_loss = LF.actor_loss(self.critics[0](fixed, self.actor.bounded(free)))
-        if self.hparams["action_penalty"]:
-            actor_loss = actor_loss + self.hparams["action_penalty"] * free.square().mean()
-        actor_optimizer.zero_grad()
-        backward(actor_loss)
-        actor_optimizer.step()
-        self.critics.requires_grad_(True)
-
-        self._follow()
-        return torch.stack([critic_loss.detach(), actor_loss.detach(), values[0].detach().mean()])
+    # -- the update ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _td_target(self, batch: Transitions, discount: Tensor) -> Tensor:
-        """The y of Equation 12, with the lower of two critics."""
-        slow = self.hparams["target_rate"] is not None
-        embedding = self.target_embedding if slow else self.embedding
-        actor = self.target_actor if slow else self.actor
-        critics = self.target_critics if slow else self.critics
-        state = self._state(embedding, batch.next_stage, batch.next_phase)
-        theta = actor(state)
-        value = torch.stack([critic(state, theta) for critic in critics]).amin(dim=0)
-        return LF.td_target(batch.reward, value, batch.done, discount)
+    def _update(self, batch: Batch, steps: Sequence[Callable[[], Any]]) -> tuple[Tensor, Tensor, Tensor]:
+        """One critic step (Equations 10 to 12), one actor step (Equation 13).
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        if self.hparams["target_rate"] is None:
-            return
-        for slow, fast in (
-            (self.target_embedding, self.embedding),
-            (self.target_actor, self.actor),
-            (self.target_critics, self.critics),
-        ):
-            torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), self.hparams["target_rate"])
+        Args:
+            batch: N transitions; the room in its inputs is written to.
+            steps: of the critic's optimizer and of the actor's, which find the gradients in place.
+
+        Returns:
+            N times the critic's loss, the actor's loss and mean Q.
+        """
+        learner = self._learner
+        assert learner is not None  # configure_optimizers made it
+        networks, count, width = learner.networks, len(batch.reward), self.embedding.embedding_dim
+        torch.index_select(networks.embedding, 0, batch.stage, out=batch.inputs[:, :width])
+
+        y = self._td_target(batch, learner.targets)
+        squares: Tensor | None = None
+        q_sum: Tensor | None = None
+        for critic in networks.critics:
+            q = critic.forward(batch.inputs)
+            q_sum = q.sum() if q_sum is None else q_sum
+            error = q.squeeze(1) - y
+            square = torch.dot(error, error)  # N times LF.critic_loss
+            squares = square if squares is None else squares + square
+            critic.backward(error.mul_(2 / count).unsqueeze(1), learn=True)
+        self._step(steps[0], learner.gradients[0])
+
+        # The actor's gradient passes through the critic, which sees e_T as a constant: it is the actor's to learn.
+        theta = batch.inputs[:, width + 2 :]
+        free = networks.actor.forward(batch.inputs[:, : width + 2])
+        theta.copy_(self.actor.bounded(free))
+        critic = networks.critics[0]
+        loss = -critic.forward(batch.inputs).sum()  # N times LF.actor_loss
+        gradient = critic.backward(y.new_full((1, count), -1 / count).t(), learn=False)
+        gradient = narrow_product(gradient, critic.layers[0].weight[:, width + 2 :])
+        if self.actor.bound is not None:
+            gradient *= 1 - (theta / self.actor.bound).square()
+        penalty = self.hparams["action_penalty"]
+        if penalty:
+            loss += torch.dot(free.t().reshape(-1), free.t().reshape(-1)) * (penalty / free.shape[1])
+            gradient.add_(free, alpha=2 * penalty / free.numel())
+        gradient = networks.actor.backward(gradient, learn=True)
+        gradient = narrow_product(gradient, networks.actor.layers[0].weight[:, :width])
+        networks.embedding_gradient.zero_().index_add_(0, batch.stage, gradient)
+        self._step(steps[1], learner.gradients[1])
+
+        if self.hparams["target_rate"] is not None:
+            learner.follow(self.hparams["target_rate"])
+        assert squares is not None
+        assert q_sum is not None
+        return squares, loss, q_sum
+
+    def _step(self, step: Callable[[], Any], gradient: Tensor) -> None:
+        if self.average is not None:
+            self.average(gradient)
+        step()
+
+    def _td_target(self, batch: Batch, networks: Views) -> Tensor:
+        """The y of Equation 12, with the lower of two critics, [N]; only rows with a future are looked into."""
+        ahead = batch.bootstrap
+        if ahead is None:
+            return batch.reward
+        width = self.embedding.embedding_dim
+        torch.index_select(networks.embedding, 0, ahead.stage, out=ahead.inputs[:, :width])
+        free = networks.actor.forward(ahead.inputs[:, : width + 2])
+        ahead.inputs[:, width + 2 :].copy_(self.actor.bounded(free))
+        value, *others = (critic.forward(ahead.inputs).squeeze(1) for critic in networks.critics)
+        for other in others:
+            value = torch.minimum(value, other)
+        return batch.reward.index_copy(0, ahead.rows, LF.td_target(ahead.reward, value, ahead.done, ahead.discount))
+
+    # -- the Trainer's way -----------------------------------------------------------------------------------
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """One batch of transitions, for ``Trainer().fit(agent, buffer.dataloader(...))``."""
+        rows = batch[-1]
+        assert self._prepared is not None
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        (packed,) = self._prepared.batches(rows, len(rows))
+        sums = self._update(packed, [optimizer.step for optimizer in optimizers])
+        names = ("agent/critic_loss", "agent/actor_loss", "agent/q_mean")
+        self.log_dict({name: value / len(rows) for name, value in zip(names, sums, strict=True)})
+
+    def on_train_start(self) -> None:
+        """Prepare the transitions of the Trainer's loader as a full data update does."""
+        if self.trainer.world_size > 1 or self.trainer.precision != "32-true":
+            raise MisconfigurationException(
+                f"A StrategyAgent trains in one process and in float32: Trainer(devices=1, precision='32-true'), not "
+                f"{self.trainer.world_size} processes and {self.trainer.precision!r}."
+            )
+        loader = self.trainer.train_dataloader
+        data = loader.dataset if isinstance(loader, DataLoader) else None
+        if not isinstance(data, TensorDataset) or len(data.tensors) != len(Transitions._fields) + 1:
+            raise MisconfigurationException(
+                "A StrategyAgent trains on transitions: Trainer().fit(agent, buffer.dataloader()) with a ReplayBuffer."
+            )
+        self._prepared = self._prepare(Transitions(*data.tensors[:-1])).to(self.device)
+
+    def on_train_end(self) -> None:
+        """Let go of the prepared transitions."""
+        self._prepared = None
+
+    # -- what is learned from --------------------------------------------------------------------------------
+
+    def _prepare(self, transitions: Transitions) -> PackedTransitions:
+        """Sum up n steps of what a buffer holds, and scale what they earn."""
+        self._check_fit(transitions)
+        steps = self.hparams["n_step"] or self.hparams["num_stages"]
+        transitions, discount = n_step_transitions(transitions, steps, self.hparams["discount"])
+        if self.hparams["standardize_rewards"]:
+            reward = transitions.reward.double()
+            moments = torch.stack([reward.new_tensor(len(reward)), reward.sum(), reward.square().sum()])
+            if self.reduce_moments is not None:
+                self.reduce_moments(moments)
+            deviation = LF.deviation(*moments.tolist())
+            # Rewards that do not vary stay as they are.
+            transitions = transitions._replace(reward=transitions.reward / (deviation or 1.0))
+        return PackedTransitions(transitions, discount, self.hparams["embedding_dim"])
+
+    def _check_fit(self, transitions: Transitions) -> None:
+        width, stages = transitions.theta.shape[1], int(transitions.next_stage.max()) + 1
+        expected, most = len(self.hparams["features"]) + 1, self.hparams["num_stages"]
+        if width != expected or stages > most:
+            raise ValueError(
+                f"The replay buffer is of another agent: its theta has {width} entries and its stages go up to "
+                f"{stages - 1}; this agent's have {expected} and {most - 1}."
+            )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import functional as LF
+from law_lightning.agent import adam
+from law_lightning.agent.batches import Batch, PackedTransitions
 from law_lightning.agent.ddpg import DDPG
 from law_lightning.agent.exploration import Exploration
 from law_lightning.agent.hyperparameters import check_hyperparameters
-from law_lightning.agent.replay import ReplayBuffer, Transitions, n_step_transitions
+from law_lightning.agent.replay import ReplayBuffer
 from law_lightning.files import load_state, save_state
 from law_lightning.randomness import OwnGenerator
 
@@ -104,7 +105,6 @@ class StrategyAgent(DDPG):
             self.build(len(features) + 1)
         self.exploration = Exploration(len(features) + 1, episode_noise, stage_noise, noise_decay, seed + 1)
         self._own = OwnGenerator(seed + 2)  # shuffles the buffer
-        self._prepared: tuple[Transitions, Tensor] | None = None
 
     # -- acting --------------------------------------------------------------------------------------------
 
@@ -150,6 +150,7 @@ class StrategyAgent(DDPG):
         epochs: int | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
+        batches: int | None = None,
     ) -> dict[str, float]:
         """FDU (Algorithm 1): for E_n epochs shuffle the whole buffer; per batch a critic and an actor step.
 
@@ -158,90 +159,51 @@ class StrategyAgent(DDPG):
             epochs: E_n; by default the agent's own.
             batch_size: B; by default the agent's own.
             progress: called with (batches done, batches in all) after every batch.
+            batches: taken in an epoch; by default as many as the buffer has. An epoch with more goes on with a further
+                shuffle of the buffer, so that workers take as many steps as the one with the longest buffer.
 
         Returns:
             Means over the update: ``critic_loss``, ``actor_loss``, ``q_mean``.
 
         Raises:
-            ValueError: the buffer is empty, or of an agent with other features or more stages.
+            ValueError: the buffer is empty, or of an agent with other features or more stages; or too few batches.
         """
         epochs = self.hparams["epochs"] if epochs is None else epochs
         batch_size = self.hparams["batch_size"] if batch_size is None else batch_size
         if epochs < 1 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}.")
-        transitions, discount = self._prepare(buffer.transitions())
-        count = len(discount)
-        per_epoch = -(-count // batch_size)
-        self.configure_optimizers()
-        assert self._optimizers is not None
-        logs = []
-        with torch.enable_grad():
-            for epoch in range(epochs):
-                order = torch.randperm(count, generator=self._own.generator)
-                for i, rows in enumerate(order.split(batch_size)):
-                    batch = Transitions(*(column[rows] for column in transitions))
-                    logs.append(self._update(batch, discount[rows], self._optimizers, lambda loss: loss.backward()))
-                    if progress is not None:
-                        progress(epoch * per_epoch + i + 1, epochs * per_epoch)
+        once = -(-len(buffer) // batch_size)
+        if batches is not None and batches < once:
+            raise ValueError(f"batches must be at least {once}, for all {len(buffer)} transitions, not {batches}.")
+        packed = self._prepare(buffer.transitions())
+        batches = once if batches is None else batches
+        steps = [partial(adam.step, optimizer) for optimizer in self.configure_optimizers()]
+        logs: list[Tensor] = []
+        counts: list[int] = []
+        for epoch in range(epochs):
+            for i, batch in enumerate(islice(self._shuffles(packed, batch_size), batches)):
+                logs.extend(self._update(batch, steps))
+                counts.append(len(batch.reward))
+                if progress is not None:
+                    progress(epoch * batches + i + 1, epochs * batches)
         names = ("critic_loss", "actor_loss", "q_mean")
-        return dict(zip(names, torch.stack(logs).mean(dim=0).tolist(), strict=True))
+        means = torch.stack(logs).view(-1, len(names)) / torch.tensor(counts).unsqueeze(1)
+        return dict(zip(names, means.mean(dim=0).tolist(), strict=True))
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """One batch of transitions, for ``Trainer().fit(agent, buffer.dataloader(...))``."""
-        rows = batch[-1]
-        assert self._prepared is not None
-        transitions, discount = self._prepared
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        critic_loss, actor_loss, q_mean = self._update(
-            Transitions(*(column[rows] for column in transitions)), discount[rows], optimizers, self.manual_backward
-        )
-        self.log_dict({"agent/critic_loss": critic_loss, "agent/actor_loss": actor_loss, "agent/q_mean": q_mean})
-
-    def on_train_start(self) -> None:
-        """Prepare the transitions of the Trainer's loader as a full data update does."""
-        loader = self.trainer.train_dataloader
-        data = loader.dataset if isinstance(loader, DataLoader) else None
-        if not isinstance(data, TensorDataset) or len(data.tensors) != len(Transitions._fields) + 1:
-            raise MisconfigurationException(
-                "A StrategyAgent trains on transitions: Trainer().fit(agent, buffer.dataloader()) with a ReplayBuffer."
-            )
-        transitions, discount = self._prepare(Transitions(*data.tensors[:-1]))
-        self._prepared = Transitions(*(column.to(self.device) for column in transitions)), discount.to(self.device)
-
-    def on_train_end(self) -> None:
-        """Let go of the prepared transitions."""
-        self._prepared = None
-
-    def _prepare(self, transitions: Transitions) -> tuple[Transitions, Tensor]:
-        """Sum up n steps of what a buffer holds, and scale what they earn; with the discounts gamma^n, [N]."""
-        self._check_fit(transitions)
-        steps = self.hparams["n_step"] or self.num_stages
-        transitions, discount = n_step_transitions(transitions, steps, self.hparams["discount"])
-        if self.hparams["standardize_rewards"]:
-            deviation = float(transitions.reward.std(correction=0))
-            scale = deviation if deviation > 1e-12 else 1.0  # rewards that do not vary stay as they are
-            transitions = transitions._replace(reward=transitions.reward / scale)
-        return transitions, discount
-
-    def _check_fit(self, transitions: Transitions) -> None:
-        width, stages = transitions.theta.shape[1], int(transitions.next_stage.max()) + 1
-        if width != len(self.features) + 1 or stages > self.num_stages:
-            raise ValueError(
-                f"The replay buffer is of another agent: its theta has {width} entries and its stages go up to "
-                f"{stages - 1}; this agent's have {len(self.features) + 1} and {self.num_stages - 1}."
-            )
+    def _shuffles(self, packed: PackedTransitions, batch_size: int) -> Iterator[Batch]:
+        """Batches of one shuffle after the other, without end."""
+        while True:
+            order = torch.randperm(len(packed), generator=self._own.generator)
+            yield from packed.batches(order, batch_size)
 
     # -- state ---------------------------------------------------------------------------------------------
 
     def full_state(self) -> dict[str, Any]:
         """Everything that acting, exploring and learning depend on: tensors and plain Python."""
-        self.configure_optimizers()
-        assert self._optimizers is not None
         return {
             "hparams": dict(self.hparams),
             "networks": {name: tensor.clone() for name, tensor in self.state_dict().items()},
-            "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self._optimizers],
+            "optimizers": self.learner().optimizer_states(),
             "exploration": self.exploration.state_dict(),
             "generator": self._own.generator.get_state(),
         }
@@ -249,10 +211,9 @@ class StrategyAgent(DDPG):
     def load_full_state(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`full_state` was taken."""
         self.load_state_dict(state["networks"])
-        self.configure_optimizers()
-        assert self._optimizers is not None
-        for optimizer, saved in zip(self._optimizers, state["optimizers"] or (), strict=bool(state["optimizers"])):
-            optimizer.load_state_dict(copy.deepcopy(saved))  # it would keep, and change, the tensors it is given
+        learner = self.learner()
+        if state["optimizers"] is not None:
+            learner.load_optimizer_states(state["optimizers"])
         self.exploration.load_state_dict(state["exploration"])
         self._own.generator.set_state(state["generator"])
 

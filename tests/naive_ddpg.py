@@ -1,0 +1,219 @@
+"""DDPG a second time, in plain loops, and the agents and buffers that it is compared on."""
+
+import math
+
+import torch
+
+from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
+
+STAGES = 4
+SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_size": 4, "epochs": 3}
+PAPER = {
+    "target_rate": None, "twin_critics": False, "standardize_rewards": False, "theta_bound": None,
+    "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1, "action_penalty": 0.0,
+}  # fmt: skip
+FAST = {"actor_lr": 1e-3, "critic_lr": 3e-3}
+
+
+def make(**options):
+    return StrategyAgent(**(SMALL | options))
+
+
+def filled(count=10, seed=0, width=5, stages=STAGES):
+    draw, buffer = torch.Generator().manual_seed(seed), ReplayBuffer()
+    for i in range(count + 1):
+        if i == 5:  # one is missing, within an episode
+            continue
+        stage, numbers = i % stages, torch.rand(4, generator=draw).tolist()
+        following = TrainingPhase(min(stage + 1, stages - 1), stages, numbers[2], numbers[3])
+        theta = torch.randn(width, generator=draw)
+        reward = 0.1 * torch.randn(1, generator=draw).item() + 0.05
+        buffer.add(TrainingPhase(stage, stages, numbers[0], numbers[1]), theta, reward, following, stage == stages - 1)
+    return buffer
+
+
+def same(a, b):
+    """Two states are equal, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def spread(agent, scale=0.5):
+    """Move an agent's networks away from their start, where theta is about 0."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
+    return agent
+
+
+class Naive:
+    """DDPG in plain torch: layers as matrices, Adam by hand, transitions in Python loops.
+
+    Several workers with a buffer each are one learner that averages their gradients.
+    """
+
+    def __init__(self, agent, shuffles=None):
+        def layers(network):
+            tensors = [p.detach().clone().requires_grad_() for p in network.parameters()]
+            return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+        options = self.options = dict(agent.hparams)
+        self.embedding = agent.embedding.weight.detach().clone().requires_grad_()
+        self.actor = layers(agent.actor)
+        self.critics = [layers(critic) for critic in agent.critics]
+        self.bound = options["theta_bound"]
+        self.rate = options["target_rate"]
+        if self.rate is not None:  # the target networks may lag behind
+            slow = agent.target_embedding.weight, layers(agent.target_actor), list(map(layers, agent.target_critics))
+            self.slow = self.copy(*slow)
+        self.moments = {}
+        seeds = [options["seed"] + 2] if shuffles is None else shuffles
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    @staticmethod
+    def copy(embedding, actor, critics):
+        def clone(network):
+            return [(w.detach().clone(), b.detach().clone()) for w, b in network]
+
+        return embedding.detach().clone(), clone(actor), [clone(critic) for critic in critics]
+
+    @staticmethod
+    def forward(layers, x):
+        for i, (w, b) in enumerate(layers):
+            x = x @ w.T + b
+            if i < len(layers) - 1:
+                x = x.clamp(min=0)
+        return x
+
+    def mu(self, actor, state):
+        theta = self.forward(actor, state)
+        return theta if self.bound is None else self.bound * torch.tanh(theta / self.bound)
+
+    def q(self, critic, state, theta):
+        return self.forward(critic, torch.cat([state, theta]))[0]
+
+    @staticmethod
+    def state(embedding, stage, phase):
+        return torch.cat([embedding[stage], phase])
+
+    def adam(self, parameters, losses, rate):
+        gradients = [torch.autograd.grad(loss, parameters) for loss in losses]
+        for p, *g in zip(parameters, *gradients, strict=True):
+            g = sum(g) / len(g)
+            t, m, v = self.moments.get(id(p), (0, torch.zeros_like(p), torch.zeros_like(p)))
+            t, m, v = t + 1, 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            self.moments[id(p)] = t, m, v
+            with torch.no_grad():
+                p -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+
+    def critic_loss(self, rows):
+        n = len(rows)
+        embedding, actor, critics = (self.embedding, self.actor, self.critics) if self.rate is None else self.slow
+        targets = []
+        for _, _, _, reward, following, phase, done, discount in rows:
+            state = self.state(embedding, following, phase)
+            value = min(self.q(critic, state, self.mu(actor, state)).item() for critic in critics)
+            targets.append(reward if done else reward + discount * value)
+        states = [self.state(self.embedding.detach(), stage, phase) for stage, phase, *_ in rows]
+        loss = q_mean = 0.0
+        for number, critic in enumerate(self.critics):
+            values = [self.q(critic, s, row[2]) for s, row in zip(states, rows, strict=True)]
+            loss = loss + sum((q - y) ** 2 for q, y in zip(values, targets, strict=True)) / n
+            if number == 0:
+                q_mean = sum(q.item() for q in values) / n
+        return loss, q_mean
+
+    def actor_loss(self, rows):
+        n, loss = len(rows), 0.0
+        for row in rows:
+            state = self.state(self.embedding.detach(), row[0], row[1])
+            phase = self.state(self.embedding, row[0], row[1])
+            loss = loss - self.q(self.critics[0], state, self.mu(self.actor, phase)) / n
+            free = self.forward(self.actor, phase)
+            loss = loss + self.options["action_penalty"] * (free**2).sum() / (n * len(free))
+        return loss
+
+    def step(self, *batches):
+        """One batch of every worker; the losses and the mean Q of each."""
+        critic_losses, q_means = zip(*map(self.critic_loss, batches), strict=True)
+        parameters = [p for critic in self.critics for layer in critic for p in layer]
+        self.adam(parameters, critic_losses, self.options["critic_lr"])
+        actor_losses = [self.actor_loss(rows) for rows in batches]
+        self.adam([*flat(self.actor), self.embedding], actor_losses, self.options["actor_lr"])
+        if self.rate is not None:
+            slow = [self.slow[0], *flat(self.slow[1]), *(p for c in self.slow[2] for p in flat(c))]
+            fast = [self.embedding, *flat(self.actor), *(p for c in self.critics for p in flat(c))]
+            for s, f in zip(slow, fast, strict=True):
+                s.copy_((1 - self.rate) * s + self.rate * f.detach())
+        return [
+            (critic.item(), actor.item(), q)
+            for critic, actor, q in zip(critic_losses, actor_losses, q_means, strict=True)
+        ]
+
+    def rows(self, buffer):
+        """Its transitions, their rewards summed up over n steps."""
+        columns = buffer.transitions()
+        rewards, discount, rows = columns.reward.tolist(), self.options["discount"], []
+        for i in range(len(rewards)):
+            steps, total, last = 1, rewards[i], i
+            while steps < (self.options["n_step"] or STAGES):
+                ended = (
+                    last + 1 == len(rewards)
+                    or columns.done[last]
+                    or columns.stage[last + 1] != columns.next_stage[last]
+                )
+                if ended:
+                    break
+                last += 1
+                total += discount**steps * rewards[last]
+                steps += 1
+            rows.append((
+                int(columns.stage[i]), columns.phase[i], columns.theta[i], total, int(columns.next_stage[last]),
+                columns.next_phase[last], bool(columns.done[last]), discount**steps,
+            ))  # fmt: skip
+        return rows
+
+    def update(self, *buffers, epochs, batch_size, batches=None):
+        """A full data update; the mean losses and the mean Q of each worker."""
+        workers = [self.rows(buffer) for buffer in buffers]
+        rewards = [row[3] for rows in workers for row in rows]
+        mean = sum(rewards) / len(rewards)
+        scale = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
+        if self.options["standardize_rewards"]:
+            workers = [[(*row[:3], row[3] / scale, *row[4:]) for row in rows] for rows in workers]
+        logs = []
+        for _ in range(epochs):
+            plans = []
+            for rows, generator in zip(workers, self.generators, strict=True):
+                plan = []
+                while not plan or len(plan) < (batches or 0):
+                    order = torch.randperm(len(rows), generator=generator).tolist()
+                    plan += [[rows[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+                plans.append(plan[:batches])
+            logs += [self.step(*together) for together in zip(*plans, strict=True)]
+        return [[sum(column) / len(logs) for column in zip(*mine, strict=True)] for mine in zip(*logs, strict=True)]
+
+
+def flat(layers):
+    return [p for layer in layers for p in layer]
+
+
+def compare(agent, naive):
+    close = {"atol": 2e-5, "rtol": 1e-3}
+    torch.testing.assert_close(agent.embedding.weight, naive.embedding, **close)
+    for mine, theirs in zip(agent.actor.parameters(), flat(naive.actor), strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
+    for mine, theirs in zip(agent.critics.parameters(), [p for c in naive.critics for p in flat(c)], strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
+    if naive.rate is not None:
+        torch.testing.assert_close(agent.target_embedding.weight, naive.slow[0], **close)
+        mine = [*agent.target_actor.parameters(), *agent.target_critics.parameters()]
+        theirs = [*flat(naive.slow[1]), *(p for c in naive.slow[2] for p in flat(c))]
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, **close)
