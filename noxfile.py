@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, lint, types, bench, build. They share one environment, as torch is large."""
+"""Sessions: demo, tests, lint, types, bench, rivals, build. They share one environment, as torch is large."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
-REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint]", "build", "-c", "constraints.txt"]
+REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint,bench]", "build", "-c", "constraints.txt"]
 THREADS = {"OMP_NUM_THREADS": "1"}
 # Settings that only one of the demo's two commands knows.
 SEARCH_ONLY = ("search", "agent", "logger")
@@ -90,6 +90,12 @@ def types(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what the callback costs in time and memory."""
     session.run(tool(session, "python"), "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def rivals(session: nox.Session) -> None:
+    """Compare LAW's search with simple rivals at equal budget: hours. Takes the script's arguments."""
+    session.run(tool(session, "python"), "benchmarks/search.py", *session.posargs, env=THREADS)
 
 
 @nox.session(venv_backend="none", requires=["env"])
