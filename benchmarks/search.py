@@ -36,6 +36,7 @@ from tqdm import tqdm
 from rivals.jobs import Job, run_job
 from rivals.law import LAW, VARIANTS
 from rivals.methods import BASE, FIXED, METHODS
+from rivals.report import write_report
 from rivals.rows import Row, append_row, key_of, read_rows
 from rivals.training import counted
 from tasks import DIGITS, NAMES, Task, make_tasks, prepare
@@ -126,11 +127,21 @@ def main(given: list[str] | None = None) -> None:
     """Search, and report."""
     warnings.filterwarnings("ignore")
     args = arguments(given)
-    if not args.report:
-        try:
+    try:
+        if not args.report:
             run(args, make_tasks(args.cache))
-        except ValueError as error:
-            raise SystemExit(str(error)) from None
+        rows = [row for row in read_rows(args.out / RESULTS) if chosen(args, row)]
+        if not rows:
+            raise ValueError(f"{args.out / RESULTS} has no rows of this budget and this number of evaluation seeds.")
+        print(write_report(rows, args.out))
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    print(f"Table and figures: {args.out}")
+
+
+def chosen(args: argparse.Namespace, row: Row) -> bool:
+    """Whether a row belongs into the report: a folder may hold rows of other budgets, and those do not compare."""
+    return (row["budget"], row["eval_seeds"]) == (args.budget, args.eval_seeds)
 
 
 if __name__ == "__main__":
