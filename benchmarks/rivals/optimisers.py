@@ -84,7 +84,7 @@ def cma_es(objective: Objective, dimensions: int, budget: int, rng: np.random.Ge
         "verbose": -9,
         "verb_log": 0,
     }
-    strategy = cma.CMAEvolutionStrategy(np.zeros(dimensions), 0.5 * BOUND, options)
+    strategy = cma.CMAEvolutionStrategy(np.zeros(dimensions), BOUND / 3, options)
     points, values = [np.zeros(dimensions)], [0.0]
     left, generation = budget, 0
     while left - strategy.popsize >= max(FINALISTS, budget // 8) and not strategy.stop():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,6 +132,8 @@ def train(
 ) -> L.LightningModule:
     """Train a fresh network from ``seed``, or go on from a checkpoint; the caller's random states stay as they are."""
     with isolate_rng(), quiet_lightning():
+        # True of Lightning alone: the weighting callback restores the order of the data.
+        warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
         L.seed_everything(seed, verbose=False)
         module = task.make_module()
         trainer = L.Trainer(**_QUIET | task.trainer_kwargs, callbacks=list(callbacks))
