@@ -11,7 +11,10 @@ from rivals.lab import Lab
 from rivals.schedules import NUM_STAGES, WARMUP_STAGES
 from rivals.training import StepLedger
 
-POOLED = "seed_pool" in inspect.signature(StrategySearch).parameters
+_PARAMETERS = inspect.signature(StrategySearch).parameters
+#: Whether references can be kept and shared, which about halves what an episode costs.
+POOLED = "seed_pool" in _PARAMETERS
+SEED_POOL = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ VARIANTS = {
     "law_bound_2": Variant(agent={"theta_bound": 2.0}),
     "law_flat_reward": Variant(law={"reward_growth": 0.0}),
     "law_renormalized": Variant(law={"renormalize": True}),
+    "law_rarely_evaluated": Variant(search={"eval_every": 25}),
     **({"law_no_pool": Variant(search={"seed_pool": None})} if POOLED else {}),
 }
 
@@ -62,19 +66,15 @@ def search_law(lab: Lab, variant: Variant) -> tuple[StrategyAgent, list[dict[str
     Returns:
         The strategy, and the search's history.
     """
-    search = dict(variant.search)
-    if POOLED:
-        search.setdefault("seed_pool", inspect.signature(StrategySearch).parameters["seed_pool"].default)
-    defaults = {
-        name: inspect.signature(StrategySearch).parameters[name].default for name in ("eval_every", "eval_seeds")
-    }
+    search = ({"seed_pool": SEED_POOL} if POOLED else {}) | variant.search
+    costs = {name: search.get(name, _PARAMETERS[name].default) for name in ("eval_every", "eval_seeds")}
+    costs["seed_pool"] = search.get("seed_pool")
     agent = StrategyAgent(
         **{"num_stages": NUM_STAGES, "warmup_stages": WARMUP_STAGES, "seed": lab.search} | variant.agent
     )
-    options = defaults | search
     result = StrategySearch(
         agent,
-        episodes=affordable_episodes(lab.budget, agent.warmup_stages / agent.num_stages, **_costs(options)),
+        episodes=affordable_episodes(lab.budget, agent.warmup_stages / agent.num_stages, **costs),
         trainer_kwargs={**lab.task.trainer_kwargs, "callbacks": [StepLedger(lab.ledger)]},
         law_kwargs=variant.law,
         seed=lab.search,
@@ -82,10 +82,6 @@ def search_law(lab: Lab, variant: Variant) -> tuple[StrategyAgent, list[dict[str
         **search,
     ).run(lab.task.make_module, lab.task.make_datamodule)
     return result.agent, result.history
-
-
-def _costs(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options.get(name) for name in ("eval_every", "eval_seeds", "seed_pool")}
 
 
 def search_cost(episodes: int, warmup: float, eval_every: int, eval_seeds: int, seed_pool: int | None = None) -> float:

@@ -41,5 +41,6 @@ def append_row(path: Path, row: Row) -> None:
     with path.open("a+b") as file:
         file.seek(0)
         content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
         file.write(json.dumps(row).encode() + b"\n")
