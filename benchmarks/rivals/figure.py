@@ -46,7 +46,7 @@ def draw_task(task: str, rows: Sequence[Row], summaries: Sequence[Summary], path
 
 def _draw_curve(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]]) -> None:
     axes.set_title("LAW's greedy strategy, validation", fontsize=11, loc="left")
-    axes.set_ylabel("Accuracy gained over plain training (points)")
+    axes.set_ylabel("Accuracy gained (points)")
     axes.set_xlabel("Episode")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if not curves:
@@ -67,7 +67,7 @@ def _draw_curve(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]]) -> No
     )
     axes.plot(x, means, color=_LAW_COLOUR, marker="o", markersize=4, linewidth=2, label="mean over searches")
     axes.set_xlim(left=0)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="best")
 
 
 def _draw_methods(axes: Axes, summaries: Sequence[Summary]) -> None:

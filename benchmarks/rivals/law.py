@@ -56,7 +56,7 @@ VARIANTS = {
     "law_flat_reward": Variant(law={"reward_growth": 0.0}),
     "law_renormalized": Variant(law={"renormalize": True}),
     "law_rarely_evaluated": Variant(search={"eval_every": 25}),
-    **({"law_no_pool": Variant(search={"seed_pool": None})} if POOLED else {}),
+    **({"law_no_pool": Variant(search={"seed_pool": 0})} if POOLED else {}),
 }
 
 
@@ -68,7 +68,7 @@ def search_law(lab: Lab, variant: Variant) -> tuple[StrategyAgent, list[dict[str
     """
     search = ({"seed_pool": SEED_POOL} if POOLED else {}) | variant.search
     costs = {name: search.get(name, _PARAMETERS[name].default) for name in ("eval_every", "eval_seeds")}
-    costs["seed_pool"] = search.get("seed_pool")
+    costs["seed_pool"] = search.get("seed_pool", 0)
     agent = StrategyAgent(
         **{"num_stages": NUM_STAGES, "warmup_stages": WARMUP_STAGES, "seed": lab.search} | variant.agent
     )
@@ -84,7 +84,7 @@ def search_law(lab: Lab, variant: Variant) -> tuple[StrategyAgent, list[dict[str
     return result.agent, result.history
 
 
-def search_cost(episodes: int, warmup: float, eval_every: int, eval_seeds: int, seed_pool: int | None = None) -> float:
+def search_cost(episodes: int, warmup: float, eval_every: int, eval_seeds: int, seed_pool: int = 0) -> float:
     """What a search costs, in trainings.
 
     Args:
@@ -92,9 +92,9 @@ def search_cost(episodes: int, warmup: float, eval_every: int, eval_seeds: int, 
         warmup: share of a training in which one network trains for target and reference.
         eval_every: episodes between evaluations of the greedy strategy; one comes before the first, one at the end.
         eval_seeds: trainings of an evaluation, and of plain networks once.
-        seed_pool: seeds whose reference trains only once; None trains one in every episode.
+        seed_pool: seeds whose reference trains only once; 0 trains one in every episode.
     """
-    references = episodes if seed_pool is None else min(episodes, seed_pool)
+    references = min(episodes, seed_pool) if seed_pool else episodes
     evaluations = 1 + -(-episodes // eval_every)
     return episodes + (1 - warmup) * references + eval_seeds * (1 + evaluations)
 

@@ -1,3 +1,4 @@
+import doctest
 import json
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from tiny import make_task
 
 import search
+from rivals import table
 from rivals.rows import append_row, key_of, read_rows
 from rivals.summary import memorised, summarise, verdicts
 from tasks import NAMES, long_tailed_digits, make_tasks, pooled_cifar, prepare
@@ -125,6 +127,11 @@ def test_gains_are_paired_and_the_best_rival_is_named():
 def test_rows_of_several_budgets_do_not_compare():
     with pytest.raises(ValueError, match="several budgets"):
         summarise([row("base"), row("law") | {"budget": 24}])
+
+
+def test_the_doctests_of_the_scripts_hold():
+    assert doctest.testmod(table).failed == 0
+    assert doctest.testmod(table).attempted == 1
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_the_plan_of_a_search_is_what_it_costs():
     assert search_cost(25, 0.1, eval_every=10, eval_seeds=4) == pytest.approx(4 * 5 + 25 * 1.9)
     assert search_cost(25, 0.1, eval_every=10, eval_seeds=4, seed_pool=8) == pytest.approx(4 * 5 + 25 + 8 * 0.9)
     for budget in (30, 60, 120):
-        costs = {"eval_every": 10, "eval_seeds": 4, "seed_pool": None}
+        costs = {"eval_every": 10, "eval_seeds": 4, "seed_pool": 0}
         episodes = affordable_episodes(budget, 0.1, **costs)
         assert search_cost(episodes, 0.1, **costs) <= budget < search_cost(episodes + 1, 0.1, **costs)
 
