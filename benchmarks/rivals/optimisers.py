@@ -3,6 +3,9 @@
 Values depend on a seed, and differences between seeds are larger than those between points. So every search compares
 points on seeds that they share. The last part of each budget compares the final candidates, the origin among them
 (weights of one: what no search may end below), on seeds of their own.
+
+Where theta favours high losses there is a wide plateau that gains nothing, and a distribution around the origin may
+well settle there: so the cross-entropy method and CMA-ES begin at the best of a few random points.
 """
 
 from __future__ import annotations
@@ -28,15 +31,22 @@ def best_of(objective: Objective, points: list[Vector], budget: int, first_seed:
     return int(np.argmax([np.mean([objective(point, seed) for seed in seeds]) for point in points]))
 
 
-def random_search(objective: Objective, dimensions: int, budget: int, rng: np.random.Generator) -> Vector:
-    """Many points once, the better ones again and again (successive halving); half the budget is for the first look.
+def spread(dimensions: int, count: int, rng: np.random.Generator) -> list[Vector]:
+    """The origin, and points of random direction and random size; uniform ones would hardly ever lie near it."""
+    sizes = rng.uniform(0.0, 1.0, (count - 1, 1))
+    return [np.zeros(dimensions), *(sizes * rng.uniform(-BOUND, BOUND, (count - 1, dimensions)))]
 
-    A point has a random direction in the box and a random size, or hardly any would lie near the origin.
-    """
-    count = max(1, budget // 2)
-    sizes = rng.uniform(0.0, 1.0, (count, 1))
-    points = list(sizes * rng.uniform(-BOUND, BOUND, (count, dimensions)))
-    points[0] = np.zeros(dimensions)
+
+def first_look(objective: Objective, dimensions: int, count: int, rng: np.random.Generator) -> Vector:
+    """The best of random points under the first seed."""
+    points = spread(dimensions, count, rng)
+    return points[int(np.argmax([objective(point, 0) for point in points]))]
+
+
+def random_search(objective: Objective, dimensions: int, budget: int, rng: np.random.Generator) -> Vector:
+    """Many points once, the better ones again and again (successive halving); half the budget is for the first look."""
+    count = budget // 2
+    points = spread(dimensions, count, rng)
     values: list[list[float]] = [[objective(point, 0)] for point in points]
     alive = list(range(count))
     left, seed, repeats = budget - count, 1, 1
@@ -55,11 +65,13 @@ def random_search(objective: Objective, dimensions: int, budget: int, rng: np.ra
 
 def cross_entropy(objective: Objective, dimensions: int, budget: int, rng: np.random.Generator) -> Vector:
     """A normal distribution that moves to the best three tenths of each generation."""
-    population = min(5 + dimensions, max(2, budget // 2))
+    look = budget // 4
+    mean = first_look(objective, dimensions, look, rng)
+    deviation = np.full(dimensions, BOUND / 3)
+    population = min(10, budget // 4)
     elites = max(1, round(0.3 * population))
-    mean, deviation = np.zeros(dimensions), np.full(dimensions, 0.5 * BOUND)
     points, values = [mean], [0.0]
-    left, generation = budget, 0
+    left, generation = budget - look, 1
     while left - population >= max(FINALISTS, budget // 8):
         draws = mean + deviation * rng.standard_normal((population, dimensions))
         points = list(np.clip(draws, -BOUND, BOUND))
@@ -84,9 +96,11 @@ def cma_es(objective: Objective, dimensions: int, budget: int, rng: np.random.Ge
         "verbose": -9,
         "verb_log": 0,
     }
-    strategy = cma.CMAEvolutionStrategy(np.zeros(dimensions), BOUND / 3, options)
-    points, values = [np.zeros(dimensions)], [0.0]
-    left, generation = budget, 0
+    look = budget // 4
+    start = first_look(objective, dimensions, look, rng)
+    strategy = cma.CMAEvolutionStrategy(start, BOUND / 3, options)
+    points, values = [start], [0.0]
+    left, generation = budget - look, 1
     while left - strategy.popsize >= max(FINALISTS, budget // 8) and not strategy.stop():
         points = strategy.ask()
         values = [objective(point, generation) for point in points]

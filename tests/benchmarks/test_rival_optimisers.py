@@ -66,8 +66,8 @@ def test_candidates_share_their_seeds():
     objective = Counting()
     cross_entropy(objective, 5, 60, np.random.default_rng(0))
     seeds = [seed for _, seed in objective.calls]
-    assert seeds[:10] == [0] * 10
-    assert seeds[10:20] == [1] * 10
+    assert seeds[:15] == [0] * 15
+    assert seeds[15:35] == [1] * 10 + [2] * 10
 
 
 def test_final_candidates_meet_on_seeds_of_their_own():
