@@ -91,7 +91,13 @@ class Lab:
     def advance(
         self, state: Path | None, index: int, schedule: Schedule, start: int, stop: int
     ) -> tuple[Path | None, float]:
-        """Train from a checkpoint to the end of stage ``stop - 1``; the new checkpoint (None at the end), accuracy."""
+        """Train from a checkpoint to the end of stage ``stop - 1``; the new checkpoint (None at the end), accuracy.
+
+        Without a checkpoint a new generation begins, and those of the one before are deleted.
+        """
+        if state is None:
+            for old in self.folder.glob("*.ckpt"):
+                old.unlink()
         pauses: Sequence[_Pause] = []
         path = None
         if stop < NUM_STAGES:

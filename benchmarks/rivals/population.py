@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from rivals.optimisers import FINALISTS, best_of
-from rivals.schedules import BOUND, NUM_STAGES, WARMUP_STAGES, Schedule, nothing
+from rivals.optimisers import FINALISTS, best_of, spread
+from rivals.schedules import BOUND, NUM_PARAMETERS, NUM_STAGES, WARMUP_STAGES, Schedule, nothing
 
 S = TypeVar("S")
 #: (state or None, index of the seed, schedule, first stage, end) -> (state at the end, accuracy there).
@@ -37,7 +37,7 @@ def population_search(
     rng: np.random.Generator,
     population: int = 12,
     every: int = 3,
-    deviation: float = 0.5 * BOUND,
+    deviation: float = BOUND / 3,
     decay: float = 0.8,
 ) -> Schedule:
     """Search a schedule.
@@ -47,19 +47,29 @@ def population_search(
         objective: accuracy of a whole training with a schedule, under the seed of an index.
         budget: trainings that all may cost together.
         rng: for the moves.
-        population: members; fewer if the budget does not allow for two generations.
+        population: members of a generation; the first has more, at constants from all over the box, for a third of
+            the budget.
         every: stages between two selections.
         deviation: of the first moves.
-        decay: factor on it after a generation.
+        decay: factor on it after each generation but the first.
     """
     searching = budget - max(FINALISTS, budget // 8)
     warmup = WARMUP_STAGES / NUM_STAGES
-    population = max(2, min(population, searching // 2))
-    incumbent, winners = nothing(), [nothing()]
-    for generation in range(int(searching / (warmup + (1 - warmup) * population))):
+    wide = max(3, searching // 3)
+    population = max(2, min(population, searching // 4))
+    left = float(searching)
+    incumbent, winners = nothing(), []
+    while left >= (cost := warmup + (1 - warmup) * (population if winners else wide)):
+        left -= cost
+        generation = len(winners)
         # Weights are one in the warm-up: one network trains for all.
         shared, _ = advance(None, generation, incumbent, 0, WARMUP_STAGES)
-        members = [Member(_moved(incumbent, 0, deviation * (index > 0), rng), shared) for index in range(population)]
+        if winners:
+            plans = [_moved(incumbent, 0, deviation * (index > 0), rng) for index in range(population)]
+            deviation *= decay
+        else:
+            plans = [incumbent + point for point in spread(NUM_PARAMETERS, wide, rng)]
+        members = [Member(plan, shared) for plan in plans]
         for start in range(WARMUP_STAGES, NUM_STAGES, every):
             stop = min(start + every, NUM_STAGES)
             for member in members:
@@ -68,7 +78,6 @@ def population_search(
                 _select(members, stop, deviation / 2, rng)
         incumbent = max(members, key=lambda member: member.accuracy).schedule
         winners.append(incumbent)
-        deviation *= decay
     # A winner may owe it to its seed; the mean of the later ones does less so.
     finalists = [incumbent, np.mean(winners[len(winners) // 2 :], axis=0), nothing()]
     return finalists[best_of(objective, finalists, budget - searching, len(winners))]

@@ -121,6 +121,7 @@ def test_population_trains_the_warmup_once_and_pauses_at_stage_ends():
     population_search(race.advance, race.whole, 24, np.random.default_rng(0), population=4)
     assert race.trainings <= 24
     assert race.paths[0] == (0, WARMUP_STAGES)
-    assert race.paths[1:5] == [(2, 5)] * 4
-    assert race.paths[21:25] == [(17, 20)] * 4
-    assert race.paths[25] == (0, WARMUP_STAGES)
+    assert race.paths[1:8] == [(2, 5)] * 7  # the first generation is wider
+    assert race.paths[36:43] == [(17, 20)] * 7
+    assert race.paths[43] == (0, WARMUP_STAGES)
+    assert race.paths[44:48] == [(2, 5)] * 4
