@@ -19,12 +19,12 @@ from tasks import Task
 
 def search_seed(search: int, index: int) -> int:
     """A seed of a network that a search may learn from."""
-    return int(np.random.SeedSequence([7_001, search, index]).generate_state(1)[0])
+    return int(np.random.SeedSequence([8_001, search, index]).generate_state(1)[0])
 
 
 def final_seeds(count: int) -> list[int]:
     """The seeds that methods are compared on: the same for all, and none of any search."""
-    return [int(np.random.SeedSequence([7_002, index]).generate_state(1)[0]) for index in range(count)]
+    return [int(np.random.SeedSequence([8_002, index]).generate_state(1)[0]) for index in range(count)]
 
 
 class _Pause(L.Callback):
@@ -81,7 +81,7 @@ class Lab:
 
     def random(self) -> np.random.Generator:
         """The search's own random numbers."""
-        return np.random.default_rng([7_003, self.search])
+        return np.random.default_rng([8_003, self.search])
 
     def validate(self, schedule: Schedule, index: int) -> float:
         """Validation accuracy after a whole training."""
