@@ -19,8 +19,8 @@ CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32,
   scratch. All compare candidates on shared seeds and may find that weights of one are best. ``uniform`` draws theta at
   random in every stage.
 - How the rivals came by their settings: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
-  CEM, were given a first look at random points; CMA-ES got its step size on a bowl with noise. That was seen on the test
-  gains of one or two searches of that task, with other seeds of searches and evaluation than those used now.
+  CEM, were given a first look at random points; CMA-ES got its step size on a bowl with noise. That was judged by the
+  test gains of one or two searches of that task; seeds of searches and evaluation have been changed since.
 - Variants of LAW, one switch changed at a time: ``--variants``; see ``rivals/law.py``.
 """
 
