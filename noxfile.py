@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, lint, types, bench, fdu, build. They share one environment, as torch is large."""
+"""Sessions: demo, tests, lint, types, bench, fdu, rivals, build. They share one environment, as torch is large."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
-REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint]", "build", "-c", "constraints.txt"]
+REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint,bench]", "build", "-c", "constraints.txt"]
 THREADS = {"OMP_NUM_THREADS": "1"}
 # What benchmarks/fdu.py compares with, and what that needs beside the shared environment.
 PEERS = [
@@ -110,6 +110,12 @@ def fdu(session: nox.Session) -> None:
     shutil.rmtree(site, ignore_errors=True)
     session.run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), *needs)
     session.run(python, "benchmarks/fdu.py", *session.posargs, env={"PYTHONPATH": str(site), **THREADS})
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def rivals(session: nox.Session) -> None:
+    """Compare LAW's search with simple rivals at equal budget: hours. Takes the script's arguments."""
+    session.run(tool(session, "python"), "benchmarks/search.py", *session.posargs, env=THREADS)
 
 
 @nox.session(venv_backend="none", requires=["env"])

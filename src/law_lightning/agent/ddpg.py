@@ -39,6 +39,7 @@ class DDPG(L.LightningModule):
         self.automatic_optimization = False  # one critic step and one actor step a batch
         self.average: Reduce | None = None
         self.reduce_moments: Reduce | None = None
+        self.greatest: Callable[[int], int] | None = None
         self._learner: Learner | None = None
         self._prepared: PackedTransitions | None = None
 
@@ -82,7 +83,7 @@ class DDPG(L.LightningModule):
             torch.save(self.learner().optimizer_states(), file)
             states = file.getvalue()
             self._learner.release()
-        return super().__getstate__() | {"average": None, "reduce_moments": None, "_learner": states}
+        return super().__getstate__() | {"average": None, "reduce_moments": None, "greatest": None, "_learner": states}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state | {"_learner": None})  # type: ignore[no-untyped-call]

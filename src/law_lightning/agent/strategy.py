@@ -176,7 +176,8 @@ class StrategyAgent(DDPG):
         if batches is not None and batches < once:
             raise ValueError(f"batches must be at least {once}, for all {len(buffer)} transitions, not {batches}.")
         packed = self._prepare(buffer.transitions())
-        batches = once if batches is None else batches
+        if batches is None:
+            batches = once if self.greatest is None else self.greatest(once)
         steps = [partial(adam.step, optimizer) for optimizer in self.configure_optimizers()]
         logs: list[Tensor] = []
         counts: list[int] = []

@@ -1,0 +1,74 @@
+"""Weight parameters by stage, which is what every rival searches: the actions that LAW has."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from law_lightning import WeightingCallback
+from law_lightning import functional as LF
+from law_lightning.samples import Samples
+from law_lightning.stages import TrainingPhase
+from law_lightning.weighting import LAWWeighting
+
+Vector = NDArray[np.float64]
+#: theta of every stage, [NUM_STAGES, NUM_PARAMETERS].
+Schedule = NDArray[np.float64]
+
+NUM_STAGES = 20
+WARMUP_STAGES = 2
+NUM_PARAMETERS = len(LF.FEATURES) + 1
+BOUND = 3.0
+
+#: Fixed before any of them was tried here: they count samples of high loss for little.
+HANDMADE = {
+    "constant_1": (-1.0, 0.0, 0.0, 0.0, -1.0),
+    "constant_2": (-2.0, 0.0, 0.0, 0.0, -1.0),
+    "constant_3": (-3.0, 0.0, 0.0, 0.0, -2.0),
+}
+
+
+class StagedWeighting:
+    """LAW's weighting with a theta fixed beforehand for each stage.
+
+    Args:
+        schedule: theta of every stage.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._law = LAWWeighting()
+        self._thetas: Tensor = torch.as_tensor(schedule, dtype=torch.float32)
+
+    def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
+        """Weights [B]."""
+        self._law.theta = self._thetas[phase.stage]
+        return self._law(samples, phase)
+
+
+def weighting_callback(schedule: Schedule) -> WeightingCallback:
+    """A callback that trains with a schedule, on LAW's stages and after LAW's warm-up."""
+    return WeightingCallback(StagedWeighting(schedule), num_stages=NUM_STAGES, warmup_stages=WARMUP_STAGES)
+
+
+def constant(vector: Vector) -> Schedule:
+    """The same theta [5] at every stage."""
+    return np.tile(np.asarray(vector, dtype=np.float64), (NUM_STAGES, 1))
+
+
+def linear(vector: Vector) -> Schedule:
+    """From theta_start to theta_end, [10] together, over the stages after the warm-up."""
+    start, end = np.split(np.asarray(vector, dtype=np.float64), 2)
+    share = np.linspace(0.0, 1.0, NUM_STAGES - WARMUP_STAGES)[:, None]
+    return np.vstack([np.tile(start, (WARMUP_STAGES, 1)), (1 - share) * start + share * end])
+
+
+def nothing() -> Schedule:
+    """Weights of one throughout."""
+    return np.zeros((NUM_STAGES, NUM_PARAMETERS))
+
+
+def uniform(rng: np.random.Generator) -> Schedule:
+    """A theta drawn anew for every stage."""
+    return rng.uniform(-BOUND, BOUND, (NUM_STAGES, NUM_PARAMETERS))

@@ -1,0 +1,159 @@
+"""LAW's search against simple rivals, on the same tasks with the same number of network steps.
+
+    python benchmarks/search.py --tasks digits_noise40 digits_tail --methods law random cem_constant --out runs/search
+
+2 cores of an x86-64 server CPU shared with other work, torch 2.15.0, lightning 2.6.6, cma 4.5.0. Results: to be run.
+
+CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32, 32, 3] uint8, train_y, test_x, test_y.
+``--report`` makes table and figures of what is there. The same command goes on where it was stopped.
+
+- Budget: network optimizer steps, given in trainings (``--budget 120``). Everything that trains a network is counted:
+  candidates and their re-evaluation, LAW's targets, references, evaluations and plain networks. Validation passes are
+  not; LAW has two at each stage end, population-based training one every three stages, the others one a training.
+- All methods have LAW's actions: theta [5] within [-3, 3] for each of 20 stages, the first two being warm-up. A search
+  sees validation data alone. What it found trains 8 networks from scratch, on seeds that all methods share and none
+  searched with; its gain is their test accuracy less that of plain training on the same seeds.
+- Rivals: ``handmade`` takes the best of three constants and nothing by validation (the constants are in the table,
+  too); ``random`` re-evaluates the better candidates again and again; ``cem`` and ``cma`` search one theta, or a line
+  from one theta to another over the stages; ``pbt`` is population-based training, whose schedule is then replayed from
+  scratch. All compare candidates on shared seeds and may find that weights of one are best. ``uniform`` draws theta at
+  random in every stage.
+- How the rivals came by their settings: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
+  CEM, were given a first look at random points; CMA-ES got its step size on a bowl with noise. That was judged by the
+  test gains of one or two searches of that task; seeds of searches and evaluation have been changed since.
+- Variants of LAW, one switch changed at a time: ``--variants``; see ``rivals/law.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rivals.jobs import Job, run_job
+from rivals.law import LAW, VARIANTS
+from rivals.methods import BASE, FIXED, METHODS
+from rivals.report import write_report
+from rivals.rows import Row, append_row, key_of, read_rows
+from rivals.training import counted
+from tasks import DIGITS, NAMES, Task, make_tasks, prepare
+
+RESULTS = "results.jsonl"
+DEFAULT_METHODS = [name for name in METHODS if name not in VARIANTS or name == LAW]
+#: Below this the rivals could not even compare their final candidates.
+LEAST_BUDGET = 12
+
+
+def wanted_jobs(args: argparse.Namespace, tasks: dict[str, Task], ledgers: Path) -> list[Job]:
+    """All searches asked for; those that search nothing, once."""
+    methods = dict.fromkeys([BASE, *args.methods, *([] if args.variants is None else args.variants or VARIANTS)])
+    return [
+        Job(tasks[name], method, seed, args.budget, args.eval_seeds, ledgers)
+        for seed in range(args.search_seeds)  # first every method once: a stopped run has something on each
+        for name in args.tasks
+        for method in methods
+        if seed == 0 or method not in FIXED
+    ]
+
+
+def finished(jobs: list[Job], processes: int) -> Iterator[tuple[Job, Row] | None]:
+    """Do the jobs; a row as soon as it is known, None now and then so that progress can be shown."""
+    context = multiprocessing.get_context("spawn")
+    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the processes
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running: dict[Future[Row], Job] = {pool.submit(run_job, job): job for job in jobs}
+        try:
+            while running:
+                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield running.pop(future), future.result()
+                yield None
+        except BrokenProcessPool:
+            raise SystemExit("A process was killed, perhaps for want of memory; the same command goes on.") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if running:  # stopped: a pool would let them finish first
+                for process in multiprocessing.active_children():
+                    process.terminate()
+
+
+def run(args: argparse.Namespace, tasks: dict[str, Task]) -> None:
+    """Do what is not done yet."""
+    prepare(args.tasks, args.cache, args.cifar)
+    results = args.out / RESULTS
+    done = {key_of(row) for row in read_rows(results)}
+    with tempfile.TemporaryDirectory() as name:
+        ledgers = Path(name)
+        jobs = wanted_jobs(args, tasks, ledgers)
+        rest = [job for job in jobs if job.key not in done]
+        with tqdm(total=len(jobs), initial=len(jobs) - len(rest), unit="search", desc="search") as bar:
+            for news in finished(rest, args.processes):
+                if news is None:
+                    steps = sum(counted(path) for path in ledgers.glob("*/*.txt"))
+                    bar.set_postfix_str(f"{steps:,} network steps in those running")
+                    continue
+                job, row = news
+                append_row(results, row)
+                bar.write(f"{job.task.name} {job.method} {job.search_seed}: {row['search_s'] + row['eval_s']:.0f} s")
+                bar.update()
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--tasks", nargs="+", choices=NAMES, default=list(DIGITS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=DEFAULT_METHODS)
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), help="of LAW; without names, all of them")
+    parser.add_argument("--budget", type=int, default=120, help="of a search, in trainings (default: 120)")
+    parser.add_argument("--search-seeds", type=int, default=5, help="searches of each method (default: 5)")
+    parser.add_argument("--eval-seeds", type=int, default=8, help="fresh seeds to judge on (default: 8)")
+    parser.add_argument("--out", type=Path, default=Path("runs/search"), help="folder (default: runs/search)")
+    parser.add_argument("--cache", type=Path, help="folder of prepared data (default: OUT/data)")
+    parser.add_argument("--cifar", type=Path, metavar="PATH", help="CIFAR-10 as an .npz file")
+    parser.add_argument("--processes", type=int, default=1, help="searches at a time (default: 1)")
+    parser.add_argument("--report", action="store_true", help="only make table and figures of what is there")
+    args = parser.parse_args(given)
+    for name, least in (("budget", LEAST_BUDGET), ("search_seeds", 1), ("eval_seeds", 2), ("processes", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    args.cache = (args.cache or args.out / "data").absolute()
+    if args.cifar is not None and not args.cifar.is_file():
+        parser.error(f"--cifar: there is no file {args.cifar}")
+    return args
+
+
+def main(given: list[str] | None = None) -> None:
+    """Search, and report."""
+    warnings.filterwarnings("ignore")
+    args = arguments(given)
+    try:
+        if not args.report:
+            run(args, make_tasks(args.cache))
+        rows = [row for row in read_rows(args.out / RESULTS) if chosen(args, row)]
+        if not rows:
+            raise ValueError(f"{args.out / RESULTS} has no rows of this budget and this number of evaluation seeds.")
+        print(write_report(rows, args.out))
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"Stopped; the same command goes on from {args.out / RESULTS}.") from None
+    print(f"Table and figures: {args.out}")
+
+
+def chosen(args: argparse.Namespace, row: Row) -> bool:
+    """Whether a row belongs into the report: a folder may hold rows of other budgets, and those do not compare."""
+    return (row["budget"], row["eval_seeds"]) == (args.budget, args.eval_seeds)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: take the other processes along
+    main()

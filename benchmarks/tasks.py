@@ -1,0 +1,170 @@
+"""The tasks of ``search.py``: a network, its data and its training, each for a question of its own.
+
+Everything here pickles by name, since searches and the benchmark start processes of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch import nn
+
+from law_lightning.data import ArraysDataModule, DigitsDataModule, UniformNoise
+from law_lightning.models import MLP, ImageClassifier
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+DIGITS = ("digits_noise40", "digits_noise20", "digits_clean", "digits_tail")
+CIFAR = ("cifar_noise40", "cifar_flip")
+NAMES = (*DIGITS, *CIFAR)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training that weights may improve.
+
+    Attributes:
+        name: of the task.
+        purpose: what it is among the tasks for.
+        make_module: makes a fresh network.
+        make_datamodule: makes the data.
+        trainer_kwargs: for the Trainer.
+    """
+
+    name: str
+    purpose: str
+    make_module: Callable[[], L.LightningModule]
+    make_datamodule: Callable[[], L.LightningDataModule]
+    trainer_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def make_mlp() -> L.LightningModule:
+    """An MLP that fits a few hundred digits whatever their labels."""
+    return ImageClassifier(MLP((1, 8, 8), 10, hidden=(128, 128)), lr=0.1)
+
+
+def make_cnn(hidden: int) -> L.LightningModule:
+    """Two strided convolutions and a hidden layer, on 3x16x16.
+
+    Args:
+        hidden: width of that layer; it decides how much the network can memorise.
+    """
+    layers: list[nn.Module] = []
+    for before, after in ((3, 16), (16, 32)):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Linear(32 * 4 * 4, hidden), nn.ReLU(), nn.Linear(hidden, 10)]
+    return ImageClassifier(nn.Sequential(*layers), lr=0.05)
+
+
+def make_digits(noise: float) -> L.LightningDataModule:
+    """500 training digits, each label redrawn uniformly with probability ``noise``."""
+    corruption = UniformNoise(noise) if noise else None
+    return DigitsDataModule(train_size=500, val_size=500, batch_size=128, corruption=corruption)
+
+
+def make_arrays(path: Path, noise: float = 0.0, flip: bool = False) -> L.LightningDataModule:
+    """The arrays of a file that :func:`prepare` wrote."""
+    corruption = UniformNoise(noise) if noise else None
+    return ArraysDataModule(path, batch_size=128, corruption=corruption, flip=flip, num_classes=10)
+
+
+def make_tasks(cache: Path) -> dict[str, Task]:
+    """All tasks by name.
+
+    Args:
+        cache: folder for the arrays that :func:`prepare` writes.
+    """
+    arrays = partial(make_arrays, cache / "cifar.npz", noise=0.4)
+    tail = partial(make_arrays, cache / "digits_tail.npz")
+    tasks = [
+        Task("digits_noise40", "an MLP that memorises much noise", make_mlp, partial(make_digits, 0.4), _epochs(60)),
+        Task("digits_noise20", "the same with half the noise", make_mlp, partial(make_digits, 0.2), _epochs(60)),
+        Task("digits_clean", "nothing to repair: do no harm", make_mlp, partial(make_digits, 0.0), _epochs(60)),
+        Task("digits_tail", "rare classes, balanced test", make_mlp, tail, _epochs(150)),
+        Task("cifar_noise40", "a CNN that memorises the noise", partial(make_cnn, 128), arrays, _epochs(30)),
+        Task(
+            "cifar_flip", "a CNN that hardly memorises", partial(make_cnn, 64), partial(arrays, flip=True), _epochs(15)
+        ),
+    ]
+    return {task.name: task for task in tasks}
+
+
+def _epochs(number: int) -> dict[str, Any]:
+    return {"max_epochs": number, "accelerator": "cpu"}
+
+
+# -- arrays that are written once ------------------------------------------------------------------------------
+
+
+def prepare(names: list[str], cache: Path, cifar: Path | None) -> None:
+    """Write the files that the named tasks read, unless they exist.
+
+    Args:
+        names: of tasks.
+        cache: where to.
+        cifar: an ``.npz`` file of CIFAR-10: train_x [50000, 32, 32, 3] uint8, train_y, test_x, test_y.
+
+    Raises:
+        ValueError: a task needs CIFAR-10, and no file was given.
+    """
+    if "digits_tail" in names:
+        _write_once(cache / "digits_tail.npz", long_tailed_digits)
+    if any(name in CIFAR for name in names):
+        path = cache / "cifar.npz"
+        if cifar is None and not path.is_file():
+            raise ValueError(f"The tasks {', '.join(CIFAR)} need CIFAR-10: give --cifar PATH, or leave them out.")
+        _write_once(path, partial(pooled_cifar, cifar))
+
+
+def _write_once(path: Path, make: Callable[[], Arrays]) -> None:
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+    np.savez(partial_path, **make())
+    partial_path.replace(path)  # a stop leaves no half of it
+
+
+def long_tailed_digits() -> Arrays:
+    """Digits of which class c has ``max(2, round(60 * 0.02 ** (c / 9)))`` training images: 60 zeros, two nines."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x, y = digits.images.astype(np.float32)[:, None] / 16, digits.target
+    order = np.random.default_rng(0).permutation(len(y))
+    test, val, pool = np.split(order, (600, 1100))
+    kept = [pool[y[pool] == c][: max(2, round(60 * 0.02 ** (c / 9)))] for c in range(10)]
+    train = np.concatenate(kept)
+    return {
+        f"{name}_{part}": array[rows]
+        for name, rows in (("train", train), ("val", val), ("test", test))
+        for part, array in (("x", x), ("y", y))
+    }
+
+
+def pooled_cifar(path: Path, train: int = 5000, val: int = 2000, test: int = 5000) -> Arrays:
+    """A random part of CIFAR-10, 2x2 average-pooled to float32 [N, 3, 16, 16] in [0, 1]."""
+    rng = np.random.default_rng(0)
+    with np.load(path) as file:
+        x, y, test_x, test_y = (file[key] for key in ("train_x", "train_y", "test_x", "test_y"))
+    chosen = rng.permutation(len(y))
+    val_rows, train_rows = chosen[:val], chosen[val : val + train]
+    test_rows = rng.permutation(len(test_y))[:test]
+    return {
+        "train_x": _pooled(x[train_rows]), "train_y": y[train_rows],
+        "val_x": _pooled(x[val_rows]), "val_y": y[val_rows],
+        "test_x": _pooled(test_x[test_rows]), "test_y": test_y[test_rows],
+    }  # fmt: skip
+
+
+def _pooled(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    count, height, width, channels = images.shape
+    blocks = images.reshape(count, height // 2, 2, width // 2, 2, channels).mean((2, 4), dtype=np.float32) / 255
+    return np.ascontiguousarray(blocks.transpose(0, 3, 1, 2))
