@@ -7,8 +7,10 @@ reference was forked from whether it belongs to a training.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -130,33 +132,46 @@ def fork_digest(trainer: L.Trainer, module: L.LightningModule, random: dict[str,
 
 
 def digest(value: Any) -> str:
-    """A digest of nested containers of tensors, arrays and plain Python, the same in every process."""
+    """A digest of nested containers, tensors, arrays, functions and objects, the same in every process."""
     hashed = hashlib.sha256()
-    for part in _parts(value):
+    for part in _parts(value, ()):
         hashed.update(part)
     return hashed.hexdigest()
 
 
-def _parts(value: Any) -> Iterator[bytes]:
-    if isinstance(value, Tensor):
+def _parts(value: Any, inside: tuple[int, ...]) -> Iterator[bytes]:
+    if isinstance(value, (str, bytes, int, float, complex, type(None), torch.dtype, torch.device)):
+        yield repr(value).encode() + b"\0"
+    elif isinstance(value, Tensor):
         data = value.detach().cpu().contiguous()
         yield f"{data.dtype}{tuple(data.shape)}".encode()
         yield data.flatten().view(torch.uint8).numpy().tobytes() if data.numel() else b""
-    elif isinstance(value, dict):
-        for key in value:
-            yield from _parts(key)
-            yield from _parts(value[key])
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield f"{type(value).__name__}{len(value)}".encode()
-        for each in value if not isinstance(value, (set, frozenset)) else sorted(value, key=repr):
-            yield from _parts(each)
-    elif hasattr(value, "tobytes"):  # NumPy's arrays and numbers
+    elif hasattr(value, "tobytes") and hasattr(value, "dtype"):  # NumPy's arrays and numbers
         yield f"{value.dtype}{value.shape}".encode()
         yield value.tobytes()
-    elif isinstance(value, (str, bytes, int, float, bool, complex, type(None))):
-        yield repr(value).encode() + b"\0"
-    elif callable(value):
-        yield getattr(value, "__qualname__", type(value).__qualname__).encode()
-    else:  # an object: what it holds
+    elif id(value) not in inside:  # what holds itself is cut off there
         yield type(value).__qualname__.encode()
-        yield from _parts(getattr(value, "__dict__", None))
+        for part in _contents(value):
+            yield from _parts(part, (*inside, id(value)))
+
+
+def _contents(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        yield from (part for item in value.items() for part in item)
+    elif isinstance(value, (set, frozenset)):
+        yield from sorted(value, key=repr)
+    elif isinstance(value, Iterable) and not isinstance(value, (Iterator, type)):
+        yield from value
+    elif isinstance(value, partial):
+        yield from (value.func, value.args, value.keywords)
+    elif isinstance(value, types.FunctionType):
+        code = value.__code__
+        constants = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
+        yield from (value.__qualname__, code.co_code, code.co_names, constants, value.__defaults__)
+        yield from (cell.cell_contents for cell in value.__closure__ or ())
+    elif isinstance(value, types.MethodType):
+        yield from (value.__qualname__, value.__self__)
+    elif isinstance(value, type) or callable(value):
+        yield from (getattr(value, "__module__", None), getattr(value, "__qualname__", type(value).__qualname__))
+    else:
+        yield getattr(value, "__dict__", None)

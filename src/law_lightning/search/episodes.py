@@ -11,6 +11,10 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from law_lightning.callbacks import LAWCallback
@@ -38,6 +42,38 @@ def episode_seed(search_seed: int, purpose: str, index: int) -> int:
         index: of the episode.
     """
     return int(np.random.SeedSequence([search_seed, ("learn", "evaluate").index(purpose), index]).generate_state(1)[0])
+
+
+def learning_seed(search_seed: int, episode: int, pool: int) -> int:
+    """The seed of a learning episode: those of a pool take turns; with a pool of 0 every episode has its own."""
+    return episode_seed(search_seed, "learn", episode % pool if pool else episode)
+
+
+def check_one_device(trainer_kwargs: dict[str, Any]) -> None:
+    """Raise a MisconfigurationException unless an episode runs on one device, as it must beside other workers'."""
+    devices, strategy = trainer_kwargs.get("devices", "auto"), trainer_kwargs.get("strategy", "auto")
+    one = devices in (1, "1", "auto", None) or (isinstance(devices, (list, tuple)) and len(devices) == 1)
+    alone = strategy in ("auto", "single_device") or isinstance(strategy, SingleDeviceStrategy)
+    if not one or not alone or trainer_kwargs.get("num_nodes", 1) != 1:
+        raise MisconfigurationException(
+            f"With several workers each episode runs on one device, but the Trainer has devices={devices!r}, "
+            f"strategy={strategy!r}, num_nodes={trainer_kwargs.get('num_nodes', 1)}: leave them out (workers take "
+            "turns on the GPUs), or use workers=1."
+        )
+
+
+def on_one_device(trainer_kwargs: dict[str, Any], rank: int) -> dict[str, Any]:
+    """The Trainer's arguments for a worker's episodes: alone in its process, on a GPU of its turn if GPUs are used."""
+    options = dict(trainer_kwargs)
+    plugins = options.get("plugins") or []
+    plugins = [*plugins] if isinstance(plugins, (list, tuple)) else [plugins]
+    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins.append(LightningEnvironment())  # whatever torchrun or SLURM say of the workers as a whole
+    options |= {"plugins": plugins, "devices": options.get("devices") or 1}
+    gpus = torch.cuda.device_count() if options.get("accelerator", "auto") in ("auto", "gpu", "cuda") else 0
+    if options["devices"] in (1, "1", "auto"):
+        options["devices"] = [rank % gpus] if gpus else 1
+    return options
 
 
 class FinalAccuracy(L.Callback):

@@ -78,9 +78,14 @@ class Relay:
         self._thread.start()
         return self
 
+    def drain(self) -> None:
+        """Wait until everything that was sent is shown or kept."""
+        if self._thread.is_alive():
+            self._queue.put(("end", None))
+            self._thread.join()
+
     def __exit__(self, *error: object) -> None:
-        self._queue.put(("end", None))
-        self._thread.join()
+        self.drain()
         if self._error is not None and error[0] is None:
             raise self._error
 

@@ -1,10 +1,9 @@
-"""The search: one strategy and one replay buffer through many episodes (Algorithm 2)."""
+"""The search: one strategy and one replay through many episodes (Algorithm 2), with one worker or several."""
 
 from __future__ import annotations
 
-import csv
+import pickle
 import re
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,14 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from tqdm import tqdm
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
-from law_lightning.callbacks import LAWCallback
-from law_lightning.files import load_state, save_state
-from law_lightning.search.episodes import MakeModule, episode_seed, run_episode
+from law_lightning.search.episodes import MakeModule, check_one_device
+from law_lightning.search.loop import SearchLoop, SearchOptions
+from law_lightning.search.processes import in_processes
+from law_lightning.search.reporting import Report, reporting
+from law_lightning.search.state import SearchState
+from law_lightning.search.workers import Workers, check_workers
 
 MakeDataModule = Callable[[], L.LightningDataModule]
 
@@ -41,33 +42,38 @@ class SearchResult:
     buffer: ReplayBuffer
 
 
-def _described(options: Mapping[str, Any]) -> str:
-    """Options as text that is the same in another process: without the addresses of objects."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(options.items(), key=lambda item: item[0])))
-
-
 class StrategySearch:
-    """Learns a strategy over episodes, each with a fresh network and a fresh seed.
+    """Learns a strategy over episodes, each with a fresh network and its own seed.
 
     Every few episodes the greedy strategy trains networks from seeds the search does not learn from, and the strategy
     whose networks validate best is kept. Test data play no part. With ``run_dir`` the search is checkpointed after
-    every episode, and the same call goes on where it stopped.
+    every round of episodes, and the same call goes on where it stopped, also with another number of workers.
 
     Args:
         agent: the strategy to teach; at the end it is the best one found.
-        episodes: L.
-        workers: N_a, the processes that run episodes; one for now.
+        episodes: L, of all workers together; the last round is run whole.
+        workers: N_a, processes that run episodes side by side and average the agent's gradients at every update.
+            They are spawned, so the script that starts them needs ``if __name__ == "__main__":`` and the functions
+            given to :meth:`run` must be importable; under torchrun or SLURM the processes that are there are used. On
+            a machine with several GPUs they take turns.
         trainer_kwargs: for the Trainer of every episode.
         law_kwargs: for the LAWCallback of every episode.
         seed: of the whole search.
         eval_every: episodes between two evaluations of the greedy strategy; there is one at the end too.
         eval_seeds: networks that an evaluation trains.
+        seed_pool: M seeds for the learning episodes, taken in turn. The reference of a seed is trained once and kept,
+            which spares almost half of the search; rewards are the same bit for bit. 0 takes a fresh seed every time,
+            as the paper does.
+        cache_dir: where references are kept on disk; searches on the same data, model and stages may share it. By
+            default ``references`` in the run folder; without one they are kept in memory.
         run_dir: folder for ``strategy.pt`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the state).
         logger: a Lightning logger for ``law/*`` and ``agent/*`` per stage and ``search/*`` per episode.
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or there are more workers than seeds in the pool.
+        MisconfigurationException: ``workers`` is not the number of processes that torchrun or SLURM started, or the
+            episodes of several workers would take several devices each.
     """
 
     def __init__(
@@ -81,6 +87,8 @@ class StrategySearch:
         seed: int = 0,
         eval_every: int = 10,
         eval_seeds: int = 4,
+        seed_pool: int = 0,
+        cache_dir: str | Path | None = None,
         run_dir: str | Path | None = None,
         logger: Logger | None = None,
         progress: bool = True,
@@ -88,166 +96,122 @@ class StrategySearch:
         for name, number in {"episodes": episodes, "eval_every": eval_every, "eval_seeds": eval_seeds}.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, not {number}.")
-        if workers != 1:
-            raise ValueError(f"workers must be 1 in this version, not {workers}: episodes run one after the other.")
+        if seed_pool < 0:
+            raise ValueError(f"seed_pool must be at least 0 (0 takes fresh seeds), not {seed_pool}.")
+        if 0 < seed_pool < workers:
+            raise ValueError(
+                f"{workers} workers run {workers} episodes side by side, but seed_pool={seed_pool} has too few seeds "
+                f"for that: use seed_pool={workers} or more, at most {seed_pool} workers, or seed_pool=0."
+            )
+        check_workers(workers)
         self.agent = StrategyAgent() if agent is None else agent
         self.episodes = episodes
+        self.workers = workers
         self.trainer_kwargs = dict(trainer_kwargs or {})
         self.law_kwargs = dict(law_kwargs or {})
         self.seed = seed
         self.eval_every = eval_every
         self.eval_seeds = eval_seeds
+        self.seed_pool = seed_pool
         self.run_dir = None if run_dir is None else Path(run_dir)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        if cache_dir is None and self.run_dir is not None:
+            self.cache_dir = self.run_dir / "references"
         self.logger = logger
         self.progress = progress
-        self.buffer = ReplayBuffer()
-        self.history: list[dict[str, Any]] = []
-        self._plain: list[float] = []  # plain training's accuracies on the evaluation seeds
-        self._best_gain = float("-inf")
-        self._best: dict[str, Any] = self.agent.full_state()
+        self._state = SearchState(self.agent.full_state(), self.agent.full_state())
+        if workers > 1:
+            check_one_device(self.trainer_kwargs)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A record per episode so far."""
+        return self._state.history
 
     def run(self, make_module: MakeModule, make_datamodule: MakeDataModule) -> SearchResult:
         """Search, or go on searching.
 
         Args:
             make_module: makes a fresh network; called once an episode, after seeding.
-            make_datamodule: makes the data, which all episodes share.
+            make_datamodule: makes the data; called once a worker, whose episodes share it.
 
         Returns:
             The best strategy and how it was found.
 
         Raises:
-            MisconfigurationException: ``run_dir`` holds a search with other settings.
+            MisconfigurationException: ``run_dir`` holds a search with other settings, or the reference cache one of
+                another experiment.
+            WorkerLostError: a worker died; the search goes on from its last checkpoint when it is run again.
+            OSError: a checkpoint could not be written; the one before is whole.
         """
-        self._resume()
-        datamodule = make_datamodule()
-        before = len(self.history)
-        with tqdm(total=self.episodes, initial=before, desc="search", unit="episode", disable=not self.progress) as bar:
-            try:
-                while len(self.history) < self.episodes:
-                    self._episode(make_module, datamodule, bar)
-                    self._checkpoint()
-                    self._describe(bar)
-                    bar.update()
-            except (KeyboardInterrupt, SystemExit):
-                if self.run_dir is not None:
-                    rank_zero_info(f"Stopped after {len(self.history)} episodes; the same command goes on from there.")
-                raise
-        self.agent.load_full_state(self._best)
-        return SearchResult(self.agent, self._best_gain, self.history, self.buffer)
+        options = self._options()
+        if self.run_dir is not None:
+            self._state = SearchState.read(self.run_dir, options.settings) or self._state
+        parts = (options, self.agent, self._state, make_module, make_datamodule)
+        if self.workers > 1:
+            _check_picklable(parts)
+        try:
+            with reporting(self.logger, self.episodes, len(self._state.history), self.progress) as report:
+                if self.workers == 1:
+                    self._state = search_in_worker(Workers(), report, *parts)
+                else:
+                    self._state = SearchState.from_plain(in_processes(self.workers, search_in_worker, parts, report))
+        except (KeyboardInterrupt, SystemExit):
+            if self.run_dir is not None:
+                rank_zero_info("Stopped; the same command goes on after the last episode that was saved.")
+            raise
+        self.agent.load_full_state(self._state.best)
+        return SearchResult(self.agent, self._state.best_gain, self._state.history, self._state.buffer())
 
-    # -- episodes ------------------------------------------------------------------------------------------
+    def _options(self) -> SearchOptions:
+        return SearchOptions(
+            episodes=self.episodes,
+            trainer_kwargs=self.trainer_kwargs,
+            law_kwargs=self.law_kwargs,
+            seed=self.seed,
+            eval_every=self.eval_every,
+            eval_seeds=self.eval_seeds,
+            seed_pool=self.seed_pool,
+            run_dir=self.run_dir,
+            cache_dir=self.cache_dir,
+            settings={  # what a resumed search must share with its beginning
+                "agent": _described(self.agent.hparams),
+                "trainer_kwargs": _described(self.trainer_kwargs),
+                "law_kwargs": _described(self.law_kwargs),
+                "seed": repr(self.seed),
+                "eval_every": repr(self.eval_every),
+                "eval_seeds": repr(self.eval_seeds),
+                "seed_pool": repr(self.seed_pool),
+            },
+        )
 
-    def _episode(self, make_module: MakeModule, datamodule: L.LightningDataModule, bar: Any) -> None:
-        episode = len(self.history)
-        if episode == 0:
-            self._evaluate(make_module, datamodule, bar)  # doing nothing is a strategy too
-        law = LAWCallback(self.agent, mode="search", buffer=self.buffer, keep="target", **self.law_kwargs)
-        seed = episode_seed(self.seed, "learn", episode)
-        run_episode(seed, make_module, datamodule, self.trainer_kwargs, law)
-        last = law.history[-1]
-        record: dict[str, Any] = {
-            "episode": episode,
-            "seed": seed,
-            "return": sum(stage["reward"] for stage in law.history),
-            "acc_target": last["acc_target"],
-            "acc_reference": last["acc_reference"],
-            **{name: last.get(name) for name in ("critic_loss", "actor_loss", "q_mean")},
-            "gain": None,
-        }
-        if (episode + 1) % self.eval_every == 0 or episode + 1 == self.episodes:
-            record["gain"] = self._evaluate(make_module, datamodule, bar)
-        self.history.append(record)
-        self._log(record, law)
 
-    def _evaluate(self, make_module: MakeModule, datamodule: L.LightningDataModule, bar: Any) -> float:
-        """Mean gain of the greedy strategy over plain training; keeps the strategy if it is the best."""
-        gains = []
-        for index in range(self.eval_seeds):
-            bar.set_postfix_str(f"evaluating {index + 1}/{self.eval_seeds}")
-            seed = episode_seed(self.seed, "evaluate", index)
-            # With the callback first: it names what is wrong with the set-up before anything is trained.
-            apply = LAWCallback(self.agent, mode="apply", **self._apply_kwargs())
-            accuracy = run_episode(seed, make_module, datamodule, self.trainer_kwargs, apply)
-            if index == len(self._plain):  # plain training does not depend on the strategy: once is enough
-                self._plain.append(run_episode(seed, make_module, datamodule, self.trainer_kwargs, None))
-            gains.append(accuracy - self._plain[index])
-        gain = statistics.fmean(gains)
-        if gain > self._best_gain:
-            self._best_gain = gain
-            self._best = self.agent.full_state()
-        return gain
+def search_in_worker(
+    workers: Workers,
+    report: Report,
+    options: SearchOptions,
+    agent: StrategyAgent,
+    state: SearchState,
+    make_module: MakeModule,
+    make_datamodule: MakeDataModule,
+) -> SearchState:
+    """One worker's share of the search; the same arguments in all of them."""
+    return SearchLoop(workers, options, agent, state, make_module, make_datamodule(), report).run()
 
-    def _apply_kwargs(self) -> dict[str, Any]:
-        shared = ("num_stages", "warmup_stages", "renormalize", "smoothing")
-        return {name: value for name, value in self.law_kwargs.items() if name in shared}
 
-    # -- records -------------------------------------------------------------------------------------------
+def _described(options: Mapping[str, Any]) -> str:
+    """Options as text that is the same in another process: without the addresses of objects."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(options.items(), key=lambda item: item[0])))
 
-    def _describe(self, bar: Any) -> None:
-        record = self.history[-1]
-        difference = record["acc_target"] - record["acc_reference"]
-        bar.set_postfix_str(f"target - reference {difference:+.3f}, best gain {self._best_gain:+.3f}")
 
-    def _log(self, record: dict[str, Any], law: LAWCallback) -> None:
-        if self.logger is None:
-            return
-        first = record["episode"] * law.num_stages
-        for stage in law.history:
-            self.logger.log_metrics(law.scalars(stage), step=first + stage["stage"])
-        scalars = {f"search/{name}": value for name, value in record.items() if isinstance(value, float)}
-        scalars["search/best_gain"] = self._best_gain
-        self.logger.log_metrics(scalars, step=first + law.num_stages - 1)
-        self.logger.save()
-
-    # -- state ---------------------------------------------------------------------------------------------
-
-    def _settings(self) -> dict[str, str]:
-        """What a resumed search must share with its beginning."""
-        return {
-            "agent": _described(self.agent.hparams),
-            "trainer_kwargs": _described(self.trainer_kwargs),
-            "law_kwargs": _described(self.law_kwargs),
-            "seed": repr(self.seed),
-            "eval_every": repr(self.eval_every),
-            "eval_seeds": repr(self.eval_seeds),
-        }
-
-    def _checkpoint(self) -> None:
-        if self.run_dir is None:
-            return
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        save_state(self.run_dir / "strategy.pt", "strategy", self._best)
-        self.buffer.save(self.run_dir / "replay.pt")
-        with (self.run_dir / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.history[0]))
-            writer.writeheader()
-            writer.writerows(self.history)
-        state = {
-            "settings": self._settings(),
-            "agent": self.agent.full_state(),
-            "buffer": self.buffer.state_dict(),
-            "history": self.history,
-            "plain": self._plain,
-            "best_gain": self._best_gain,
-            "best": self._best,
-        }
-        save_state(self.run_dir / "search.pt", "search", state)
-
-    def _resume(self) -> None:
-        if self.run_dir is None or not (self.run_dir / "search.pt").exists():
-            return
-        state = load_state(self.run_dir / "search.pt", "search")
-        settings = self._settings()
-        other = [name for name, value in state["settings"].items() if settings.get(name) != value]
-        if other:
+def _check_picklable(parts: tuple[Any, ...]) -> None:
+    options, _, _, make_module, make_datamodule = parts
+    given = {"trainer_kwargs": options.trainer_kwargs, "law_kwargs": options.law_kwargs}
+    for name, value in (given | {"make_module": make_module, "make_datamodule": make_datamodule}).items():
+        try:
+            pickle.dumps(value)
+        except Exception as error:  # whatever an object's own reduction raises
             raise MisconfigurationException(
-                f"{self.run_dir} holds a search with other settings ({', '.join(other)}): resume it with the same "
-                "ones, or choose another run_dir."
-            )
-        self.agent.load_full_state(state["agent"])
-        self.buffer.load_state_dict(state["buffer"])
-        self.history = state["history"]
-        self._plain = state["plain"]
-        self._best_gain = state["best_gain"]
-        self._best = state["best"]
+                f"Workers are processes of their own, but {name} cannot be sent to them ({error}): use functions at "
+                "the top level of a module (functools.partial gives them arguments), or workers=1."
+            ) from error

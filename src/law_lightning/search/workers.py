@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -46,6 +47,10 @@ class Workers:
     def sum(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the workers."""
 
+    def greatest(self, mine: int) -> int:
+        """The greatest of the workers' numbers."""
+        return mine
+
     def gather(self, mine: Any) -> list[Any]:
         """What each worker has, by rank: tensors and plain Python."""
         return [mine]
@@ -60,10 +65,10 @@ class GlooWorkers(Workers):
         size: N_a.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
+    def __init__(self, store: Any, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self._store = store  # the first worker's process serves it
-        self._group = dist.ProcessGroupGloo(store, rank, size, _PATIENCE)
+        self._group: Any = dist.ProcessGroupGloo(store, rank, size, _PATIENCE)
 
     def average(self, flat: Tensor) -> None:
         """See :class:`Workers`."""
@@ -75,11 +80,16 @@ class GlooWorkers(Workers):
         with _noticing_loss(self):
             self._group.allreduce([tensor]).wait()
 
+    def greatest(self, mine: int) -> int:
+        """See :class:`Workers`."""
+        number = torch.tensor([mine])
+        with _noticing_loss(self):
+            self._group.allreduce([number], op=dist.ReduceOp.MAX).wait()
+        return int(number)
+
     def gather(self, mine: Any) -> list[Any]:
         """See :class:`Workers`."""
-        file = io.BytesIO()
-        torch.save(mine, file)
-        content = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+        content = torch.frombuffer(bytearray(packed(mine)), dtype=torch.uint8)
         with _noticing_loss(self):
             lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
             self._group.allgather([lengths], [torch.tensor([len(content)])]).wait()
@@ -88,14 +98,23 @@ class GlooWorkers(Workers):
             padded[: len(content)] = content
             contents = [torch.empty(room, dtype=torch.uint8) for _ in range(self.size)]
             self._group.allgather([contents], [padded]).wait()
-        return [
-            torch.load(io.BytesIO(bytes(each[: int(length)].numpy())), weights_only=True)
-            for each, length in zip(contents, lengths, strict=True)
-        ]
+        return [unpacked(bytes(each[: int(length)].numpy())) for each, length in zip(contents, lengths, strict=True)]
+
+
+def packed(content: Any) -> bytes:
+    """Tensors and plain Python as bytes."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def unpacked(content: bytes) -> Any:
+    """What :func:`packed` packed; nothing in it is executed."""
+    return torch.load(io.BytesIO(content), weights_only=True)
 
 
 @contextmanager
-def _noticing_loss(workers: Workers) -> Any:
+def _noticing_loss(workers: Workers) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo has no error type of its own
@@ -149,10 +168,10 @@ def launch(workers: int, function: Callable[..., Any], *args: Any) -> Any:
     else:
         strategy = DDPStrategy(process_group_backend="gloo", start_method="spawn")
         fabric = L.Fabric(accelerator="cpu", devices=workers, strategy=strategy, plugins=[LightningEnvironment()])
-    return fabric.launch(_in_worker, function, *args)
+    return fabric.launch(partial(_in_worker, function=function, args=args))
 
 
-def _in_worker(fabric: L.Fabric, function: Callable[..., Any], *args: Any) -> Any:
+def _in_worker(fabric: L.Fabric, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     group = _private_group(fabric.global_rank, fabric.world_size)
     return function(group, *args)
 
@@ -161,11 +180,15 @@ def _private_group(rank: int, size: int) -> GlooWorkers:
     """Meet over Fabric's process group, then leave it for one that the episodes' Trainers do not see."""
     meeting: list[Any] = [None]
     if rank == 0:
-        store = dist.TCPStore(os.environ["MASTER_ADDR"], 0, size, is_master=True, wait_for_workers=False)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"], 0, size, is_master=True, wait_for_workers=False
+        )
         meeting = [store.port]
     dist.broadcast_object_list(meeting, src=0)
     if rank > 0:
-        store = dist.TCPStore(os.environ["MASTER_ADDR"], meeting[0], size, is_master=False)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"], meeting[0], size, is_master=False
+        )
     dist.barrier()
     dist.destroy_process_group()
     return GlooWorkers(store, rank, size)

@@ -1,0 +1,191 @@
+"""Algorithm 2 as one worker runs it: rounds of one episode for each worker, side by side."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from law_lightning.agent import ReplayBuffer, StrategyAgent
+from law_lightning.agent.replay import Transitions
+from law_lightning.callbacks import LAWCallback
+from law_lightning.search.episodes import MakeModule, episode_seed, learning_seed, on_one_device, run_episode
+from law_lightning.search.references import ReferenceCache, experiment
+from law_lightning.search.reporting import Report
+from law_lightning.search.state import SearchState
+from law_lightning.search.workers import Workers
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The options of a search; :class:`law_lightning.search.search.StrategySearch` explains them."""
+
+    episodes: int
+    trainer_kwargs: dict[str, Any]
+    law_kwargs: dict[str, Any]
+    seed: int
+    eval_every: int
+    eval_seeds: int
+    seed_pool: int
+    run_dir: Path | None
+    cache_dir: Path | None
+    settings: dict[str, str]
+
+
+class SearchLoop:
+    """One worker's share of a search. All workers hold the same state and the same agent between two rounds.
+
+    Args:
+        workers: the group.
+        options: of the search.
+        agent: the strategy to teach, in the state to begin with.
+        state: what was found so far.
+        make_module: makes a fresh network.
+        datamodule: the data of all episodes.
+        report: shows what happens; of the first worker alone.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        options: SearchOptions,
+        agent: StrategyAgent,
+        state: SearchState,
+        make_module: MakeModule,
+        datamodule: L.LightningDataModule,
+        report: Report,
+    ) -> None:
+        self.workers = workers
+        self.options = options
+        self.agent = agent
+        self.state = state
+        self._make_module = make_module
+        self._datamodule = datamodule
+        self._report: Report = report if workers.rank == 0 else lambda event, content: None
+        self._buffer: ReplayBuffer = state.buffer(workers.rank, workers.size)
+        self._trainer_kwargs = options.trainer_kwargs
+        if workers.size > 1:
+            self._trainer_kwargs = on_one_device(options.trainer_kwargs, workers.rank)
+        self._references: ReferenceCache | None = None
+
+    def run(self) -> SearchState:
+        """Search until all episodes are done; the last round is run whole."""
+        if self.workers.size > 1:
+            self.agent.average, self.agent.reduce_moments = self.workers.average, self.workers.sum
+            self.agent.greatest = self.workers.greatest
+        try:
+            self.agent.load_full_state(self.state.agent)
+            while len(self.state.history) < self.options.episodes:
+                self._round()
+        finally:
+            self.agent.average = self.agent.reduce_moments = self.agent.greatest = None
+        return self.state
+
+    def _round(self) -> None:
+        state, workers, options = self.state, self.workers, self.options
+        first = len(state.history)
+        if first == 0:
+            self._evaluate()  # doing nothing is a strategy too
+        if options.seed_pool and self._references is None:  # after the checks of the first evaluation
+            self._references = self._cache()
+        mine = first + (workers.rank - first) % workers.size  # episode e is of worker e mod N_a, however it resumes
+        results = sorted(workers.gather(self._episode(mine)), key=lambda result: result["record"]["episode"])
+        for result in results:
+            state.history.append(result["record"])
+            state.episodes.append(Transitions(**result["transitions"]))
+            if result["trace"] is not None and self._references is not None:
+                self._references.keep(result["record"]["seed"], result["trace"])
+        last = len(state.history)
+        if any((episode + 1) % options.eval_every == 0 for episode in range(first, last)) or last >= options.episodes:
+            state.history[-1]["gain"] = self._evaluate()
+        state.agent = self.agent.full_state()
+        if workers.rank == 0 and options.run_dir is not None:
+            state.write(options.run_dir, options.settings)
+        for result in results:
+            self._show(result)
+
+    def _episode(self, episode: int) -> dict[str, Any]:
+        """Run one episode; what came of it as tensors and plain Python."""
+        seed = learning_seed(self.options.seed, episode, self.options.seed_pool)
+        trace = None if self._references is None else self._references.trace(seed)
+        known = trace is not None and trace.complete
+        before = len(self._buffer)
+        self.agent.exploration.episode = episode
+        law = LAWCallback(
+            self.agent, mode="search", buffer=self._buffer, keep="target", trace=trace, **self.options.law_kwargs
+        )
+        run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law)
+        new = None
+        if trace is not None and trace.complete and not known:
+            assert self._references is not None
+            new = trace.state_dict()
+            self._references.write(seed, new)
+        last = law.history[-1]
+        record = {
+            "episode": episode,
+            "seed": seed,
+            "return": sum(stage["reward"] for stage in law.history),
+            "acc_target": last["acc_target"],
+            "acc_reference": last["acc_reference"],
+            **{name: last.get(name) for name in ("critic_loss", "actor_loss", "q_mean")},
+            "gain": None,
+        }
+        first = episode * law.num_stages
+        return {
+            "record": record,
+            "transitions": {name: column[before:] for name, column in self._buffer.transitions()._asdict().items()},
+            "trace": new,
+            "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
+        }
+
+    def _evaluate(self) -> float:
+        """Mean gain of the greedy strategy over plain training; keeps the strategy if it is the best."""
+        state, workers, options = self.state, self.workers, self.options
+        found: list[tuple[int, float, float]] = []
+        for index in range(workers.rank, options.eval_seeds, workers.size):
+            self._report("text", f"evaluating {index + 1}/{options.eval_seeds}")
+            seed = episode_seed(options.seed, "evaluate", index)
+            # With the callback first: it names what is wrong with the set-up before anything is trained.
+            apply = LAWCallback(self.agent, mode="apply", **_for_apply(options.law_kwargs))
+            accuracy = run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, apply)
+            if index < len(state.plain):  # plain training does not depend on the strategy: once is enough
+                plain = state.plain[index]
+            else:
+                plain = run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, None)
+            found.append((index, accuracy, plain))
+        everyone = sorted(result for each in workers.gather(found) for result in each)
+        state.plain = [plain for _, _, plain in everyone]
+        gain = statistics.fmean(accuracy - plain for _, accuracy, plain in everyone)
+        if gain > state.best_gain:
+            state.best_gain = gain
+            state.best = self.agent.full_state()
+        return gain
+
+    def _cache(self) -> ReferenceCache:
+        agent = self.agent
+        warmup = self.options.law_kwargs.get("warmup_stages")
+        parts = experiment(
+            self._make_module,
+            self._datamodule,
+            self.options.trainer_kwargs,
+            agent.num_stages,
+            agent.warmup_stages if warmup is None else warmup,
+        )
+        return ReferenceCache(parts, self.options.cache_dir)
+
+    def _show(self, result: dict[str, Any]) -> None:
+        record, best = result["record"], self.state.best_gain
+        scalars = {f"search/{name}": value for name, value in record.items() if isinstance(value, float)}
+        metrics: Sequence[Any] = [*result["metrics"], (result["metrics"][-1][0], scalars | {"search/best_gain": best})]
+        difference = record["acc_target"] - record["acc_reference"]
+        text = f"target - reference {difference:+.3f}, best gain {best:+.3f}"
+        self._report("episode", {"metrics": metrics, "text": text})
+
+
+def _for_apply(law_kwargs: dict[str, Any]) -> dict[str, Any]:
+    shared = ("num_stages", "warmup_stages", "renormalize", "smoothing")
+    return {name: value for name, value in law_kwargs.items() if name in shared}

@@ -1,0 +1,126 @@
+"""A search in several processes: starting them, hearing from them, and what happens when one dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch.multiprocessing
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from law_lightning.search.reporting import Relay, Report
+from law_lightning.search.workers import WorkerLostError, Workers, launch, launched_outside, packed, unpacked
+
+
+def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ...], report: Report) -> dict[str, Any]:
+    """Run ``function(group, report, *args)`` in every worker; what it returns has an ``as_plain()``.
+
+    Args:
+        workers: N_a.
+        function: importable in another process.
+        args: its further arguments, which can be pickled.
+        report: shows events, in this process.
+
+    Returns:
+        What the first worker's function returned, as plain Python and tensors.
+
+    Raises:
+        WorkerLostError: a worker died.
+        Exception: what a worker raised.
+    """
+    if launched_outside():
+        result: dict[str, Any] = launch(workers, _run_here, function, args, report)
+        return result
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    with Relay(queue, report) as relay:
+        try:
+            launch(workers, _run_spawned, function, args, queue)
+        except KeyboardInterrupt:
+            raise
+        except Exception as failure:
+            _stop_children()
+            raise _cause(failure, relay) from failure
+        finally:
+            _stop_children()
+    found: dict[str, Any] = unpacked(relay.kept["result"][0])
+    return found
+
+
+def _run_here(workers: Workers, function: Callable[..., Any], args: tuple[Any, ...], report: Report) -> dict[str, Any]:
+    """A process that torchrun or SLURM started."""
+    result: dict[str, Any] = function(workers, report, *args).as_plain()
+    return result
+
+
+def _run_spawned(workers: Workers, function: Callable[..., Any], args: tuple[Any, ...], queue: Any) -> None:
+    """A process of ours. Ctrl-C reaches it too, but the one the user started sees to the end of all."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, name="law-search orphan", daemon=True).start()
+
+    def report(event: str, content: Any) -> None:
+        queue.put((event, content))
+
+    try:
+        result = function(workers, report, *args)
+    except WorkerLostError:
+        raise
+    except BaseException as error:
+        queue.put(("error", _sendable(error, workers.rank)))
+        raise
+    if workers.rank == 0:
+        queue.put(("result", packed(result.as_plain())))
+    workers.gather(None)  # the first one serves the meeting place: leave together
+
+
+def _die_with_parent() -> None:
+    """A worker must not go on, and write checkpoints, when the process the user started was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _stop_children() -> None:
+    """Whatever they do, nothing is lost: checkpoints are written whole or not at all."""
+    for child in multiprocessing.active_children():
+        if child.name.startswith(("SpawnProcess", "ForkProcess")):
+            child.kill()
+            child.join()
+
+
+def _sendable(error: BaseException, rank: int) -> BaseException:
+    error.add_note(f"In worker {rank}:\n{''.join(traceback.format_exception(error))}")
+    try:
+        copied = pickle.loads(pickle.dumps(error))
+        if str(copied) == str(error):
+            return error
+    except Exception:  # an error type that cannot be rebuilt from its arguments
+        pass
+    return RuntimeError(f"{type(error).__name__} in worker {rank}: {error}")
+
+
+def _cause(failure: Exception, relay: Relay) -> BaseException:
+    """The error the user should see: what a worker raised, or that it died without a word."""
+    relay.drain()
+    errors: list[BaseException] = relay.kept.get("error", [])
+    if errors:
+        return errors[0]
+    if isinstance(failure, ProcessExitedException):
+        how = f"by {failure.signal_name}" if failure.signal_name else f"with exit code {failure.exit_code}"
+        return WorkerLostError(
+            f"Worker {failure.error_index} of the search died {how} (out of memory, perhaps). What was saved after the "
+            "last round of episodes is whole: the same command goes on from there, also with another number of workers."
+        )
+    if isinstance(failure, ProcessRaisedException) and WorkerLostError.__name__ in str(failure):
+        return WorkerLostError(
+            "A worker of the search died (out of memory, perhaps). What was saved after the last round of episodes is "
+            "whole: the same command goes on from there, also with another number of workers."
+        )
+    return failure

@@ -1,0 +1,96 @@
+"""What a search has found so far: everything that its next round depends on, and nothing of a single worker."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from law_lightning.agent import ReplayBuffer
+from law_lightning.agent.replay import Transitions
+from law_lightning.files import load_state, save_state, write_whole
+
+
+@dataclass
+class SearchState:
+    """The state of a search between two rounds.
+
+    Attributes:
+        agent: the strategy's full state.
+        best: that of the best strategy so far.
+        best_gain: its mean gain in validation accuracy.
+        history: a record per episode.
+        episodes: the transitions of each episode, in order.
+        plain: plain training's accuracies on the evaluation seeds.
+    """
+
+    agent: dict[str, Any]
+    best: dict[str, Any]
+    best_gain: float = float("-inf")
+    history: list[dict[str, Any]] = field(default_factory=list)
+    episodes: list[Transitions] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+
+    def buffer(self, rank: int = 0, size: int = 1) -> ReplayBuffer:
+        """The transitions of every episode whose number leaves ``rank`` when divided by ``size``."""
+        buffer = ReplayBuffer()
+        for transitions in self.episodes[rank::size]:
+            if len(transitions.reward):
+                buffer.extend(transitions)
+        return buffer
+
+    def as_plain(self) -> dict[str, Any]:
+        """Tensors and plain Python."""
+        return vars(self) | {"episodes": [transitions._asdict() for transitions in self.episodes]}
+
+    @classmethod
+    def from_plain(cls, state: dict[str, Any]) -> SearchState:
+        """What :meth:`as_plain` gave."""
+        return cls(**state | {"episodes": [Transitions(**columns) for columns in state["episodes"]]})
+
+    def write(self, folder: Path, settings: dict[str, str]) -> None:
+        """Write ``search.pt``, and from the same state ``strategy.pt``, ``replay.pt`` and ``metrics.csv``.
+
+        Args:
+            folder: where to.
+            settings: of the search; a search that goes on must share them.
+
+        Raises:
+            OSError: a file could not be written; ``search.pt`` is whole all the same, of now or of before.
+        """
+        save_state(folder / "strategy.pt", "strategy", self.best)
+        self.buffer().save(folder / "replay.pt")
+        rows = io.StringIO(newline="")
+        writer = csv.DictWriter(rows, fieldnames=list(self.history[0]))
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_whole(folder / "metrics.csv", rows.getvalue().encode())
+        save_state(folder / "search.pt", "search", {"settings": settings, **self.as_plain()})
+
+    @classmethod
+    def read(cls, folder: Path, settings: dict[str, str]) -> SearchState | None:
+        """Read what :meth:`write` wrote; None if nothing was.
+
+        Raises:
+            MisconfigurationException: it is of a search with other settings.
+            ValueError: the file is damaged.
+        """
+        path = folder / "search.pt"
+        if not path.exists():
+            return None
+        state = load_state(path, "search")
+        theirs = state.pop("settings")
+        other = [name for name in settings if theirs.get(name) != settings[name]]
+        if other:
+            raise MisconfigurationException(
+                f"{folder} holds a search with other settings ({', '.join(other)}): resume it with the same "
+                "ones, or choose another run_dir."
+            )
+        try:
+            return cls.from_plain(state)
+        except TypeError as error:
+            raise ValueError(f"{path} is of another version of law-lightning: choose another run_dir.") from error
