@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from law_lightning.search.workers import WorkerLostError
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -58,6 +60,7 @@ def guarded(task: Task, command: str) -> Task:
             OmegaConfBaseException,
             OSError,
             ValueError,
+            WorkerLostError,
         ) as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise

@@ -37,6 +37,18 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
     OmegaConf.save(OmegaConf.create(config), written)
 
 
+def require_fixed_folder() -> None:
+    """Check that several processes of one run, started by torchrun or SLURM, write to one folder.
+
+    Raises:
+        ValueError: the folder is named after the time, which each process reads for itself.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if not any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task):
+        raise ValueError("Under torchrun and SLURM the workers must share one folder: add run_dir=PATH.")
+
+
 def _changes(begun: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> list[str]:
     return [
         f"{key} was {begun.get(key, 'absent')}, now {now.get(key, 'absent')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from law_lightning.cli.app import launch, output_folder
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 #: Settings that may change when a search goes on in its folder.
-_FREE = ("run_dir", "logger", "search.episodes", "search.progress")
+_FREE = ("run_dir", "logger", "search.episodes", "search.progress", "search.workers", "search.cache_dir")
 
 
 def main() -> None:
@@ -26,28 +27,36 @@ def search(config: DictConfig) -> float:
     """
     from hydra.utils import instantiate
     from lightning import seed_everything
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from law_lightning.cli.build import factories, plain, trainer_options
-    from law_lightning.cli.folder import claim
+    from law_lightning.cli.folder import claim, require_fixed_folder
     from law_lightning.cli.loggers import open_logger
     from law_lightning.report.search_figure import draw_search
+    from law_lightning.search.workers import launched_outside
 
     folder = output_folder()
+    first = getattr(rank_zero_only, "rank", 0) == 0  # torchrun and SLURM start this program once a worker
+    if launched_outside():
+        require_fixed_folder()
     seed_everything(config.seed, workers=True, verbose=False)
     make_module, make_data, data = factories(config)
     agent = instantiate(config.agent, _convert_="all")
     run = instantiate(config.search, _partial_=True, _convert_="all")
     options = trainer_options(config)
-    claim(folder, plain(config), state="search.pt", free=_FREE)
-    record = getattr(data, "corruption_record", None)
-    if record is not None:
-        record.save(folder / "corruption.pt")
+    if first:
+        claim(folder, plain(config), state="search.pt", free=_FREE)
+        record = getattr(data, "corruption_record", None)
+        if record is not None:
+            record.save(folder / "corruption.pt")
 
-    with open_logger(config, folder) as logger:
+    with open_logger(config, folder) if first else nullcontext() as logger:
         result = run(agent, trainer_kwargs=options, law_kwargs=plain(config.law), run_dir=folder, logger=logger).run(
             make_module, make_data
         )
 
+    if not first:
+        return float(result.best_gain)
     figure = draw_search(result.history, folder / "search.png")
     print(f"Best strategy: {100 * result.best_gain:+.2f} points of validation accuracy over plain training")
     print(f"  strategy  {folder / 'strategy.pt'}")

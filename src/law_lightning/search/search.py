@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.search.episodes import MakeModule, check_one_device
@@ -151,7 +151,8 @@ class StrategySearch:
         if self.workers > 1:
             _check_picklable(parts)
         try:
-            with reporting(self.logger, self.episodes, len(self._state.history), self.progress) as report:
+            show = self.progress and getattr(rank_zero_only, "rank", 0) == 0
+            with reporting(self.logger, self.episodes, len(self._state.history), show) as report:
                 if self.workers == 1:
                     self._state = search_in_worker(Workers(), report, *parts)
                 else:
