@@ -168,7 +168,23 @@ def launch(workers: int, function: Callable[..., Any], *args: Any) -> Any:
     else:
         strategy = DDPStrategy(process_group_backend="gloo", start_method="spawn")
         fabric = L.Fabric(accelerator="cpu", devices=workers, strategy=strategy, plugins=[LightningEnvironment()])
-    return fabric.launch(partial(_in_worker, function=function, args=args))
+    with _addresses_kept():
+        return fabric.launch(partial(_in_worker, function=function, args=args))
+
+
+@contextmanager
+def _addresses_kept() -> Iterator[None]:
+    """Lightning leaves the port of this launch in the environment, where other programs would take it for theirs."""
+    names = ("MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _in_worker(fabric: L.Fabric, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -1,0 +1,256 @@
+"""Several workers: promise 4, and what happens when one dies or the disk is full."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from search_parts import TRAINER, dying_data, everything, make_data, make_module, new_search, search_and_watch
+
+from law_lightning import LAWCallback, StrategyAgent
+from law_lightning.agent import ReplayBuffer
+from law_lightning.search.episodes import check_one_device, learning_seed, on_one_device, run_episode
+from law_lightning.search.processes import in_processes
+from law_lightning.search.workers import WorkerLostError, Workers, check_workers, launch
+from test_promises import assert_same
+
+PROGRAM = Path(__file__).with_name("search_parts.py")
+
+
+def silent(event, content):
+    pass
+
+
+def averages(group):
+    torch.manual_seed(group.rank)
+    mine = torch.randn(10_001)
+    result, total, both = mine.clone(), mine.double(), group.gather({"mine": mine, "rank": group.rank})
+    group.average(result)
+    group.sum(total)
+    from torch import distributed
+
+    return {
+        "averages": group.gather(result),
+        "sums": group.gather(total),
+        "gathered": both,
+        "greatest": group.greatest(3 - group.rank),
+        "hidden": not distributed.is_initialized(),
+    }
+
+
+def test_what_workers_share(tmp_path):
+    launch(2, save_averages, str(tmp_path / "file"))
+    found = torch.load(tmp_path / "file", weights_only=True)
+    first, second = (each["mine"] for each in found["gathered"])
+    assert [each["rank"] for each in found["gathered"]] == [0, 1]
+    assert torch.equal(found["averages"][0], found["averages"][1])
+    assert torch.equal(found["averages"][0], (first + second) / 2)
+    assert torch.equal(found["sums"][0], first.double() + second.double())
+    assert found["greatest"] == 3
+    assert found["hidden"], "torchmetrics would average over the episodes of different workers"
+
+
+def save_averages(group, path):
+    found = averages(group)
+    if group.rank == 0:
+        torch.save(found, path)
+
+
+def test_a_group_of_one_changes_nothing():
+    alone, tensor = Workers(), torch.randn(5)
+    before = tensor.clone()
+    alone.average(tensor)
+    alone.sum(tensor)
+    assert torch.equal(tensor, before)
+    assert (alone.gather(3), alone.greatest(4)) == ([3], 4)
+
+
+@pytest.mark.parametrize("pool", [0, 2])
+def test_workers_agree_after_every_update(pool):
+    """Promise 4, bit for bit."""
+    search = new_search(episodes=4, workers=2, seed_pool=pool)
+    parts = (search._options(), search.agent, search._state, make_module, make_data)
+    found = in_processes(2, search_and_watch, parts, silent)
+    assert found["lengths"] == [6, 6]
+    first, second = found["seen"]
+    assert len(first) == 2 * 3
+    assert first == second
+    assert len(set(first)) == len(first)
+
+
+def test_the_gradient_is_that_of_all_workers():
+    """Two workers with the same episodes and shuffles learn what one learns, who has those."""
+
+    def taught(average):
+        agent, buffer = StrategyAgent(num_stages=4, warmup_stages=1), ReplayBuffer()
+        agent.average = average
+        run_episode(3, make_module, make_data(), TRAINER, LAWCallback(agent, keep="target", buffer=buffer))
+        return agent.full_state()["networks"]
+
+    assert_same(taught(lambda flat: None), taught(None))
+
+
+def test_two_workers_return_what_a_second_run_returns(tmp_path):
+    logger = CSVLogger(tmp_path / "logs", name="", version="")
+    first = new_search(tmp_path / "a", workers=2, logger=logger).run(make_module, make_data)
+    assert len(first.history) == 4
+    assert [record["episode"] for record in first.history] == [0, 1, 2, 3]
+    assert [record["seed"] for record in first.history] == [learning_seed(0, episode, 0) for episode in range(4)]
+    assert len(first.buffer) == 4 * 3
+    assert (tmp_path / "logs/metrics.csv").read_text().count("\n") > 4 * 4
+    # the first round's two episodes are those of a single worker: exploration depends on their numbers alone
+    alone = new_search(episodes=1).run(make_module, make_data)
+    assert first.history[0]["seed"] == alone.history[0]["seed"]
+    assert torch.equal(first.buffer.transitions().theta[0], alone.buffer.transitions().theta[0])
+    # stopped after the first round, and resumed
+    new_search(tmp_path / "b", episodes=2, workers=2).run(make_module, make_data)
+    assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), everything(first))
+
+
+@pytest.mark.parametrize("how", ["killed", "raises"])
+def test_a_worker_that_dies(tmp_path, how):
+    whole = everything(new_search(tmp_path / "a", workers=2).run(make_module, make_data))
+    # trainings of worker 1: evaluation twice (with and without weights), an episode, an evaluation, then this
+    data = partial(dying_data, 1, 5, how)
+    error, message = {
+        "killed": (WorkerLostError, r"Worker 1 of the search died by SIGKILL.*same command goes on"),
+        "raises": (ZeroDivisionError, "the data are gone"),
+    }[how]
+    with pytest.raises(error, match=message):
+        new_search(tmp_path / "b", workers=2).run(make_module, data)
+    rows = (tmp_path / "b/metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2
+    assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), whole)
+
+
+def test_another_number_of_workers_goes_on(tmp_path):
+    new_search(tmp_path, episodes=3).run(make_module, make_data)
+    result = new_search(tmp_path, episodes=6, workers=2).run(make_module, make_data)
+    assert [record["episode"] for record in result.history] == list(range(7))  # a round is run whole
+    result = new_search(tmp_path, episodes=8).run(make_module, make_data)
+    assert [record["episode"] for record in result.history] == list(range(8))
+    stages = result.buffer.transitions().stage
+    assert torch.equal(stages, torch.arange(1, 4).repeat(8))
+
+
+def start(folder, workers, episodes=6, pool=0):
+    arguments = [str(folder), str(workers), str(episodes), str(pool)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_rows(folder, rows, process):
+    file = folder / "metrics.csv"
+    while not file.is_file() or len(file.read_text().splitlines()) < rows + 1:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+
+
+def others(group):
+    """Processes of a session that are alive."""
+    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(group)], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if "Z" not in line]
+
+
+def gone(group):
+    for _ in range(200):
+        if not others(group):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(("workers", "pool"), [(1, 2), (2, 0)])
+def test_killed_at_some_moment_it_ends_the_same(tmp_path, workers, pool):
+    whole = start(tmp_path / "whole", workers, pool=pool)
+    for wait in (0.0, 0.15) if workers == 1 else (0.1,):
+        process = start(tmp_path / "killed", workers, pool=pool)
+        wait_for_rows(tmp_path / "killed", 2, process)
+        time.sleep(wait)
+        process.kill()  # the one the user started; its workers must not go on
+        process.wait()
+        assert gone(process.pid)
+    last = start(tmp_path / "killed", workers, pool=pool)
+    for process in (whole, last):
+        assert process.wait(120) == 0, process.stdout.read()
+    found = [json.loads((tmp_path / name / "digest.json").read_text()) for name in ("whole", "killed")]
+    assert found[0] == found[1]
+
+
+def test_ctrl_c_stops_all_workers(tmp_path):
+    process = start(tmp_path, 2, episodes=500)
+    wait_for_rows(tmp_path, 2, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode != 0
+    assert "the same command goes on" in output
+    assert output.count("Traceback") <= 1, output
+    assert gone(process.pid)
+
+
+def test_torchrun_starts_the_workers(tmp_path):
+    spawned = start(tmp_path / "spawned", 2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(PROGRAM)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "run"), "2", "6", "0"], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert spawned.wait(120) == 0, spawned.stdout.read()
+    found = [json.loads((tmp_path / name / "digest.json").read_text()) for name in ("spawned", "run")]
+    assert found[0] == found[1]
+
+
+def test_other_numbers_of_processes_and_workers(monkeypatch):
+    for name, value in {"RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4",
+                        "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    check_workers(4)
+    with pytest.raises(MisconfigurationException, match=r"started 4 processes.*workers=2"):
+        check_workers(2)
+
+
+def test_what_workers_cannot_be_given(tmp_path):
+    with pytest.raises(ValueError, match="at least 1"):
+        new_search(workers=0)
+    with pytest.raises(ValueError, match=r"3 workers .*seed_pool=2 has too few seeds"):
+        new_search(workers=3, seed_pool=2)
+    with pytest.raises(MisconfigurationException, match=r"make_module cannot be sent"):
+        new_search(workers=2).run(lambda: make_module(), make_data)
+    for options in ({"devices": 2}, {"strategy": "ddp"}, {"num_nodes": 2}, {"devices": [0, 1]}):
+        with pytest.raises(MisconfigurationException, match="each episode runs on one device"):
+            new_search(workers=2, trainer_kwargs=TRAINER | options)
+
+
+def test_episodes_of_workers_take_turns_on_gpus(monkeypatch):
+    check_one_device({"accelerator": "gpu", "devices": 1})
+    assert on_one_device({"accelerator": "cpu"}, 1)["devices"] == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [on_one_device({"devices": 1}, rank)["devices"] for rank in range(3)] == [[0], [1], [0]]
+    assert on_one_device({"accelerator": "cpu", "devices": 1}, 1)["devices"] == 1
+    assert on_one_device({"devices": [1]}, 0)["devices"] == [1]
+
+
+def test_a_full_disk(tmp_path):
+    """The checkpoint before stays whole, and the search goes on from it."""
+    whole = everything(new_search(tmp_path / "a").run(make_module, make_data))
+    new_search(tmp_path / "b", episodes=2).run(make_module, make_data)
+    partial_file = tmp_path / "b/search.pt.partial"
+    partial_file.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"search\.pt could not be written: No space left.*as it was"):
+        new_search(tmp_path / "b").run(make_module, make_data)
+    partial_file.unlink(missing_ok=True)
+    assert re.match(r"\d", (tmp_path / "b/metrics.csv").read_text().splitlines()[-1])
+    assert_same(everything(new_search(tmp_path / "b").run(make_module, make_data)), whole)
