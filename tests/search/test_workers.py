@@ -14,16 +14,16 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from search_parts import TRAINER, dying_data, everything, make_data, make_module, new_search, search_and_watch
 
 from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.agent import ReplayBuffer
 from law_lightning.search.episodes import check_one_device, learning_seed, on_one_device, run_episode
 from law_lightning.search.processes import in_processes
 from law_lightning.search.workers import WorkerLostError, Workers, check_workers, launch
+from search_parts import TRAINER, dying_data, everything, make_data, make_module, new_search, search_and_watch
 from test_promises import assert_same
 
-PROGRAM = Path(__file__).with_name("search_parts.py")
+PROGRAM = Path(__file__).parents[1] / "search_parts.py"
 
 
 def silent(event, content):
