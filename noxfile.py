@@ -59,6 +59,7 @@ def demo(session: nox.Session) -> None:
         tool(session, "law-search"),
         "experiment=digits_noise40",
         f"run_dir={search}",
+        "search.workers=2",
         *without(args, COMPARE_ONLY),
         env=THREADS,
     )
@@ -67,7 +68,7 @@ def demo(session: nox.Session) -> None:
         "experiment=digits_noise40",
         f"strategy={search / 'strategy.pt'}",
         f"run_dir={compare}",
-        "seeds=6",
+        "seeds=8",
         *without(args, SEARCH_ONLY),
         env=THREADS,
     )

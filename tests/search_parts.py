@@ -7,6 +7,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 from law_lightning import StrategyAgent, StrategySearch
 from law_lightning.agent import strategy
 from law_lightning.data import DigitsDataModule, UniformNoise
@@ -87,7 +89,7 @@ def dying_data(rank, after, how):
 def main(run_dir, workers, episodes, seed_pool):
     search = new_search(run_dir, int(episodes), int(workers), seed_pool=int(seed_pool))
     result = search.run(make_module, partial(make_data, 60))
-    if os.environ.get("RANK", "0") == "0":
+    if rank_zero_only.rank == 0:
         Path(run_dir, "digest.json").write_text(json.dumps(digest(everything(result))))
 
 

@@ -142,9 +142,9 @@ def test_another_number_of_workers_goes_on(tmp_path):
     assert torch.equal(stages, torch.arange(1, 4).repeat(8))
 
 
-def start(folder, workers, episodes=6, pool=0):
+def start(folder, workers, episodes=6, pool=0, environment=()):
     arguments = [str(folder), str(workers), str(episodes), str(pool)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment)
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -209,6 +209,19 @@ def test_torchrun_starts_the_workers(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert spawned.wait(120) == 0, spawned.stdout.read()
+    found = [json.loads((tmp_path / name / "digest.json").read_text()) for name in ("spawned", "run")]
+    assert found[0] == found[1]
+
+
+def test_slurm_starts_the_workers(tmp_path):
+    spawned = start(tmp_path / "spawned", 2)
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "search", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+           "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}  # fmt: skip
+    tasks = [
+        start(tmp_path / "run", 2, environment=job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"
+    ]
+    for process in (*tasks, spawned):
+        assert process.wait(200) == 0, process.stdout.read()
     found = [json.loads((tmp_path / name / "digest.json").read_text()) for name in ("spawned", "run")]
     assert found[0] == found[1]
 

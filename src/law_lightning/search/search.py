@@ -79,7 +79,7 @@ class StrategySearch:
     def __init__(
         self,
         agent: StrategyAgent | None = None,
-        episodes: int = 60,
+        episodes: int = 120,
         workers: int = 1,
         *,
         trainer_kwargs: dict[str, Any] | None = None,

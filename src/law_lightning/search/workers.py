@@ -161,10 +161,10 @@ def launch(workers: int, function: Callable[..., Any], *args: Any) -> Any:
         What the first worker's function returned (under torchrun and SLURM each process its own).
     """
     if launched_outside():
-        slurm = not TorchElasticEnvironment.detect()
-        local = int(os.environ["SLURM_NTASKS_PER_NODE" if slurm else "LOCAL_WORLD_SIZE"])
+        torchrun = TorchElasticEnvironment.detect()
+        nodes = workers // int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else int(os.environ.get("SLURM_NNODES", 1))
         strategy = DDPStrategy(process_group_backend="gloo")
-        fabric = L.Fabric(accelerator="cpu", devices=local, num_nodes=workers // local, strategy=strategy)
+        fabric = L.Fabric(accelerator="cpu", devices=workers // nodes, num_nodes=nodes, strategy=strategy)
     else:
         strategy = DDPStrategy(process_group_backend="gloo", start_method="spawn")
         fabric = L.Fabric(accelerator="cpu", devices=workers, strategy=strategy, plugins=[LightningEnvironment()])
