@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from law_lightning import StrategyAgent, StrategySearch
@@ -63,6 +64,14 @@ def search_and_watch(group, report, *parts):
 class Noted(dict):
     def as_plain(self):
         return dict(self)
+
+
+class StopEarly(L.Callback):
+    """Ends the trainings of the second worker after three of four epochs."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if os.environ.get("LOCAL_RANK") == "1" and trainer.current_epoch == 2:
+            trainer.should_stop = True
 
 
 class DyingData(DigitsDataModule):

@@ -20,7 +20,16 @@ from law_lightning.agent import ReplayBuffer
 from law_lightning.search.episodes import check_one_device, learning_seed, on_one_device, run_episode
 from law_lightning.search.processes import in_processes
 from law_lightning.search.workers import WorkerLostError, Workers, check_workers, launch
-from search_parts import TRAINER, dying_data, everything, make_data, make_module, new_search, search_and_watch
+from search_parts import (
+    TRAINER,
+    StopEarly,
+    dying_data,
+    everything,
+    make_data,
+    make_module,
+    new_search,
+    search_and_watch,
+)
 from test_promises import assert_same
 
 PROGRAM = Path(__file__).parents[1] / "search_parts.py"
@@ -130,6 +139,16 @@ def test_a_worker_that_dies(tmp_path, how):
     rows = (tmp_path / "b/metrics.csv").read_text().splitlines()
     assert len(rows) == 1 + 2
     assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), whole)
+
+
+def test_a_training_that_stops_early_does_not_keep_the_others_waiting():
+    options = TRAINER | {"callbacks": [StopEarly()]}
+    search = new_search(workers=2, trainer_kwargs=options)
+    parts = (search._options(), search.agent, search._state, make_module, make_data)
+    found = in_processes(2, search_and_watch, parts, silent)
+    assert found["lengths"] == [6, 4]
+    assert found["seen"][0] == found["seen"][1]
+    assert len(found["seen"][0]) == 2 * 3
 
 
 def test_another_number_of_workers_goes_on(tmp_path):

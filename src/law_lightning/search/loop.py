@@ -119,6 +119,10 @@ class SearchLoop:
             self.agent, mode="search", buffer=self._buffer, keep="target", trace=trace, **self.options.law_kwargs
         )
         run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law)
+        if self.workers.size > 1 and law.learn:
+            # Its training was stopped early, but the others take their updates together with it.
+            for _ in range(law.num_stages - max(len(law.history), law.warmup_stages)):
+                self.agent.full_data_update(self._buffer)
         new = None
         if trace is not None and trace.complete and not known:
             assert self._references is not None

@@ -8,8 +8,8 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable
-from multiprocessing.connection import wait
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch.multiprocessing
@@ -38,17 +38,17 @@ def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ..
     if launched_outside():
         result: dict[str, Any] = launch(workers, _run_here, function, args, report)
         return result
-    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    with Relay(queue, report) as relay:
+    context = torch.multiprocessing.get_context("spawn")
+    readers, writers = zip(*(context.Pipe(duplex=False) for _ in range(workers)), strict=True)
+    before = set(multiprocessing.active_children())
+    with Relay(readers, report) as relay:
         try:
-            launch(workers, _run_spawned, function, args, queue)
-        except KeyboardInterrupt:
-            raise
+            launch(workers, _run_spawned, function, args, writers)
         except Exception as failure:
-            _stop_children()
+            _stop_children(before)
             raise _cause(failure, relay) from failure
         finally:
-            _stop_children()
+            _stop_children(before)
     found: dict[str, Any] = unpacked(relay.kept["result"][0])
     return found
 
@@ -59,23 +59,25 @@ def _run_here(workers: Workers, function: Callable[..., Any], args: tuple[Any, .
     return result
 
 
-def _run_spawned(workers: Workers, function: Callable[..., Any], args: tuple[Any, ...], queue: Any) -> None:
+def _run_spawned(
+    workers: Workers, function: Callable[..., Any], args: tuple[Any, ...], writers: Sequence[Connection]
+) -> None:
     """A process of ours. Ctrl-C reaches it too, but the one the user started sees to the end of all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, name="law-search orphan", daemon=True).start()
 
     def report(event: str, content: Any) -> None:
-        queue.put((event, content))
+        writers[workers.rank].send((event, content))
 
     try:
         result = function(workers, report, *args)
     except WorkerLostError:
         raise
     except BaseException as error:
-        queue.put(("error", _sendable(error, workers.rank)))
+        report("error", _sendable(error, workers.rank))
         raise
     if workers.rank == 0:
-        queue.put(("result", packed(result.as_plain())))
+        report("result", packed(result.as_plain()))
     workers.gather(None)  # the first one serves the meeting place: leave together
 
 
@@ -87,12 +89,11 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _stop_children() -> None:
-    """Whatever they do, nothing is lost: checkpoints are written whole or not at all."""
-    for child in multiprocessing.active_children():
-        if child.name.startswith(("SpawnProcess", "ForkProcess")):
-            child.kill()
-            child.join()
+def _stop_children(before: set[Any]) -> None:
+    """Whatever the workers do, nothing is lost: checkpoints are written whole or not at all."""
+    for child in set(multiprocessing.active_children()) - before:
+        child.kill()
+        child.join()
 
 
 def _sendable(error: BaseException, rank: int) -> BaseException:

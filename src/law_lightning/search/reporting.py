@@ -6,14 +6,14 @@ Workers in other processes send what is to be shown to the one the user started,
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
-Event = tuple[str, Any]
 Report = Callable[[str, Any], None]
 
 
@@ -57,21 +57,24 @@ def reporting(logger: Logger | None, episodes: int, done: int, show: bool) -> It
 
 
 class Relay:
-    """The user's end of a queue through which workers send events.
+    """The user's end of the pipes through which workers send events, one pipe a worker.
+
+    Not a queue: its lock would stay locked if a worker were killed while it writes.
 
     Args:
-        queue: of the workers' events.
-        report: shows those that are to be shown.
+        pipes: the reading ends.
+        report: shows the events that are to be shown.
 
     Attributes:
         kept: the contents of all other events, by name.
     """
 
-    def __init__(self, queue: Any, report: Report) -> None:
-        self._queue = queue
+    def __init__(self, pipes: Sequence[Connection], report: Report) -> None:
+        self._pipes = list(pipes)
         self._report = report
         self.kept: dict[str, list[Any]] = {}
         self._error: BaseException | None = None
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="law-search relay", daemon=True)
 
     def __enter__(self) -> Relay:
@@ -79,10 +82,9 @@ class Relay:
         return self
 
     def drain(self) -> None:
-        """Wait until everything that was sent is shown or kept."""
-        if self._thread.is_alive():
-            self._queue.put(("end", None))
-            self._thread.join()
+        """Wait until everything that the workers sent is shown or kept; they must have ended."""
+        self._over.set()
+        self._thread.join(timeout=10)  # a worker that was killed may have left half a message
 
     def __exit__(self, *error: object) -> None:
         self.drain()
@@ -90,12 +92,22 @@ class Relay:
             raise self._error
 
     def _run(self) -> None:
-        while (event := self._queue.get())[0] != "end":
-            name, content = event
-            if name not in ("text", "episode"):
-                self.kept.setdefault(name, []).append(content)
-            elif self._error is None:
+        while True:
+            ready = wait(self._pipes, timeout=0.1)
+            if not ready and self._over.is_set():
+                return
+            for pipe in ready:
+                assert isinstance(pipe, Connection)
                 try:
-                    self._report(name, content)
-                except Exception as error:  # a logger's; the queue must be emptied all the same
-                    self._error = error
+                    self._take(*pipe.recv())
+                except EOFError:
+                    self._pipes.remove(pipe)
+
+    def _take(self, event: str, content: Any) -> None:
+        if event not in ("text", "episode"):
+            self.kept.setdefault(event, []).append(content)
+        elif self._error is None:
+            try:
+                self._report(event, content)
+            except Exception as error:  # a logger's; the pipes must be emptied all the same
+                self._error = error
