@@ -131,8 +131,6 @@ class StageStatistics:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where :meth:`state_dict` was taken."""
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self._pending = [
-            tuple(None if each is None else each.to(device) for each in row) for row in state["pending"]
-        ]
+        self._pending = [tuple(None if each is None else each.to(device) for each in row) for row in state["pending"]]
         self._gaps = [gap.to(device) for gap in state["gaps"]]
         self._num_classes = state["num_classes"]

@@ -30,7 +30,7 @@ class _StayingMetric(_ResultMetric):
 
     _device_moved_to: torch.device | None = None
 
-    def to(self, *args: Any, **kwargs: Any) -> _ResultMetric:
+    def to(self, *args: Any, **kwargs: Any) -> _StayingMetric:  # type: ignore[override]
         """Move it, unless it is there."""
         (device, *others) = args or (None,)
         if self.is_tensor and isinstance(device, torch.device) and not others and not kwargs:
@@ -39,7 +39,8 @@ class _StayingMetric(_ResultMetric):
                 self._device_moved_to = device
             return self
         self._device_moved_to = None
-        return super().to(*args, **kwargs)
+        super().to(*args, **kwargs)
+        return self
 
 
 class _Results(_ResultCollection):
