@@ -127,8 +127,8 @@ def main() -> None:
         if episode == args.check - 1:
             expected = cached.result()
     done = len(cached.cpu)
-    print(f"{args.task}: {done} of {args.episodes} episodes, seed_pool={args.pool}; torch {torch.__version__}, lightning "
-          f"{L.__version__}, {platform.machine()}, one thread")  # fmt: skip
+    print(f"{args.task}: {done} of {args.episodes} episodes, seed_pool={args.pool}")
+    print(f"torch {torch.__version__}, lightning {L.__version__}, {platform.machine()}, one thread")
     show("CPU time", fresh.cpu, cached.cpu, max(1, done // 4))
     show("wall time", fresh.wall, cached.wall, max(1, done // 4))
     if args.check:

@@ -30,7 +30,7 @@ class _StayingMetric(_ResultMetric):
 
     _device_moved_to: torch.device | None = None
 
-    def to(self, *args: Any, **kwargs: Any) -> _StayingMetric:  # type: ignore[override]
+    def to(self, *args: Any, **kwargs: Any) -> _StayingMetric:
         """Move it, unless it is there."""
         (device, *others) = args or (None,)
         if self.is_tensor and isinstance(device, torch.device) and not others and not kwargs:
