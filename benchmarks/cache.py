@@ -1,15 +1,23 @@
 """What the reference cache saves: a search with ``seed_pool`` beside one without.
 
     nox -s cache
+    nox -s cache -- --task cifar_noise40 --cifar PATH --episodes 20 --pool 4 --epochs 10
 
-RESULTS
+2 cores of an x86-64 server CPU shared with other work, one thread; torch 2.15.0, lightning 2.6.6. Short runs, once each:
+the first was stopped after 75 of its 120 episodes (--minutes 8 --check 4).
+
+                                           fresh, CPU s  cached, CPU s  ratio  in the last quarter   wall
+    digits_noise40, seed_pool=8, 75 episodes       115.6           91.8  0.794                0.794  0.741
+    cifar_noise40, seed_pool=4, 20 episodes        153.2          114.0  0.744                0.686  0.727
+
+cached and pooled were identical after 4 episodes (digits).
 
 - The searches take turns, round by round (an episode and, every tenth, an evaluation), so that both meet the same
   disturbance. Their time is all of it: training, both networks' validation, the strategy's updates, evaluations.
 - fresh: ``seed_pool=0``. cached: ``seed_pool=M``; the first M episodes train their references, the others do not.
 - pooled: the seeds of cached, but every reference is trained; compared bit for bit with cached as far as it goes.
-- What both share (the target's training, evaluations, the update, which grows with the buffer) bounds the ratio: with
-  an update and evaluations at no cost it would be about one half.
+- What both share (the target's training, evaluations, the update, which grows with the buffer) bounds the ratio. On
+  the digits the update alone comes to 0.5 s an episode after 120 episodes, as much as the target's training.
 """
 
 from __future__ import annotations
