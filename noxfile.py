@@ -1,4 +1,7 @@
-"""Sessions: demo, tests, lint, types, bench, fdu, rivals, build. They share one environment, as torch is large."""
+"""Sessions: demo, tests, lint, types, bench, fdu, cache, workers, rivals, build.
+
+They share one environment, as torch is large.
+"""
 
 import hashlib
 import os
@@ -111,6 +114,18 @@ def fdu(session: nox.Session) -> None:
     shutil.rmtree(site, ignore_errors=True)
     session.run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), *needs)
     session.run(python, "benchmarks/fdu.py", *session.posargs, env={"PYTHONPATH": str(site), **THREADS})
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def cache(session: nox.Session) -> None:
+    """Measure what the reference cache saves. Takes the script's arguments."""
+    session.run(tool(session, "python"), "benchmarks/cache.py", *session.posargs, env=THREADS)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def workers(session: nox.Session) -> None:
+    """Measure episodes a minute by workers, and the cost of averaging gradients. Takes the script's arguments."""
+    session.run(tool(session, "python"), "benchmarks/workers.py", *session.posargs, env=THREADS)
 
 
 @nox.session(venv_backend="none", requires=["env"])

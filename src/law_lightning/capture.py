@@ -71,9 +71,14 @@ def _class_loss(
         correct = (logits.argmax(dim=1) == target).float()
     else:
         valid = target != ignore_index
-        target = target.where(valid, 0).long()  # torch takes uint8 as well, which would index like a mask
-        denominator = valid.sum() if weight is None else (weight[target] * valid).sum()
-        correct = ((logits.argmax(dim=1) == target) & valid).float()
+        if target.device.type == "cpu" and elements.ndim == 1 and bool(valid.all()):  # other devices would wait
+            valid, target = None, target.long()
+            denominator = len(elements) if weight is None else weight[target].sum()
+            correct = (logits.argmax(dim=1) == target).float()
+        else:
+            target = target.where(valid, 0).long()  # torch takes uint8 as well, which would index like a mask
+            denominator = valid.sum() if weight is None else (weight[target] * valid).sum()
+            correct = ((logits.argmax(dim=1) == target) & valid).float()
     loss = elements.detach()
     if elements.ndim > 1:  # dense: a sample is the mean over its positions
         logits = logits.flatten(2).mean(dim=2)
@@ -178,10 +183,10 @@ class LossCapture(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         take_apart = _TAKE_APART.get(func)
-        if take_apart is None:
-            return func(*args, **kwargs)
+        if take_apart is None:  # most calls, so without any detour
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
         given = dict(zip(_ARGUMENTS[func], args, strict=False)) | dict(kwargs)
         needs_gradient = torch.is_grad_enabled() and given["input"].requires_grad
         averaged = given.get("reduction", "mean") == "mean" and given.get("size_average") is None

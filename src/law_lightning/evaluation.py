@@ -100,7 +100,7 @@ class Evaluator:
             batches = limit if batches is None else min(limit, batches)
         position = 0
         for batch_idx, batch in enumerate(itertools.islice(iter(loader), batches)):
-            before = random_states()
+            before = random_states() if len(twins) > 1 else None
             for row, twin in enumerate(twins):
                 # All from the same random states; the data go on from where the first network left them.
                 with replaying(before) if row else nullcontext():

@@ -104,10 +104,15 @@ def normalize_features(features: Tensor) -> Tensor:
                 [ 0.,  0.]])
     """
     finite = features.isfinite()
-    known = features.where(finite, 0.0)
-    count = finite.sum(dim=0).clamp_min(1)
-    mean = known.sum(dim=0) / count
-    centred = (known - mean) * finite
+    if features.device.type == "cpu" and len(features) and bool(finite.all()):  # the usual case; others would wait
+        count: Tensor | int = len(features)
+        mean = features.sum(dim=0) / count
+        centred = features - mean
+    else:
+        known = features.where(finite, 0.0)
+        count = finite.sum(dim=0).clamp_min(1)
+        mean = known.sum(dim=0) / count
+        centred = (known - mean) * finite
     variance = centred.square().sum(dim=0) / count
     # Columns so large that a sum overflows compare as False here, and become 0 as well.
     varies = variance > (mean * _RELATIVE_SPREAD).square().clamp_min(torch.finfo(features.dtype).tiny)

@@ -80,7 +80,11 @@ def replaying(states: dict[str, Any] | None = None) -> Iterator[None]:
 
 def portable_states() -> dict[str, Any]:
     """All global random states as tensors and plain Python, for files read with ``weights_only=True``."""
-    states = random_states()
+    return portable(random_states())
+
+
+def portable(states: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`random_states` took, as tensors and plain Python."""
     algorithm, keys, position, has_gauss, cached = states["numpy"]
     version, words, gauss = states["python"]
     return states | {

@@ -11,7 +11,7 @@ import lightning as L
 import torch.distributed as dist
 from lightning.fabric.utilities.data import _set_sampler_epoch
 
-from law_lightning.randomness import portable_states, set_portable_states
+from law_lightning.randomness import portable, portable_states, random_states, set_portable_states, set_random_states
 
 
 def of_every_process(mine: dict[str, Any]) -> list[dict[str, Any]]:
@@ -27,20 +27,20 @@ class DataOrder:
     """Remembers the random states an epoch's data order was drawn from."""
 
     def __init__(self) -> None:
-        self._epoch_start: dict[str, Any] = portable_states()
+        self._epoch_start: dict[str, Any] = random_states()
         self._drawn_at: int | None = None
 
     def note_epoch(self, trainer: L.Trainer) -> None:
         """Called when an epoch starts, just before the Trainer draws its order."""
         if self._drawn_at is None or self._drawn_at != trainer.fit_loop.epoch_loop.total_batch_idx:
-            self._epoch_start = portable_states()
+            self._epoch_start = random_states()
         elif not (trainer.fit_loop.is_resuming or trainer.fit_loop.epoch_loop.restarting):
-            set_portable_states(self._epoch_start)  # drawn when the fit was resumed, the Trainer draws once more
+            set_random_states(self._epoch_start)  # drawn when the fit was resumed, the Trainer draws once more
         self._drawn_at = None
 
     def state_dict(self) -> dict[str, Any]:
         """The random states now and at the epoch's start."""
-        return {"now": portable_states(), "epoch_start": self._epoch_start}
+        return {"now": portable_states(), "epoch_start": portable(self._epoch_start)}
 
     def restore(self, trainer: L.Trainer, state: dict[str, Any]) -> None:
         """Put the random states back and draw the order of the current epoch again, past what was seen of it.
@@ -51,8 +51,8 @@ class DataOrder:
         fetcher = fit_loop._data_fetcher
         seen = fit_loop.epoch_loop.batch_progress.current.ready
         within = 0 < seen < fit_loop.max_batches
-        self._epoch_start = state["epoch_start" if within else "now"]
-        set_portable_states(self._epoch_start)
+        set_portable_states(state["epoch_start" if within else "now"])
+        self._epoch_start = random_states()
         if fetcher is not None and fit_loop._combined_loader is not None:
             epoch: int = fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
             for loader in fit_loop._combined_loader.flattened:  # a DistributedSampler draws from its epoch's number

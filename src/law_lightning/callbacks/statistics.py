@@ -27,7 +27,7 @@ class StageStatistics:
     """Sums over the samples of a stage: loss, accuracy, weights (per class too), and the loss gap."""
 
     def __init__(self) -> None:
-        self._pending: list[tuple[Tensor, ...]] = []
+        self._pending: list[tuple[Any, ...]] = []  # loss, accuracy, weights, target, valid or None
         self._gaps: list[Tensor] = []
         self._num_classes = 0
         self._sums: dict[str, Tensor] = {}
@@ -35,8 +35,8 @@ class StageStatistics:
     def add(self, samples: Samples, weights: Tensor | None) -> None:
         """Take note of a batch; ``weights`` None stands for ones."""
         weights = torch.ones_like(samples.loss) if weights is None else weights
-        valid = torch.ones_like(samples.target, dtype=torch.bool) if samples.valid is None else samples.valid
-        self._pending.append((samples.loss.float(), samples.accuracy, weights.float(), samples.target, valid))
+        row = (samples.loss.float(), samples.accuracy, weights.float(), samples.target, samples.valid)
+        self._pending.append(row)
         self._num_classes = max(self._num_classes, samples.num_classes)  # heads may differ
         if len(self._pending) >= _FLUSH_EVERY:
             self._flush()
@@ -49,16 +49,24 @@ class StageStatistics:
 
     def _flush(self) -> None:
         if self._pending:
-            loss, accuracy, weights, target, valid = (torch.cat(column) for column in zip(*self._pending, strict=True))
+            *columns, valids = zip(*self._pending, strict=True)
+            loss, accuracy, weights, target = (torch.cat(column) for column in columns)
+            finite = loss.isfinite()
+            if any(valid is not None for valid in valids):
+                valid = torch.cat([
+                    torch.ones_like(row, dtype=torch.bool) if each is None else each
+                    for each, row in zip(valids, columns[-1], strict=True)
+                ])  # fmt: skip
+                finite = valid & finite
+                accuracy, weights, target = accuracy[valid], weights[valid], target[valid]
             dtype = _exact_type(loss.device)
-            finite = valid & loss.isfinite()
-            kept = weights[valid].to(dtype)
+            kept = weights.to(dtype)
             per_class = torch.zeros(2, self._num_classes, dtype=dtype, device=loss.device)
-            per_class[0].index_add_(0, target[valid], kept)
-            per_class[1].index_add_(0, target[valid], torch.ones_like(kept))
+            per_class[0].index_add_(0, target, kept)
+            per_class[1].index_add_(0, target, torch.ones_like(kept))
             totals = torch.stack([
-                finite.sum().to(dtype), loss.where(finite, 0.0).to(dtype).sum(), accuracy[valid].to(dtype).sum(),
-                valid.sum().to(dtype), kept.sum(), kept.square().sum(),
+                finite.sum().to(dtype), loss.where(finite, 0.0).to(dtype).sum(), accuracy.to(dtype).sum(),
+                kept.new_tensor(len(kept)), kept.sum(), kept.square().sum(),
             ])  # fmt: skip
             self._accumulate("totals", totals, torch.add)
             if "per_class" in self._sums:  # fewer classes were known before
@@ -115,7 +123,7 @@ class StageStatistics:
         """The sums so far and what is still to be summed, as it is: summing earlier would round otherwise."""
         return {
             "sums": {name: value.cpu() for name, value in self._sums.items()},
-            "pending": [[column.cpu() for column in row] for row in self._pending],
+            "pending": [[None if each is None else each.cpu() for each in row] for row in self._pending],
             "gaps": [gap.cpu() for gap in self._gaps],
             "num_classes": self._num_classes,
         }
@@ -123,6 +131,6 @@ class StageStatistics:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where :meth:`state_dict` was taken."""
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self._pending = [tuple(column.to(device) for column in row) for row in state["pending"]]
+        self._pending = [tuple(None if each is None else each.to(device) for each in row) for row in state["pending"]]
         self._gaps = [gap.to(device) for gap in state["gaps"]]
         self._num_classes = state["num_classes"]

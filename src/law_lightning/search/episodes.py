@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from law_lightning.callbacks import LAWCallback
 from law_lightning.evaluation import Evaluator
+from law_lightning.search.lean import NoProfiler, lean
 
 MakeModule = Callable[[], L.LightningModule]
 
@@ -128,13 +129,13 @@ def run_episode(
     Returns:
         The final validation accuracy of the target.
     """
-    options = _QUIET | copy.deepcopy(trainer_kwargs)
+    options = _QUIET | {"profiler": NoProfiler()} | copy.deepcopy(trainer_kwargs)
     final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1), law)
     options["callbacks"] = [*(options.get("callbacks") or []), *([] if law is None else [law]), final]
     with isolate_rng(), quiet_lightning():
         L.seed_everything(seed, verbose=False)
         module = make_module()
-        L.Trainer(**options).fit(module, datamodule=datamodule)
+        lean(L.Trainer(**options)).fit(module, datamodule=datamodule)
     return final.value
 
 
