@@ -3,7 +3,7 @@
     nox -s cache
     nox -s cache -- --task cifar_noise40 --cifar PATH --episodes 20 --pool 4 --epochs 10
 
-2 cores of an x86-64 server CPU shared with other work, one thread; torch 2.15.0, lightning 2.6.6. Short runs, once each:
+2 cores of an x86-64 server CPU shared with other work; one thread; torch 2.15.0, lightning 2.6.6. Short, once each:
 the first was stopped after 75 of its 120 episodes (--minutes 8 --check 4).
 
                                            fresh, CPU s  cached, CPU s  ratio  in the last quarter   wall
