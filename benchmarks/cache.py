@@ -3,8 +3,8 @@
     nox -s cache
     nox -s cache -- --task cifar_noise40 --cifar PATH --episodes 20 --pool 4 --epochs 10
 
-2 cores of an x86-64 server CPU shared with other work; one thread; torch 2.15.0, lightning 2.6.6. Short, once each:
-the first was stopped after 75 of its 120 episodes (--minutes 8 --check 4).
+2 cores of an x86-64 server CPU shared with other work, one thread; torch 2.15.0, lightning 2.6.6. Short runs, once
+each; the first was stopped after 75 of its 120 episodes (--minutes 8 --check 4).
 
                                            fresh, CPU s  cached, CPU s  ratio  in the last quarter   wall
     digits_noise40, seed_pool=8, 75 episodes       115.6           91.8  0.794                0.794  0.741
