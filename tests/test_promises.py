@@ -17,6 +17,7 @@ from zoo import (
     DropoutMLP,
     Hooked,
     Mixup,
+    Plateau,
     assert_identical,
     differ,
     fit,
@@ -49,7 +50,30 @@ def zero_agent():
     return agent
 
 
-@pytest.mark.parametrize(("module", "name"), MATRIX, ids=IDS)
+class Rates(L.Callback):
+    """Notes the learning rate of every step, or sets it to those noted before."""
+
+    def __init__(self, noted=()):
+        self.noted, self._given = [], list(noted)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        (group,) = optimizer.param_groups
+        if self._given:
+            group["lr"] = self._given.pop(0)
+        self.noted.append(group["lr"])
+
+
+def test_a_rate_that_follows_the_target_is_the_references_too():
+    """Its plateaus are the target's own, so what is repeated is plain training with the target's rates."""
+    rates, law = Rates(), LAWCallback(bold_agent(), keep="target")
+    fit(Plateau, [law, rates])
+    assert len(set(rates.noted)) > 1
+    assert_identical(law.reference.state_dict(), fit(Plateau, [Rates(rates.noted)]).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [each for each in MATRIX if each[0] is not Plateau], ids=[i for i in IDS if "Plateau" not in i]
+)
 def test_the_reference_is_plain_training(module, name):
     law = LAWCallback(bold_agent(), keep="target")
     target = fit(module, [law], **TRAINERS[name])

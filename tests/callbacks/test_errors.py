@@ -262,7 +262,7 @@ def test_resuming_something_else(tmp_path):
 def test_search_arguments():
     for kwargs, match in [
         ({"episodes": 0}, "episodes must be"),
-        ({"workers": 2}, "workers must be 1"),
+        ({"workers": 0}, "workers must be at least 1"),
         ({"eval_seeds": 0}, "eval_seeds must be"),
     ]:
         with pytest.raises(ValueError, match=match):

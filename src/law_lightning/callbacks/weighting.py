@@ -23,6 +23,9 @@ from law_lightning.weighting.base import Weighting, checked_weights
 
 Record = dict[str, Any]
 
+#: Cuts off l_smooth: so many times the loss of a uniform guess says that a training has diverged, no more.
+MOST_LOSS = 10.0
+
 
 class WeightingCallback(L.Callback):
     """Weights the per-sample losses of a module's ``training_step``; the module itself stays as it is.
@@ -212,7 +215,9 @@ class WeightingCallback(L.Callback):
             "epoch": trainer.current_epoch,
             **{name: value for name, value in summary.items() if name != "num_classes"},
         }
-        self._loss_smooth = LF.smooth(self._loss_smooth, summary["loss"] / chance, self.smoothing)
+        # A training that diverges must not drive the strategy's networks out of all bounds.
+        loss = min(summary["loss"] / chance, MOST_LOSS)
+        self._loss_smooth = LF.smooth(self._loss_smooth, loss, self.smoothing)
         self._acc_smooth = LF.smooth(self._acc_smooth, summary["accuracy"], self.smoothing)
         record |= {"loss_smooth": self._loss_smooth, "acc_smooth": self._acc_smooth}
         following = TrainingPhase(
