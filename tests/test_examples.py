@@ -80,7 +80,7 @@ def test_the_readmes_python_runs(tmp_path):
     for long, short in {
         "max_epochs=60": "max_epochs=3, accelerator='cpu'",
         '"max_epochs": 60': '"max_epochs": 3, "accelerator": "cpu"',
-        "episodes=60": "episodes=1, eval_seeds=1",
+        "episodes=120": "episodes=1, eval_seeds=1",
     }.items():
         assert long in program
         program = program.replace(long, short)
