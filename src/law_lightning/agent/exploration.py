@@ -59,6 +59,7 @@ class Exploration:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next draws depend on."""
         return {
+            "seed": self.seed,
             "episode": self.episode,
             "scale": self.scale,
             "offset": self.offset.clone(),
@@ -67,6 +68,7 @@ class Exploration:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken."""
+        self.seed = state.get("seed", self.seed)  # files of before had none
         self.episode = state["episode"]
         self.scale = state["scale"]
         self.offset = state["offset"].clone()
