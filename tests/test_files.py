@@ -3,6 +3,7 @@ import os
 import pickle
 import random
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,11 +36,11 @@ def test_an_interruption_leaves_the_previous_file(tmp_path, monkeypatch):
     path = tmp_path / "state.pt"
     save_state(path, "thing", {"a": 1})
 
-    def half(content, file):
-        file.write_bytes(b"half")
+    def half(file):
+        Path(path.with_name("state.pt.partial")).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(os, "fsync", half)
     with pytest.raises(KeyboardInterrupt):
         save_state(path, "thing", {"a": 2})
     monkeypatch.undo()

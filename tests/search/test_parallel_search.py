@@ -167,6 +167,7 @@ def start(folder, workers, episodes=6, pool=0, environment=()):
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores Ctrl-C
     )  # fmt: skip
 
 
