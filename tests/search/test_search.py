@@ -7,38 +7,13 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, StrategySearch
-from law_lightning.data import DigitsDataModule, UniformNoise
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
+from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.episodes import episode_seed, run_episode
+from search_parts import everything, make_data, make_module
+from search_parts import new_search as search
 from test_promises import assert_same
-
-
-def make_module():
-    return ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,), dropout=0.1))
-
-
-def make_data():
-    return DigitsDataModule(train_size=60, val_size=100, batch_size=30, corruption=UniformNoise(0.4))
-
-
-def agent():
-    return StrategyAgent(num_stages=4, warmup_stages=1, epochs=1)
-
-
-def search(run_dir=None, episodes=4, **kwargs):
-    trainer_kwargs = {"max_epochs": 4, "accelerator": "cpu"}
-    options = {"eval_every": 2, "eval_seeds": 2, "progress": False, "trainer_kwargs": trainer_kwargs}
-    return StrategySearch(agent(), episodes=episodes, run_dir=run_dir, **(options | kwargs))
-
-
-def everything(result):
-    return {
-        "agent": result.agent.full_state(),
-        "gain": result.best_gain,
-        "history": result.history,
-        "buffer": result.buffer.state_dict(),
-    }
 
 
 def test_what_a_search_returns_and_writes(tmp_path):
