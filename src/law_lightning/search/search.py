@@ -62,8 +62,8 @@ class StrategySearch:
         eval_every: episodes between two evaluations of the greedy strategy; there is one at the end too.
         eval_seeds: networks that an evaluation trains.
         seed_pool: M seeds for the learning episodes, taken in turn. The reference of a seed is trained once and kept,
-            which spares almost half of the search; rewards are the same bit for bit. 0 takes a fresh seed every time,
-            as the paper does.
+            which spares a fifth of the time on a small network; rewards are the same bit for bit. 0 takes a fresh seed
+            every time, as the paper does.
         cache_dir: where references are kept on disk; searches on the same data, model and stages may share it. By
             default ``references`` in the run folder; without one they are kept in memory.
         run_dir: folder for ``strategy.pt`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the state).
