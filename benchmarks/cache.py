@@ -23,12 +23,10 @@ cached and pooled were identical after 4 episodes (digits).
 from __future__ import annotations
 
 import argparse
-import logging
 import platform
 import sys
 import tempfile
 import time
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +41,7 @@ from law_lightning.search.loop import SearchLoop
 from law_lightning.search.references import ReferenceCache
 from law_lightning.search.workers import Workers
 from law_lightning.trace import ReferenceTrace, digest
+from quiet import quiet
 
 
 class NoCache(ReferenceCache):
@@ -115,9 +114,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    warnings.filterwarnings("ignore")
-    for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    quiet()
     torch.set_num_threads(1)
     tasks.prepare([args.task], args.data, args.cifar)
     task = tasks.make_tasks(args.data)[args.task]

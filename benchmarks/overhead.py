@@ -35,14 +35,12 @@ import argparse
 import ctypes
 import gc
 import json
-import logging
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,6 +55,7 @@ from tqdm import tqdm
 
 from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.models import MLP, ImageClassifier, SmallCNN
+from quiet import quiet
 
 MODES = ("plain", "apply", "search")
 APPLY_AIM = {"mlp": 1.3, "resnet18": 1.05}
@@ -440,9 +439,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    warnings.filterwarnings("ignore")
-    for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    quiet()
     if args.threads:
         torch.set_num_threads(args.threads)
     cases = CASES if args.device == "cpu" else GPU_CASES

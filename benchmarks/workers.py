@@ -34,7 +34,6 @@ update of 0.9 ms, costs more than the update itself.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import platform
 import statistics
@@ -43,7 +42,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +53,7 @@ from tqdm import tqdm
 import tasks
 from law_lightning import StrategyAgent, StrategySearch
 from law_lightning.search.workers import GlooWorkers
+from quiet import quiet
 
 NUMBERS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -202,9 +201,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    warnings.filterwarnings("ignore")
-    for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    quiet()
     if args.search:
         workers, episodes, begun = args.search
         search(int(workers), int(episodes), args.epochs, float(begun))

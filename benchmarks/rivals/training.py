@@ -14,17 +14,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from law_lightning import LAWCallback
-from law_lightning.search.episodes import quiet_lightning
+from law_lightning.search.episodes import QUIET, quiet_lightning
 from tasks import Task
 
-_QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "limit_val_batches": 0,  # accuracies are taken here, where they are needed
-}
+_QUIET = QUIET | {"limit_val_batches": 0}  # accuracies are taken here, where they are needed
 
 
 class StepLedger(L.Callback):

@@ -96,16 +96,26 @@ def test_workers_agree_after_every_update(pool):
     assert len(set(first)) == len(first)
 
 
-def test_the_gradient_is_that_of_all_workers():
-    """Two workers with the same episodes and shuffles learn what one learns, who has those."""
+def taught(group):
+    """What an agent has learned after one episode, the same in every worker."""
+    agent, buffer = StrategyAgent(num_stages=4, warmup_stages=1), ReplayBuffer()
+    if group.size > 1:
+        agent.average, agent.reduce_moments, agent.greatest = group.average, group.sum, group.greatest
+    run_episode(3, make_module, make_data(), TRAINER, LAWCallback(agent, keep="target", buffer=buffer))
+    return agent.full_state()["networks"]
 
-    def taught(average):
-        agent, buffer = StrategyAgent(num_stages=4, warmup_stages=1), ReplayBuffer()
-        agent.average = average
-        run_episode(3, make_module, make_data(), TRAINER, LAWCallback(agent, keep="target", buffer=buffer))
-        return agent.full_state()["networks"]
 
-    assert_same(taught(lambda flat: None), taught(None))
+def save_taught(group, path):
+    found = group.gather(taught(group))
+    if group.rank == 0:
+        torch.save(found, path)
+
+
+def test_workers_with_the_same_episodes_learn_what_one_learns(tmp_path):
+    """The mean of two equal gradients is that gradient, exactly."""
+    launch(2, save_taught, str(tmp_path / "file"))
+    for networks in torch.load(tmp_path / "file", weights_only=True):
+        assert_same(networks, taught(Workers()))
 
 
 def test_two_workers_return_what_a_second_run_returns(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.adam import Adam
+from torch.optim.adam import Adam, adam
 
 from law_lightning.agent.flat import Flat
 
@@ -14,7 +14,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def step(optimizer: Adam) -> None:
-    """The same as ``optimizer.step()`` of a fused Adam on one tensor, in a third of the time; it calls no hooks."""
+    """The same as ``optimizer.step()`` of a fused Adam on one tensor, in half the time; it calls no hooks."""
     (group,) = optimizer.param_groups
     (values,) = group["params"]
     state = optimizer.state[values]
@@ -23,10 +23,9 @@ def step(optimizer: Adam) -> None:
         return
     beta1, beta2 = group["betas"]
     with torch.no_grad():
-        state["step"] += 1
-        torch._fused_adam_(  # what torch.optim calls in the end
+        adam(
             [values], [values.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
-            amsgrad=False, lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"],
+            fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=0.0, eps=group["eps"],
             maximize=False,
         )  # fmt: skip
 

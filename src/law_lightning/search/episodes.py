@@ -23,7 +23,8 @@ from law_lightning.search.lean import NoProfiler, lean
 
 MakeModule = Callable[[], L.LightningModule]
 
-_QUIET: dict[str, Any] = {
+#: Trainer options that take away what an episode need not show or write.
+QUIET: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
@@ -129,7 +130,7 @@ def run_episode(
     Returns:
         The final validation accuracy of the target.
     """
-    options = _QUIET | {"profiler": NoProfiler()} | copy.deepcopy(trainer_kwargs)
+    options = QUIET | {"profiler": NoProfiler()} | copy.deepcopy(trainer_kwargs)
     final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1), law)
     options["callbacks"] = [*(options.get("callbacks") or []), *([] if law is None else [law]), final]
     with isolate_rng(), quiet_lightning():
