@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
@@ -55,10 +56,10 @@ def spread(agent, scale=0.5):
 class Naive:
     """DDPG in plain torch: layers as matrices, Adam by hand, transitions in Python loops.
 
-    Several workers with a buffer each are one learner that averages their gradients.
+    Several workers are one learner that averages their gradients, each of its part of a batch.
     """
 
-    def __init__(self, agent, shuffles=None):
+    def __init__(self, agent):
         def layers(network):
             tensors = [p.detach().clone().requires_grad_() for p in network.parameters()]
             return list(zip(tensors[::2], tensors[1::2], strict=True))
@@ -73,8 +74,7 @@ class Naive:
             slow = agent.target_embedding.weight, layers(agent.target_actor), list(map(layers, agent.target_critics))
             self.slow = self.copy(*slow)
         self.moments = {}
-        seeds = [options["seed"] + 2] if shuffles is None else shuffles
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.updates = 0
 
     @staticmethod
     def copy(embedding, actor, critics):
@@ -139,8 +139,10 @@ class Naive:
             loss = loss + self.options["action_penalty"] * (free**2).sum() / (n * len(free))
         return loss
 
-    def step(self, *batches):
-        """One batch of every worker; the losses and the mean Q of each."""
+    def step(self, batch, workers):
+        """One batch, of which every worker has a part; the losses and the mean Q."""
+        size = len(batch) // workers or 1
+        batches = [batch[at : at + size] for at in range(0, len(batch), size)]
         critic_losses, q_means = zip(*map(self.critic_loss, batches), strict=True)
         parameters = [p for critic in self.critics for layer in critic for p in layer]
         self.adam(parameters, critic_losses, self.options["critic_lr"])
@@ -151,10 +153,8 @@ class Naive:
             fast = [self.embedding, *flat(self.actor), *(p for c in self.critics for p in flat(c))]
             for s, f in zip(slow, fast, strict=True):
                 s.copy_((1 - self.rate) * s + self.rate * f.detach())
-        return [
-            (critic.item(), actor.item(), q)
-            for critic, actor, q in zip(critic_losses, actor_losses, q_means, strict=True)
-        ]
+        parts = [*map(torch.Tensor.item, critic_losses)], [*map(torch.Tensor.item, actor_losses)], q_means
+        return [sum(part) / len(part) for part in parts]
 
     def rows(self, buffer):
         """Its transitions, their rewards summed up over n steps."""
@@ -179,25 +179,23 @@ class Naive:
             ))  # fmt: skip
         return rows
 
-    def update(self, *buffers, epochs, batch_size, batches=None):
-        """A full data update; the mean losses and the mean Q of each worker."""
-        workers = [self.rows(buffer) for buffer in buffers]
-        rewards = [row[3] for rows in workers for row in rows]
+    def update(self, *buffers, epochs, batch_size):
+        """A full data update of one or several workers' buffers; the mean losses and the mean Q."""
+        rows = [row for buffer in buffers for row in self.rows(buffer)]
+        rewards = [row[3] for row in rows]
         mean = sum(rewards) / len(rewards)
         scale = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
         if self.options["standardize_rewards"]:
-            workers = [[(*row[:3], row[3] / scale, *row[4:]) for row in rows] for rows in workers]
-        logs = []
+            rows = [(*row[:3], row[3] / scale, *row[4:]) for row in rows]
+        seeds = np.random.SeedSequence([self.options["seed"] + 2, self.updates])
+        generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        self.updates += 1
+        logs, size = [], batch_size * len(buffers)
         for _ in range(epochs):
-            plans = []
-            for rows, generator in zip(workers, self.generators, strict=True):
-                plan = []
-                while not plan or len(plan) < (batches or 0):
-                    order = torch.randperm(len(rows), generator=generator).tolist()
-                    plan += [[rows[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
-                plans.append(plan[:batches])
-            logs += [self.step(*together) for together in zip(*plans, strict=True)]
-        return [[sum(column) / len(logs) for column in zip(*mine, strict=True)] for mine in zip(*logs, strict=True)]
+            order = torch.randperm(len(rows), generator=generator).tolist()
+            batches = [order[at : at + size] for at in range(0, len(order), size)]
+            logs += [self.step([rows[i] for i in batch], len(buffers)) for batch in batches]
+        return [sum(column) / len(logs) for column in zip(*logs, strict=True)]
 
 
 def flat(layers):

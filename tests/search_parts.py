@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -84,10 +85,15 @@ class DyingData(DigitsDataModule):
     def train_dataloader(self):
         self.after -= 1
         if self.after == 0 and os.environ.get("LOCAL_RANK") == str(self.rank):
-            if self.how == "killed":
+            if self.how.startswith("killed"):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ZeroDivisionError("the data are gone")
         return super().train_dataloader()
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        if self.after == 0 and self.how == "killed while the other trains":
+            time.sleep(1)  # long enough to be told to end
+        return batch
 
 
 def dying_data(rank, after, how):

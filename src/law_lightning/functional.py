@@ -322,26 +322,24 @@ def n_step_returns(reward: Tensor, linked: Tensor, steps: int, discount: float) 
     return total, count
 
 
-def deviation(count: float, total: float, squares: float) -> float:
-    r"""The population deviation of numbers of which only sums are known, as of several workers' rewards.
+def deviation(values: Tensor) -> float:
+    r"""The population deviation.
 
-    .. math:: \sigma = \sqrt{\frac{1}{N} \sum_i r_i^2 - \Big(\frac{1}{N} \sum_i r_i\Big)^2}
+    .. math:: \sigma = \sqrt{\frac{1}{N} \sum_i \Big(r_i - \frac{1}{N} \sum_j r_j\Big)^2}
 
     Args:
-        count: N.
-        total: the sum of the numbers, in double precision.
-        squares: the sum of their squares, in double precision.
+        values: r, [N], at least one.
 
     Returns:
         The deviation; 0 where it is within a float32 rounding error of the mean.
 
     Example:
-        >>> deviation(2, 1.0 + 3.0, 1.0 + 9.0)
+        >>> deviation(torch.tensor([1.0, 3.0]))
         1.0
     """
-    mean = total / count
-    variance = squares / count - mean**2
-    return math.sqrt(variance) if variance > max((mean * _RELATIVE_SPREAD) ** 2, 1e-24) else 0.0
+    values = values.double()
+    found, mean = float(values.std(correction=0)), float(values.mean())
+    return found if found > max(abs(mean) * _RELATIVE_SPREAD, 1e-12) else 0.0
 
 
 def td_target(reward: Tensor, next_value: Tensor, done: Tensor, discount: float | Tensor) -> Tensor:

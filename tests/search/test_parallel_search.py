@@ -15,10 +15,10 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from law_lightning import LAWCallback, StrategyAgent
-from law_lightning.agent import ReplayBuffer
-from law_lightning.search.episodes import check_one_device, learning_seed, on_one_device, run_episode
+from law_lightning.search.episodes import check_one_device, learning_seed, on_one_device
+from law_lightning.search.loop import SearchLoop
 from law_lightning.search.processes import in_processes
+from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.workers import WorkerLostError, Workers, check_workers, launch
 from search_parts import (
     TRAINER,
@@ -39,48 +39,36 @@ def silent(event, content):
     pass
 
 
-def averages(group):
-    torch.manual_seed(group.rank)
-    mine = torch.randn(10_001)
-    result, total, both = mine.clone(), mine.double(), group.gather({"mine": mine, "rank": group.rank})
-    group.average(result)
-    group.sum(total)
+def shared(group):
     from torch import distributed
 
     return {
-        "averages": group.gather(result),
-        "sums": group.gather(total),
-        "gathered": both,
-        "greatest": group.greatest(3 - group.rank),
+        "shared": group.share(torch.full((2, 3), float(group.rank), dtype=torch.float64)),
+        "gathered": group.gather({"rank": group.rank, "longer": [1.5] * 1000 * group.rank}),
         "hidden": not distributed.is_initialized(),
     }
 
 
+def save_shared(group, path):
+    torch.save(shared(group), f"{path}{group.rank}")
+
+
 def test_what_workers_share(tmp_path):
-    launch(2, save_averages, str(tmp_path / "file"))
-    found = torch.load(tmp_path / "file", weights_only=True)
-    first, second = (each["mine"] for each in found["gathered"])
-    assert [each["rank"] for each in found["gathered"]] == [0, 1]
-    assert torch.equal(found["averages"][0], found["averages"][1])
-    assert torch.equal(found["averages"][0], (first + second) / 2)
-    assert torch.equal(found["sums"][0], first.double() + second.double())
-    assert found["greatest"] == 3
-    assert found["hidden"], "torchmetrics would average over the episodes of different workers"
+    launch(2, save_shared, str(tmp_path / "file"))
+    for rank in range(2):
+        found = torch.load(tmp_path / f"file{rank}", weights_only=True)
+        assert [each["rank"] for each in found["gathered"]] == [0, 1]
+        assert [len(each["longer"]) for each in found["gathered"]] == [0, 1000]
+        assert [each.unique().tolist() for each in found["shared"]] == [[0.0], [1.0]]
+        assert all(each.shape == (2, 3) and each.dtype == torch.float64 for each in found["shared"])
+        assert found["hidden"], "torchmetrics would average over the episodes of different workers"
 
 
-def save_averages(group, path):
-    found = averages(group)
-    if group.rank == 0:
-        torch.save(found, path)
-
-
-def test_a_group_of_one_changes_nothing():
-    alone, tensor = Workers(), torch.randn(5)
-    before = tensor.clone()
-    alone.average(tensor)
-    alone.sum(tensor)
-    assert torch.equal(tensor, before)
-    assert (alone.gather(3), alone.greatest(4)) == ([3], 4)
+def test_a_group_of_one_shares_with_itself():
+    tensor = torch.randn(5)
+    (mine,) = Workers().share(tensor)
+    assert torch.equal(mine, tensor)
+    assert Workers().gather(3) == [3]
 
 
 @pytest.mark.parametrize("pool", [0, 2])
@@ -89,33 +77,33 @@ def test_workers_agree_after_every_update(pool):
     search = new_search(episodes=4, workers=2, seed_pool=pool)
     parts = (search._options(), search.agent, search._state, make_module, make_data)
     found = in_processes(2, search_and_watch, parts, silent)
-    assert found["lengths"] == [6, 6]
+    assert found["lengths"] == [12, 12]
     first, second = found["seen"]
     assert len(first) == 2 * 3
     assert first == second
     assert len(set(first)) == len(first)
 
 
-def taught(group):
-    """What an agent has learned after one episode, the same in every worker."""
-    agent, buffer = StrategyAgent(num_stages=4, warmup_stages=1), ReplayBuffer()
-    if group.size > 1:
-        agent.average, agent.reduce_moments, agent.greatest = group.average, group.sum, group.greatest
-    run_episode(3, make_module, make_data(), TRAINER, LAWCallback(agent, keep="target", buffer=buffer))
-    return agent.full_state()["networks"]
+class OtherMachine(SharedBuffer):
+    """The shared buffer as the second worker would have it if its machine computed differently."""
+
+    def transitions(self):
+        columns = super().transitions()
+        return columns._replace(reward=columns.reward * (1 + 1e-6 * self._group.rank))
 
 
-def save_taught(group, path):
-    found = group.gather(taught(group))
-    if group.rank == 0:
-        torch.save(found, path)
+def search_on_other_machines(group, report, *parts):
+    options, agent, state, module, data = parts
+    loop = SearchLoop(group, options, agent, state, module, data(), report)
+    loop._buffer.__class__ = OtherMachine
+    return loop.run()
 
 
-def test_workers_with_the_same_episodes_learn_what_one_learns(tmp_path):
-    """The mean of two equal gradients is that gradient, exactly."""
-    launch(2, save_taught, str(tmp_path / "file"))
-    for networks in torch.load(tmp_path / "file", weights_only=True):
-        assert_same(networks, taught(Workers()))
+def test_machines_that_compute_differently_are_named():
+    search = new_search(episodes=2, workers=2)
+    parts = (search._options(), search.agent, search._state, make_module, make_data)
+    with pytest.raises(RuntimeError, match=r"strategies of the workers \[1\] are not that of the first"):
+        in_processes(2, search_on_other_machines, parts, silent)
 
 
 def test_two_workers_return_what_a_second_run_returns(tmp_path):
@@ -135,15 +123,14 @@ def test_two_workers_return_what_a_second_run_returns(tmp_path):
     assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), everything(first))
 
 
-@pytest.mark.parametrize("how", ["killed", "raises"])
+@pytest.mark.parametrize("how", ["killed", "killed while the other trains", "raises"])
 def test_a_worker_that_dies(tmp_path, how):
     whole = everything(new_search(tmp_path / "a", workers=2).run(make_module, make_data))
     # trainings of worker 1: evaluation twice (with and without weights), an episode, an evaluation, then this
     data = partial(dying_data, 1, 5, how)
-    error, message = {
-        "killed": (WorkerLostError, r"Worker 1 of the search died by SIGKILL.*same command goes on"),
-        "raises": (ZeroDivisionError, "the data are gone"),
-    }[how]
+    error, message = WorkerLostError, r"Worker 1 of the search died by SIGKILL.*same command goes on"
+    if how == "raises":
+        error, message = ZeroDivisionError, "the data are gone"
     with pytest.raises(error, match=message):
         new_search(tmp_path / "b", workers=2).run(make_module, data)
     rows = (tmp_path / "b/metrics.csv").read_text().splitlines()
@@ -156,7 +143,7 @@ def test_a_training_that_stops_early_does_not_keep_the_others_waiting():
     search = new_search(workers=2, trainer_kwargs=options)
     parts = (search._options(), search.agent, search._state, make_module, make_data)
     found = in_processes(2, search_and_watch, parts, silent)
-    assert found["lengths"] == [6, 4]
+    assert found["lengths"] == [10, 10]
     assert found["seen"][0] == found["seen"][1]
     assert len(found["seen"][0]) == 2 * 3
 

@@ -20,26 +20,13 @@ from law_lightning.agent.learner import Learner, Modules, Views
 from law_lightning.agent.networks import Actor, Critic
 from law_lightning.agent.replay import Transitions, n_step_transitions
 
-Reduce = Callable[[Tensor], None]
-
 
 class DDPG(L.LightningModule):
-    """Actor, critics and stage embedding with their update; hyper-parameters are in ``hparams``.
-
-    Attributes:
-        average: of several workers: averages a flat float32 tensor over them, in place. At every batch it is given the
-            critics' gradient, then that of actor and embedding (Equations 10 and 13). None for one worker. It stays
-            behind when the agent is copied, pickled or saved.
-        reduce_moments: likewise sums [count, sum, sum of squares] of the rewards, float64, over the workers, when an
-            update standardises them.
-    """
+    """Actor, critics and stage embedding with their update; hyper-parameters are in ``hparams``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False  # one critic step and one actor step a batch
-        self.average: Reduce | None = None
-        self.reduce_moments: Reduce | None = None
-        self.greatest: Callable[[int], int] | None = None
         self._learner: Learner | None = None
         self._prepared: PackedTransitions | None = None
 
@@ -83,7 +70,7 @@ class DDPG(L.LightningModule):
             torch.save(self.learner().optimizer_states(), file)
             states = file.getvalue()
             self._learner.release()
-        return super().__getstate__() | {"average": None, "reduce_moments": None, "greatest": None, "_learner": states}
+        return super().__getstate__() | {"_learner": states}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state | {"_learner": None})  # type: ignore[no-untyped-call]
@@ -120,7 +107,7 @@ class DDPG(L.LightningModule):
             square = torch.dot(error, error)  # N times LF.critic_loss
             squares = square if squares is None else squares + square
             critic.backward(error.mul_(2 / count).unsqueeze(1), learn=True)
-        self._step(steps[0], learner.gradients[0])
+        steps[0]()
 
         # The actor's gradient passes through the critic, which sees e_T as a constant: it is the actor's to learn.
         theta = batch.inputs[:, width + 2 :]
@@ -139,18 +126,13 @@ class DDPG(L.LightningModule):
         gradient = networks.actor.backward(gradient, learn=True)
         gradient = narrow_product(gradient, networks.actor.layers[0].weight[:, :width])
         networks.embedding_gradient.zero_().index_add_(0, batch.stage, gradient)
-        self._step(steps[1], learner.gradients[1])
+        steps[1]()
 
         if self.hparams["target_rate"] is not None:
             learner.follow(self.hparams["target_rate"])
         assert squares is not None
         assert q_sum is not None
         return squares, loss, q_sum
-
-    def _step(self, step: Callable[[], Any], gradient: Tensor) -> None:
-        if self.average is not None:
-            self.average(gradient)
-        step()
 
     def _td_target(self, batch: Batch, networks: Views) -> Tensor:
         """The y of Equation 12, with the lower of two critics, [N]; only rows with a future are looked into."""
@@ -206,11 +188,7 @@ class DDPG(L.LightningModule):
         steps = self.hparams["n_step"] or self.hparams["num_stages"]
         transitions, discount = n_step_transitions(transitions, steps, self.hparams["discount"])
         if self.hparams["standardize_rewards"]:
-            reward = transitions.reward.double()
-            moments = torch.stack([reward.new_tensor(len(reward)), reward.sum(), reward.square().sum()])
-            if self.reduce_moments is not None:
-                self.reduce_moments(moments)
-            deviation = LF.deviation(*moments.tolist())
+            deviation = LF.deviation(transitions.reward)
             # Rewards that do not vary stay as they are.
             transitions = transitions._replace(reward=transitions.reward / (deviation or 1.0))
         return PackedTransitions(transitions, discount, self.hparams["embedding_dim"])

@@ -26,6 +26,28 @@ class Transitions(NamedTuple):
     done: Tensor  # [N], 0 or 1
 
 
+def single_transition(
+    phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool
+) -> Transitions:
+    """One transition, without the dimension N.
+
+    Raises:
+        ValueError: a number in it is not finite; it would poison the strategy.
+    """
+    row = Transitions(
+        stage=torch.tensor(phase.stage),
+        phase=torch.tensor([phase.loss_smooth, phase.acc_smooth]),
+        theta=theta.detach().float().cpu(),
+        reward=torch.tensor(float(reward)),
+        next_stage=torch.tensor(next_phase.stage),
+        next_phase=torch.tensor([next_phase.loss_smooth, next_phase.acc_smooth]),
+        done=torch.tensor(float(done)),
+    )
+    if not all(bool(column.isfinite().all()) for column in row):
+        raise ValueError(f"A transition must be finite, not {row}.")
+    return row
+
+
 def n_step_transitions(transitions: Transitions, steps: int, discount: float) -> tuple[Transitions, Tensor]:
     """Transitions that lead over up to ``steps`` stages, as far as an episode goes.
 
@@ -50,7 +72,12 @@ class ReplayBuffer:
 
     Args:
         capacity: how many transitions are kept; the oldest go first. None keeps all.
+
+    Attributes:
+        workers: how many workers' transitions it holds.
     """
+
+    workers = 1
 
     def __init__(self, capacity: int | None = None) -> None:
         if capacity is not None and capacity < 1:
@@ -68,17 +95,7 @@ class ReplayBuffer:
         Raises:
             ValueError: a number in it is not finite; it would poison the strategy.
         """
-        row = Transitions(
-            stage=torch.tensor(phase.stage),
-            phase=torch.tensor([phase.loss_smooth, phase.acc_smooth]),
-            theta=theta.detach().float().cpu(),
-            reward=torch.tensor(float(reward)),
-            next_stage=torch.tensor(next_phase.stage),
-            next_phase=torch.tensor([next_phase.loss_smooth, next_phase.acc_smooth]),
-            done=torch.tensor(float(done)),
-        )
-        if not all(bool(column.isfinite().all()) for column in row):
-            raise ValueError(f"A transition must be finite, not {row}.")
+        row = single_transition(phase, theta, reward, next_phase, done)
         if self._columns is None:
             self._columns = Transitions(*(column.new_empty(0, *column.shape) for column in row))
         if len(row.theta) != self._columns.theta.shape[1]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from law_lightning import functional as LF
 from law_lightning.agent import adam
-from law_lightning.agent.batches import Batch, PackedTransitions
 from law_lightning.agent.ddpg import DDPG
 from law_lightning.agent.exploration import Exploration
 from law_lightning.agent.hyperparameters import check_hyperparameters
@@ -53,6 +51,9 @@ class StrategyAgent(DDPG):
         action_penalty: weight of the mean square of the actor's output before the bound, which keeps it from
             saturating there.
         seed: of initialisation, exploration and shuffling.
+
+    Attributes:
+        updates: full data updates made so far.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -104,7 +105,8 @@ class StrategyAgent(DDPG):
             torch.manual_seed(seed)
             self.build(len(features) + 1)
         self.exploration = Exploration(len(features) + 1, episode_noise, stage_noise, noise_decay, seed + 1)
-        self._own = OwnGenerator(seed + 2)  # shuffles the buffer
+        self.updates = 0
+        self._shuffle = OwnGenerator(seed + 2)
 
     # -- acting --------------------------------------------------------------------------------------------
 
@@ -135,11 +137,7 @@ class StrategyAgent(DDPG):
         return theta
 
     def start_episode(self) -> None:
-        """Begin a new episode: a new offset of the exploration, and a new order for the shuffles.
-
-        Both depend on the agent's seed and the episode's number, ``exploration.episode``, alone.
-        """
-        self._own.reseed(self.hparams["seed"] + 2, self.exploration.episode)
+        """Begin a new episode: the exploration draws a new offset."""
         self.exploration.start_episode()
 
     # -- learning ------------------------------------------------------------------------------------------
@@ -150,52 +148,44 @@ class StrategyAgent(DDPG):
         epochs: int | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
-        batches: int | None = None,
     ) -> dict[str, float]:
         """FDU (Algorithm 1): for E_n epochs shuffle the whole buffer; per batch a critic and an actor step.
+
+        The shuffles depend on the agent's seed and on how many updates there were before.
 
         Args:
             buffer: the transitions; must not be empty.
             epochs: E_n; by default the agent's own.
-            batch_size: B; by default the agent's own.
+            batch_size: B; by default the agent's own, for each worker whose transitions the buffer holds.
             progress: called with (batches done, batches in all) after every batch.
-            batches: taken in an epoch; by default as many as the buffer has. An epoch with more goes on with a further
-                shuffle of the buffer, so that workers take as many steps as the one with the longest buffer.
 
         Returns:
             Means over the update: ``critic_loss``, ``actor_loss``, ``q_mean``.
 
         Raises:
-            ValueError: the buffer is empty, or of an agent with other features or more stages; or too few batches.
+            ValueError: the buffer is empty, or of an agent with other features or more stages.
         """
         epochs = self.hparams["epochs"] if epochs is None else epochs
-        batch_size = self.hparams["batch_size"] if batch_size is None else batch_size
+        batch_size = self.hparams["batch_size"] * buffer.workers if batch_size is None else batch_size
         if epochs < 1 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}.")
-        once = -(-len(buffer) // batch_size)
-        if batches is not None and batches < once:
-            raise ValueError(f"batches must be at least {once}, for all {len(buffer)} transitions, not {batches}.")
         packed = self._prepare(buffer.transitions())
-        if batches is None:
-            batches = once if self.greatest is None else self.greatest(once)
+        self._shuffle.reseed(self.hparams["seed"] + 2, self.updates)
+        self.updates += 1
+        batches = epochs * -(-len(packed) // batch_size)
         steps = [partial(adam.step, optimizer) for optimizer in self.configure_optimizers()]
         logs: list[Tensor] = []
         counts: list[int] = []
-        for epoch in range(epochs):
-            for i, batch in enumerate(islice(self._shuffles(packed, batch_size), batches)):
+        for _ in range(epochs):
+            order = torch.randperm(len(packed), generator=self._shuffle.generator)
+            for batch in packed.batches(order, batch_size):
                 logs.extend(self._update(batch, steps))
                 counts.append(len(batch.reward))
                 if progress is not None:
-                    progress(epoch * batches + i + 1, epochs * batches)
+                    progress(len(counts), batches)
         names = ("critic_loss", "actor_loss", "q_mean")
         means = torch.stack(logs).view(-1, len(names)) / torch.tensor(counts).unsqueeze(1)
         return dict(zip(names, means.mean(dim=0).tolist(), strict=True))
-
-    def _shuffles(self, packed: PackedTransitions, batch_size: int) -> Iterator[Batch]:
-        """Batches of one shuffle after the other, without end."""
-        while True:
-            order = torch.randperm(len(packed), generator=self._own.generator)
-            yield from packed.batches(order, batch_size)
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -206,7 +196,7 @@ class StrategyAgent(DDPG):
             "networks": {name: tensor.clone() for name, tensor in self.state_dict().items()},
             "optimizers": self.learner().optimizer_states(),
             "exploration": self.exploration.state_dict(),
-            "generator": self._own.generator.get_state(),
+            "updates": self.updates,
         }
 
     def load_full_state(self, state: dict[str, Any]) -> None:
@@ -216,7 +206,7 @@ class StrategyAgent(DDPG):
         if state["optimizers"] is not None:
             learner.load_optimizer_states(state["optimizers"])
         self.exploration.load_state_dict(state["exploration"])
-        self._own.generator.set_state(state["generator"])
+        self.updates = int(state["updates"])
 
     def save(self, path: str | Path, resumable: bool = True) -> None:
         """Write the strategy to a file that loads with ``weights_only=True``.

@@ -10,14 +10,16 @@ from typing import Any
 
 import lightning as L
 
-from law_lightning.agent import ReplayBuffer, StrategyAgent
+from law_lightning.agent import StrategyAgent
 from law_lightning.agent.replay import Transitions
 from law_lightning.callbacks import LAWCallback
 from law_lightning.search.episodes import MakeModule, episode_seed, learning_seed, on_one_device, run_episode
 from law_lightning.search.references import ReferenceCache, experiment
 from law_lightning.search.reporting import Report
+from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
 from law_lightning.search.workers import Workers
+from law_lightning.trace import digest
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class SearchLoop:
         self._make_module = make_module
         self._datamodule = datamodule
         self._report: Report = report if workers.rank == 0 else lambda event, content: None
-        self._buffer: ReplayBuffer = state.buffer(workers.rank, workers.size)
+        buffers = [state.buffer(rank, workers.size) for rank in range(workers.size)]
+        self._buffer = SharedBuffer(workers, len(agent.features) + 1, buffers)
         self._trainer_kwargs = options.trainer_kwargs
         if workers.size > 1:
             self._trainer_kwargs = on_one_device(options.trainer_kwargs, workers.rank)
@@ -74,15 +77,9 @@ class SearchLoop:
 
     def run(self) -> SearchState:
         """Search until all episodes are done; the last round is run whole."""
-        if self.workers.size > 1:
-            self.agent.average, self.agent.reduce_moments = self.workers.average, self.workers.sum
-            self.agent.greatest = self.workers.greatest
-        try:
-            self.agent.load_full_state(self.state.agent)
-            while len(self.state.history) < self.options.episodes:
-                self._round()
-        finally:
-            self.agent.average = self.agent.reduce_moments = self.agent.greatest = None
+        self.agent.load_full_state(self.state.agent)
+        while len(self.state.history) < self.options.episodes:
+            self._round()
         return self.state
 
     def _round(self) -> None:
@@ -93,10 +90,15 @@ class SearchLoop:
         if options.seed_pool and self._references is None:  # after the checks of the first evaluation
             self._references = self._cache()
         mine = first + (workers.rank - first) % workers.size  # episode e is of worker e mod N_a, however it resumes
-        results = sorted(workers.gather(self._episode(mine)), key=lambda result: result["record"]["episode"])
+        before = [len(lane.reward) for lane in self._buffer.lanes]
+        results = workers.gather(self._episode(mine))
+        self._check_agreement([result["agent"] for result in results])
+        for rank, (result, lane) in enumerate(zip(results, self._buffer.lanes, strict=True)):
+            result["transitions"] = Transitions(*(column[before[rank] :] for column in lane))
+        results.sort(key=lambda result: int(result["record"]["episode"]))
         for result in results:
             state.history.append(result["record"])
-            state.episodes.append(Transitions(**result["transitions"]))
+            state.episodes.append(result["transitions"])
             if result["trace"] is not None and self._references is not None:
                 self._references.keep(result["record"]["seed"], result["trace"])
         last = len(state.history)
@@ -113,22 +115,23 @@ class SearchLoop:
         seed = learning_seed(self.options.seed, episode, self.options.seed_pool)
         trace = None if self._references is None else self._references.trace(seed)
         known = trace is not None and trace.complete
-        before = len(self._buffer)
         self.agent.exploration.episode = episode
         law = LAWCallback(
             self.agent, mode="search", buffer=self._buffer, keep="target", trace=trace, **self.options.law_kwargs
         )
         run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law)
-        if self.workers.size > 1 and law.learn:
-            # Its training was stopped early, but the others take their updates together with it.
+        if self.workers.size > 1:
+            # Its training was stopped early, but the others' went on.
             for _ in range(law.num_stages - max(len(law.history), law.warmup_stages)):
-                self.agent.full_data_update(self._buffer)
+                self._buffer.skip()
+                if law.learn and len(self._buffer):
+                    self.agent.full_data_update(self._buffer)
         new = None
         if trace is not None and trace.complete and not known:
             assert self._references is not None
             new = trace.state_dict()
             self._references.write(seed, new)
-        last = law.history[-1]
+        last, learned = law.history[-1], self.agent.full_state()
         record = {
             "episode": episode,
             "seed": seed,
@@ -141,10 +144,20 @@ class SearchLoop:
         first = episode * law.num_stages
         return {
             "record": record,
-            "transitions": {name: column[before:] for name, column in self._buffer.transitions()._asdict().items()},
             "trace": new,
+            "agent": digest([learned["networks"], learned["optimizers"]]),
             "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
         }
+
+    def _check_agreement(self, agents: list[str]) -> None:
+        """Each worker computes the update by itself, which gives the same bits where machines are alike."""
+        other = [rank for rank, agent in enumerate(agents) if agent != agents[0]]
+        if other:
+            raise RuntimeError(
+                f"After episode {len(self.state.history)} the strategies of the workers {other} are not that of the "
+                "first: their machines compute differently. Use machines with the same processors and versions of "
+                "torch; what was saved after the last round of episodes is whole."
+            )
 
     def _evaluate(self) -> float:
         """Mean gain of the greedy strategy over plain training; keeps the strategy if it is the best."""

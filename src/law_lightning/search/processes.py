@@ -6,17 +6,23 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch.multiprocessing
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from law_lightning.search.reporting import Relay, Report
 from law_lightning.search.workers import WorkerLostError, Workers, launch, launched_outside, packed, unpacked
+
+# For how long a worker that lost another one waits to be stopped, in seconds.
+_LAST_WORDS_S = 60.0
 
 
 def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ...], report: Report) -> dict[str, Any]:
@@ -72,7 +78,11 @@ def _run_spawned(
     try:
         result = function(workers, report, *args)
     except WorkerLostError:
+        # Our parent sees who died and stops us; if we ended, too, it might take us for the first.
+        time.sleep(_LAST_WORDS_S)
         raise
+    except SIGTERMException:  # Lightning's way out of a fit: this worker is stopped because another one died
+        sys.exit(128 + signal.SIGTERM)
     except BaseException as error:
         report("error", _sendable(error, workers.rank))
         raise

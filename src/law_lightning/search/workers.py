@@ -1,4 +1,4 @@
-"""The workers of a search (N_a): processes that run episodes side by side and share the agent's gradients alone.
+"""The workers of a search (N_a): processes that run episodes side by side and share what the agent learns from.
 
 Lightning Fabric starts them, or torchrun or SLURM did. Their process group is private: PyTorch's default group would
 make torchmetrics and the like mix up the networks of different episodes.
@@ -41,15 +41,9 @@ class Workers:
     rank = 0
     size = 1
 
-    def average(self, flat: Tensor) -> None:
-        """Replace a tensor by its mean over the workers, bit-identical in all of them (Equations 10 and 13)."""
-
-    def sum(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over the workers."""
-
-    def greatest(self, mine: int) -> int:
-        """The greatest of the workers' numbers."""
-        return mine
+    def share(self, mine: Tensor) -> list[Tensor]:
+        """The tensor of each worker, by rank; all have the same shape and type."""
+        return [mine]
 
     def gather(self, mine: Any) -> list[Any]:
         """What each worker has, by rank: tensors and plain Python."""
@@ -70,35 +64,25 @@ class GlooWorkers(Workers):
         self._store = store  # the first worker's process serves it
         self._group: Any = dist.ProcessGroupGloo(store, rank, size, _PATIENCE)
 
-    def average(self, flat: Tensor) -> None:
-        """See :class:`Workers`."""
-        self.sum(flat)
-        flat /= self.size
+    def leave(self) -> None:
+        """End gloo's threads: one that Python's exit finds running aborts the process."""
+        self._group = self._store = None
 
-    def sum(self, tensor: Tensor) -> None:
+    def share(self, mine: Tensor) -> list[Tensor]:
         """See :class:`Workers`."""
+        everyones = [torch.empty_like(mine) for _ in range(self.size)]
         with _noticing_loss(self):
-            self._group.allreduce([tensor]).wait()
-
-    def greatest(self, mine: int) -> int:
-        """See :class:`Workers`."""
-        number = torch.tensor([mine])
-        with _noticing_loss(self):
-            self._group.allreduce([number], op=dist.ReduceOp.MAX).wait()
-        return int(number)
+            self._group.allgather([everyones], [mine]).wait()
+        return everyones
 
     def gather(self, mine: Any) -> list[Any]:
         """See :class:`Workers`."""
         content = torch.frombuffer(bytearray(packed(mine)), dtype=torch.uint8)
-        with _noticing_loss(self):
-            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-            self._group.allgather([lengths], [torch.tensor([len(content)])]).wait()
-            room = max(int(length) for length in lengths)  # gloo gathers equal lengths only
-            padded = torch.zeros(room, dtype=torch.uint8)
-            padded[: len(content)] = content
-            contents = [torch.empty(room, dtype=torch.uint8) for _ in range(self.size)]
-            self._group.allgather([contents], [padded]).wait()
-        return [unpacked(bytes(each[: int(length)].numpy())) for each, length in zip(contents, lengths, strict=True)]
+        lengths = [int(length) for length in self.share(torch.tensor([len(content)]))]
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)  # gloo gathers equal lengths only
+        padded[: len(content)] = content
+        contents = self.share(padded)
+        return [unpacked(bytes(each[:length].numpy())) for each, length in zip(contents, lengths, strict=True)]
 
 
 def packed(content: Any) -> bytes:
@@ -189,7 +173,10 @@ def _addresses_kept() -> Iterator[None]:
 
 def _in_worker(fabric: L.Fabric, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     group = _private_group(fabric.global_rank, fabric.world_size)
-    return function(group, *args)
+    try:
+        return function(group, *args)
+    finally:
+        group.leave()
 
 
 def _private_group(rank: int, size: int) -> GlooWorkers:

@@ -1,0 +1,84 @@
+"""The replay buffers of all workers, mirrored in each: gradients averaged over workers without sending one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from law_lightning.agent import ReplayBuffer
+from law_lightning.agent.replay import Transitions, single_transition
+from law_lightning.search.workers import Workers
+from law_lightning.stages import TrainingPhase
+
+
+class SharedBuffer(ReplayBuffer):
+    r"""What all workers have gone through.
+
+    .. math:: \frac{1}{N_a} \sum_{w=1}^{N_a} \frac{1}{B} \sum_{i \in b_w} \nabla L_i = \frac{1}{N_a B} \sum_{i \in
+        b_1 \cup \dots \cup b_{N_a}} \nabla L_i
+
+    The mean of N_a workers' gradients (Equations 10 and 13), each of B transitions, is the gradient of N_a B
+    transitions. The strategy is so small that a gradient takes longer to send than to compute, at every batch. So
+    workers send the transition of a stage, a few numbers, and each computes that mean by itself, bit for bit the same.
+
+    Args:
+        workers: the group.
+        width: length of theta.
+        buffers: what each worker has gone through so far, by rank.
+
+    Attributes:
+        lanes: the transitions of each worker, by rank.
+    """
+
+    def __init__(self, workers: Workers, width: int, buffers: Sequence[ReplayBuffer]) -> None:
+        super().__init__()
+        self.workers = workers.size
+        self._group, self._width = workers, width
+        self.lanes = [buffer.transitions() if len(buffer) else _unpacked(_empty(width), width) for buffer in buffers]
+        self._join()
+
+    def add(self, phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool) -> None:
+        """Keep one transition of every worker; all call this at the same stage.
+
+        Raises:
+            ValueError: a number in it is not finite; it would poison the strategy.
+        """
+        self._exchange(_packed(single_transition(phase, theta, reward, next_phase, done)))
+
+    def skip(self) -> None:
+        """Keep the others' transitions of a stage that this worker's training did not reach."""
+        self._exchange(_empty(self._width))
+
+    def _exchange(self, mine: Tensor) -> None:
+        message = torch.zeros(1 + _empty(self._width).shape[1], dtype=torch.float64)
+        message[:1] = len(mine)
+        message[1:] = mine.sum(0)
+        for rank, theirs in enumerate(self._group.share(message)):
+            rows = theirs[1:].view(1, -1)[: int(theirs[0])]
+            new = _unpacked(rows, self._width)
+            self.lanes[rank] = Transitions(*map(torch.cat, zip(self.lanes[rank], new, strict=True)))
+        self._join()
+
+    def _join(self) -> None:
+        self._columns = Transitions(*map(torch.cat, zip(*self.lanes, strict=True)))
+        self._size = len(self._columns.reward)
+
+
+def _empty(width: int) -> Tensor:
+    return torch.empty(0, 8 + width, dtype=torch.float64)
+
+
+def _packed(row: Transitions) -> Tensor:
+    """A transition as one row of numbers, [1, 8 + A]; float64 holds each of them exactly."""
+    return torch.cat([column.double().view(1, -1) for column in row], dim=1)
+
+
+def _unpacked(rows: Tensor, width: int) -> Transitions:
+    """What :func:`_packed` packed, [N, 8 + A]."""
+    stage, phase, theta, reward, next_stage, next_phase, done = rows.float().split((1, 2, width, 1, 1, 2, 1), dim=1)
+    return Transitions(
+        stage.squeeze(1).long(), phase, theta, reward.squeeze(1), next_stage.squeeze(1).long(), next_phase,
+        done.squeeze(1),
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""The replay buffers that workers share, with workers played by threads."""
+
+import threading
+
+import pytest
+import torch
+
+from law_lightning import ReplayBuffer
+from law_lightning.search.shared import SharedBuffer
+from law_lightning.search.workers import Workers
+from law_lightning.stages import TrainingPhase
+from naive_ddpg import FAST, PAPER, Naive, compare, filled, make, same, spread
+
+WIDTH = 5
+
+
+class Threads(Workers):
+    """A worker in a thread, and where it meets the others."""
+
+    def __init__(self, rank, brought, barrier):
+        self.rank, self.size, self.brought, self.barrier = rank, len(brought), brought, barrier
+
+    def share(self, mine):
+        self.brought[self.rank] = mine.clone()
+        self.barrier.wait(20)
+        everyones = list(self.brought)
+        self.barrier.wait(20)
+        return everyones
+
+
+def together(size, work):
+    """What ``work(workers)`` returns in each of so many threads."""
+    brought, barrier = [None] * size, threading.Barrier(size)
+    results, errors = [None] * size, []
+
+    def run(rank):
+        try:
+            results[rank] = work(Threads(rank, brought, barrier))
+        except Exception as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if errors:
+        raise errors[0]
+    return results
+
+
+def add_all(buffer, transitions):
+    for stage, phase, theta, reward, following, next_phase, done in zip(*transitions, strict=True):
+        now, then = (
+            TrainingPhase(int(stage), 4, *phase.tolist()),
+            TrainingPhase(int(following), 4, *next_phase.tolist()),
+        )
+        buffer.add(now, theta, float(reward), then, bool(done))
+
+
+@pytest.mark.parametrize("options", [PAPER, PAPER | {"standardize_rewards": True}, FAST, FAST | {"action_penalty": 0}])
+def test_workers_average_their_gradients(options):
+    """Against plain loops in which each of two workers finds the gradient of its part of every batch."""
+    agent = spread(make(**options), 0.2)
+    naive = Naive(agent)
+    for turn in range(3):
+        buffers = [filled(10 + turn, seed=0), filled(6 + turn, seed=1)]
+        if turn % 2:
+            buffers[1] = filled(5 + turn, seed=1)  # the last batch can be halved, too
+            buffers[0] = filled(9 + turn, seed=0)
+        shared = SharedBuffer(Threads(0, [None, None], None), WIDTH, buffers)
+        logs = agent.full_data_update(shared)
+        expected = naive.update(*buffers, epochs=3, batch_size=4)
+        assert list(logs.values()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        compare(agent, naive)
+
+
+def test_every_worker_holds_what_all_have_gone_through():
+    episodes = [filled(4, seed=rank).transitions() for rank in range(3)]
+    past = [filled(7, seed=10), ReplayBuffer(), filled(2, seed=12)]
+
+    def work(workers):
+        buffer = SharedBuffer(workers, WIDTH, past)
+        add_all(buffer, episodes[workers.rank])
+        return buffer
+
+    for buffer in together(3, work):
+        lanes = [past[0].transitions(), None, past[2].transitions()]
+        for lane, before, new in zip(buffer.lanes, lanes, episodes, strict=True):
+            expected = new if before is None else [torch.cat(pair) for pair in zip(before, new, strict=True)]
+            assert same(list(lane), list(expected))
+            assert [column.dtype for column in lane] == [column.dtype for column in new]
+        assert same(list(buffer.transitions()), [torch.cat(parts) for parts in zip(*buffer.lanes, strict=True)])
+        assert len(buffer) == sum(map(len, past)) + 3 * 5
+        assert buffer.workers == 3
+
+
+def test_a_worker_that_stopped_early_keeps_what_the_others_go_through():
+    episodes = [filled(4, seed=rank).transitions() for rank in range(2)]
+
+    def work(workers):
+        buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer(), ReplayBuffer()])
+        reached = 1 if workers.rank else 5
+        add_all(buffer, [column[:reached] for column in episodes[workers.rank]])
+        for _ in range(5 - reached):
+            buffer.skip()
+        return buffer
+
+    for buffer in together(2, work):
+        assert same(list(buffer.lanes[0]), list(episodes[0]))
+        assert same(list(buffer.lanes[1]), [column[:1] for column in episodes[1]])
+
+
+def test_agents_stay_one_bit_for_bit():
+    """Promise 4: whatever a worker brings, all learn the same."""
+    agents = [make() for _ in range(3)]  # not in the threads, which share the global random state
+
+    def work(workers):
+        agent, seen = agents[workers.rank], []
+        buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer() for _ in range(3)])
+        for row in zip(*filled(6, seed=workers.rank).transitions(), strict=True):
+            add_all(buffer, [column.unsqueeze(0) for column in row])
+            seen.append((agent.full_data_update(buffer), agent.full_state()))
+        return seen
+
+    first, *others = together(3, work)
+    assert len(first) == 6
+    assert all(same(first, other) for other in others)
+
+
+def test_a_group_of_one_is_a_buffer():
+    shared, alone = SharedBuffer(Workers(), WIDTH, [ReplayBuffer()]), filled(9)
+    assert len(shared) == 0
+    with pytest.raises(ValueError, match="replay buffer is empty"):
+        shared.transitions()
+    add_all(shared, alone.transitions())
+    assert same(list(shared.transitions()), list(alone.transitions()))
+    assert same(shared.state_dict(), alone.state_dict())
+    agents = make(), make()
+    for agent, buffer in zip(agents, (shared, alone), strict=True):
+        agent.full_data_update(buffer)
+    assert same(agents[0].full_state(), agents[1].full_state())
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    buffer, phase = SharedBuffer(Workers(), WIDTH, [ReplayBuffer()]), TrainingPhase(1, 4, 0.5, 0.5)
+    with pytest.raises(ValueError, match="must be finite"):
+        buffer.add(phase, torch.zeros(WIDTH), float("nan"), phase, False)
+    assert len(buffer) == 0
