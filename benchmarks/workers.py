@@ -18,17 +18,15 @@ model, ms          0.00  8.44  25.3  59.09  126.61  261.67  531.78
 So two workers give 1.38 times the episodes of one, short of the 1.8 that is aimed at: the averaging, 2.7 ms beside an
 update of 0.9 ms, costs more than the update itself.
 
-- Episodes: digits_noise40 of ``tasks.py``. Every round runs, one after the other, a search with 1 worker, two searches
-  with 1 worker at the same time that know nothing of each other, and one search with 2 workers; the latter two have
-  twice the episodes of the first. The independent searches show what two cores give at best.
+- Episodes: digits_noise40 of ``tasks.py``. Every round runs, one after the other, a search with 1 worker, two such
+  searches at the same time that know nothing of each other, and a search with 2 workers; each has the same number of
+  episodes. The independent searches show what two cores give at best.
 - A rate counts from when the last worker has its data until the search returns. What comes before it is start-up:
   processes, imports, data.
-- Averaging: GlooWorkers.average on a tensor of the size of the critics' gradient and one of the actor's, which is what
-  one update does, in threads of one process. There are more of them than cores, so they share the cores: the measured
-  times of many workers are those of this machine, not of as many machines.
-- Model: a ring has 2(N - 1) messages one after the other, each of 1/N of the gradient, which is small: t = 2(N - 1) m,
-  with m, the cost of a message, the median of what the times of N above the number of cores say. Where workers share
-  cores, most of m is waiting for a core.
+- Averaging: workers share the transitions of a stage, and each computes the gradient of all workers' batches, whose
+  mean it is; the third column is what averaging by messages would cost instead, as gloo's all-reduce. Workers are
+  threads of one process here. Where there are more of them than cores they share the cores, and the times of their
+  messages are those of this machine, not of as many machines. A batch is timed alone on one core.
 """
 
 from __future__ import annotations
@@ -42,6 +40,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -51,8 +50,9 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import tasks
-from law_lightning import StrategyAgent, StrategySearch
+from law_lightning import ReplayBuffer, StrategyAgent, StrategySearch
 from law_lightning.search.workers import GlooWorkers
+from law_lightning.stages import TrainingPhase
 from quiet import quiet
 
 NUMBERS = (1, 2, 4, 8, 16, 32, 64)
@@ -113,7 +113,7 @@ def measure_episodes(args: argparse.Namespace) -> None:
     kinds = {
         "1 worker": partial(timed, 1, args.episodes, args.epochs),
         "2 searches of 1 worker": partial(timed, 1, args.episodes, args.epochs, copies=2),
-        "2 workers": partial(timed, 2, 2 * args.episodes, args.epochs),
+        "2 workers": partial(timed, 2, args.episodes, args.epochs),
     }
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     with tqdm(total=args.rounds * len(kinds), disable=None) as bar:
@@ -132,25 +132,20 @@ def measure_episodes(args: argparse.Namespace) -> None:
 # -- averaging ---------------------------------------------------------------------------------------------------
 
 
-def averaging(workers: int, sizes: list[int], updates: int) -> float:
-    """Seconds that the averages of one update take with so many workers, as the slowest of them sees it."""
+def meeting(workers: int, rounds: int, message: Callable[[GlooWorkers], None]) -> float:
+    """Seconds that a message takes with so many workers, played by threads, as the slowest of them sees it."""
     store, took, errors = dist.HashStore(), [0.0] * workers, []
     together = threading.Barrier(workers)
 
     def work(rank: int) -> None:
         try:
             group = GlooWorkers(store, rank, workers)
-            gradients = [torch.full((size,), float(rank)) for size in sizes]
-            for update in range(updates + 1):
-                if update == 1:  # the first finds the others
+            for number in range(rounds + 1):
+                if number == 1:  # the first finds the others
                     together.wait()
                     begun = time.perf_counter()
-                for gradient in gradients:
-                    group.average(gradient)
-            took[rank] = (time.perf_counter() - begun) / updates
-            mean = (workers - 1) / 2
-            if not all(bool((gradient == mean).all()) for gradient in gradients):
-                raise AssertionError("the average is wrong")
+                message(group)
+            took[rank] = (time.perf_counter() - begun) / rounds
             together.wait()
         except BaseException as error:
             errors.append(error)
@@ -166,18 +161,49 @@ def averaging(workers: int, sizes: list[int], updates: int) -> float:
     return max(took)
 
 
+def share_transition(group: GlooWorkers) -> None:
+    """What a worker sends at the end of a stage: theta [5] and nine numbers besides."""
+    found = group.share(torch.full((14,), float(group.rank), dtype=torch.float64))
+    if [int(each[0]) for each in found] != list(range(group.size)):
+        raise AssertionError("the transitions are wrong")
+
+
+def reduce_gradients(group: GlooWorkers, sizes: list[int]) -> None:
+    """What a worker would send for every batch if gradients were averaged by messages."""
+    for size in sizes:
+        gradient = torch.full((size,), float(group.rank))
+        group._group.allreduce([gradient]).wait()
+        if not bool((gradient / group.size == (group.size - 1) / 2).all()):
+            raise AssertionError("the average is wrong")
+
+
+def batch_of(workers: int, rounds: int) -> float:
+    """Seconds of one batch's critic and actor step on the transitions of so many workers, as each computes it."""
+    draw, phase = torch.Generator().manual_seed(0), TrainingPhase(5, 20, 0.5, 0.5)
+    agent, buffer = StrategyAgent(seed=0), ReplayBuffer()
+    rows = agent.hparams["batch_size"] * workers
+    for _ in range(rows):
+        buffer.add(phase, torch.randn(5, generator=draw), float(torch.randn(1, generator=draw)), phase, True)
+    agent.full_data_update(buffer, epochs=1, batch_size=rows)
+    begun = time.perf_counter()
+    agent.full_data_update(buffer, epochs=rounds, batch_size=rows)
+    return (time.perf_counter() - begun) / rounds
+
+
 def measure_averaging(args: argparse.Namespace) -> None:
-    """The cost of an update's averages by the number of workers, and the model."""
+    """What the mean gradient of all workers costs, and what it would cost if gradients were sent."""
     sizes = [gradient.numel() for gradient in StrategyAgent(seed=0).learner().gradients]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    times = {n: [averaging(n, sizes, args.updates) for _ in range(args.rounds)] for n in NUMBERS}
-    crowded = [n for n in NUMBERS if n > cores] or NUMBERS[-1:]
-    cost = statistics.median(statistics.median(times[n]) / (2 * (n - 1)) for n in crowded)
-    print(f"\naveraging an update's gradients ({' + '.join(map(str, sizes))} numbers), {cores} cores; m = "
-          f"{1e3 * cost:.2f} ms")  # fmt: skip
-    print(f"{'workers':>7}  {'measured, ms':28}{'model, ms':>10}")
+    kinds: list[Callable[[int, int], float]] = [
+        partial(meeting, message=share_transition),
+        batch_of,
+        partial(meeting, message=partial(reduce_gradients, sizes=sizes)),
+    ]
+    print(f"\nthe mean gradient ({' + '.join(map(str, sizes))} numbers) of N workers, ms")
+    print(f"{'':9}{'once a stage:':22}{'at every batch:':22}instead of both, at every batch:")
+    print(f"{'workers':9}{'share a transition':22}{'steps on N x 128':22}send the gradients")
     for n in NUMBERS:
-        print(f"{n:7}  {spread([1e3 * each for each in times[n]], 2):28}{1e3 * cost * 2 * (n - 1):10.2f}")
+        found = [[1e3 * kind(n, args.updates) for _ in range(args.rounds)] for kind in kinds]
+        print(f"{n:7}  " + "".join(f"{spread(times, 2):22}" for times in found).rstrip())
 
 
 # -- the command -------------------------------------------------------------------------------------------------
@@ -186,10 +212,10 @@ def measure_averaging(args: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--episodes", type=int, default=12, help="of one worker (default: 12)")
+    parser.add_argument("--episodes", type=int, default=60, help="of a search (default: 60)")
     parser.add_argument("--epochs", type=int, help="of an episode; by default the task's")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--updates", type=int, default=100, help="averages timed at a time (default: 100)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--updates", type=int, default=100, help="messages or batches timed at a time (default: 100)")
     parser.add_argument("--skip-episodes", action="store_true", help="measure the averaging alone")
     parser.add_argument("--search", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -44,7 +44,7 @@ VARIANTS = {
     "law_discount_0.8": Variant(agent={"discount": 0.8}),
     "law_discount_1": Variant(agent={"discount": 1.0}),
     "law_paper_rates": Variant(agent={"actor_lr": 1e-5, "critic_lr": 1e-4}),
-    "law_one_pass": Variant(agent={"epochs": 1}),
+    "law_two_passes": Variant(agent={"epochs": 2}),
     "law_four_passes": Variant(agent={"epochs": 4}),
     "law_stage_noise": Variant(agent={"episode_noise": 0.0, "stage_noise": 0.7}),
     "law_episode_noise": Variant(agent={"stage_noise": 0.0}),
@@ -55,7 +55,7 @@ VARIANTS = {
     "law_bound_2": Variant(agent={"theta_bound": 2.0}),
     "law_flat_reward": Variant(law={"reward_growth": 0.0}),
     "law_renormalized": Variant(law={"renormalize": True}),
-    "law_rarely_evaluated": Variant(search={"eval_every": 25}),
+    "law_often_evaluated": Variant(search={"eval_every": 10}),
     **({"law_no_pool": Variant(search={"seed_pool": 0})} if POOLED else {}),
 }
 

@@ -114,7 +114,7 @@ def test_an_update_learns_which_theta_pays():
     """Reward is highest at theta = (1, -1): the actor goes there."""
     agent = StrategyAgent(
         1, ["loss"], warmup_stages=0, actor_lr=3e-3, critic_lr=1e-2, hidden=[32, 32, 32], batch_size=64,
-        theta_bound=3.0,
+        theta_bound=3.0, action_penalty=0.0,
     )  # fmt: skip
     buffer, phase = ReplayBuffer(), TrainingPhase(0, 1, 0.5, 0.5)
     for theta in 2 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)):

@@ -74,7 +74,7 @@ class StrategyAgent(DDPG):
         target_rate: float | None = 0.01,
         twin_critics: bool = True,
         standardize_rewards: bool = True,
-        epochs: int = 2,
+        epochs: int = 1,
         batch_size: int = 128,
         episode_noise: float = 1.0,
         stage_noise: float = 0.3,

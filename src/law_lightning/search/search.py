@@ -85,7 +85,7 @@ class StrategySearch:
         trainer_kwargs: dict[str, Any] | None = None,
         law_kwargs: dict[str, Any] | None = None,
         seed: int = 0,
-        eval_every: int = 10,
+        eval_every: int = 20,
         eval_seeds: int = 4,
         seed_pool: int = 0,
         cache_dir: str | Path | None = None,
