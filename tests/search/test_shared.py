@@ -71,7 +71,7 @@ def test_workers_average_their_gradients(options):
             buffers[0] = filled(9 + turn, seed=0)
         shared = SharedBuffer(Threads(0, [None, None], None), WIDTH, buffers)
         logs = agent.full_data_update(shared)
-        expected = naive.update(*buffers, epochs=3, batch_size=4)
+        expected = naive.update(*buffers, epochs=2 * 3, batch_size=4)
         assert list(logs.values()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
         compare(agent, naive)
 

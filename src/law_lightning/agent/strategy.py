@@ -151,12 +151,14 @@ class StrategyAgent(DDPG):
     ) -> dict[str, float]:
         """FDU (Algorithm 1): for E_n epochs shuffle the whole buffer; per batch a critic and an actor step.
 
-        The shuffles depend on the agent's seed and on how many updates there were before.
+        The shuffles depend on the agent's seed and on how many updates there were before. With the transitions of N_a
+        workers an update has N_a times the passes and the batch size of one worker's: each transition is learned from
+        as often, in as many steps as one worker's buffer would take.
 
         Args:
             buffer: the transitions; must not be empty.
-            epochs: E_n; by default the agent's own.
-            batch_size: B; by default the agent's own, for each worker whose transitions the buffer holds.
+            epochs: E_n; by default the agent's own times ``buffer.workers``.
+            batch_size: B; by default the agent's own times ``buffer.workers``.
             progress: called with (batches done, batches in all) after every batch.
 
         Returns:
@@ -165,7 +167,7 @@ class StrategyAgent(DDPG):
         Raises:
             ValueError: the buffer is empty, or of an agent with other features or more stages.
         """
-        epochs = self.hparams["epochs"] if epochs is None else epochs
+        epochs = self.hparams["epochs"] * buffer.workers if epochs is None else epochs
         batch_size = self.hparams["batch_size"] * buffer.workers if batch_size is None else batch_size
         if epochs < 1 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}.")
