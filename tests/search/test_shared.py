@@ -20,12 +20,17 @@ class Threads(Workers):
     def __init__(self, rank, brought, barrier):
         self.rank, self.size, self.brought, self.barrier = rank, len(brought), brought, barrier
 
-    def share(self, mine):
-        self.brought[self.rank] = mine.clone()
-        self.barrier.wait(20)
-        everyones = list(self.brought)
-        self.barrier.wait(20)
-        return everyones
+    def send(self, mine):
+        mine = mine.clone()
+
+        def arrived():
+            self.brought[self.rank] = mine
+            self.barrier.wait(20)
+            everyones = list(self.brought)
+            self.barrier.wait(20)
+            return everyones
+
+        return arrived
 
 
 def together(size, work):
@@ -83,9 +88,13 @@ def test_every_worker_holds_what_all_have_gone_through():
     def work(workers):
         buffer = SharedBuffer(workers, WIDTH, past)
         add_all(buffer, episodes[workers.rank])
-        return buffer
+        underway = len(buffer)
+        buffer.settle()
+        buffer.settle()  # nothing more is on its way
+        return underway, buffer
 
-    for buffer in together(3, work):
+    for underway, buffer in together(3, work):
+        assert underway == len(buffer) - 3  # the last stage's
         lanes = [past[0].transitions(), None, past[2].transitions()]
         for lane, before, new in zip(buffer.lanes, lanes, episodes, strict=True):
             expected = new if before is None else [torch.cat(pair) for pair in zip(before, new, strict=True)]
@@ -105,6 +114,7 @@ def test_a_worker_that_stopped_early_keeps_what_the_others_go_through():
         add_all(buffer, [column[:reached] for column in episodes[workers.rank]])
         for _ in range(5 - reached):
             buffer.skip()
+        buffer.settle()
         return buffer
 
     for buffer in together(2, work):
@@ -121,11 +131,12 @@ def test_agents_stay_one_bit_for_bit():
         buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer() for _ in range(3)])
         for row in zip(*filled(6, seed=workers.rank).transitions(), strict=True):
             add_all(buffer, [column.unsqueeze(0) for column in row])
-            seen.append((agent.full_data_update(buffer), agent.full_state()))
+            if len(buffer):
+                seen.append((agent.full_data_update(buffer), agent.full_state()))
         return seen
 
     first, *others = together(3, work)
-    assert len(first) == 6
+    assert len(first) == 5
     assert all(same(first, other) for other in others)
 
 

@@ -265,7 +265,7 @@ class LAWCallback(WeightingCallback):
             if theta is not None:
                 done = record["stage"] == self.num_stages - 1
                 self.buffer.add(self._stage_phase, theta, record["reward"], phase, done)
-                if self.learn:
+                if self.learn and len(self.buffer):  # workers hear of each other a stage later
                     record |= self.agent.full_data_update(self.buffer)
 
     def scalars(self, record: Record) -> dict[str, float]:

@@ -126,6 +126,7 @@ class SearchLoop:
                 self._buffer.skip()
                 if law.learn and len(self._buffer):
                     self.agent.full_data_update(self._buffer)
+        self._buffer.settle()
         new = None
         if trace is not None and trace.complete and not known:
             assert self._references is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ class SharedBuffer(ReplayBuffer):
     transitions. The strategy is so small that a gradient takes longer to send than to compute, at every batch. So
     workers send the transition of a stage, a few numbers, and each computes that mean by itself, bit for bit the same.
 
+    Nobody waits for a stage's transitions: they travel while the next stage trains, and arrive at its end. So an update
+    learns from all stages of all workers but the one just ended.
+
     Args:
         workers: the group.
         width: length of theta.
@@ -36,11 +39,12 @@ class SharedBuffer(ReplayBuffer):
         super().__init__()
         self.workers = workers.size
         self._group, self._width = workers, width
+        self._arriving: Callable[[], list[Tensor]] | None = None
         self.lanes = [buffer.transitions() if len(buffer) else _unpacked(_empty(width), width) for buffer in buffers]
         self._join()
 
     def add(self, phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool) -> None:
-        """Keep one transition of every worker; all call this at the same stage.
+        """Send one transition, and keep those that the workers sent before; all call this at the same stage.
 
         Raises:
             ValueError: a number in it is not finite; it would poison the strategy.
@@ -48,18 +52,28 @@ class SharedBuffer(ReplayBuffer):
         self._exchange(_packed(single_transition(phase, theta, reward, next_phase, done)))
 
     def skip(self) -> None:
-        """Keep the others' transitions of a stage that this worker's training did not reach."""
+        """Take part in a stage that this worker's training did not reach."""
         self._exchange(_empty(self._width))
+
+    def settle(self) -> None:
+        """Keep what is still on its way; all call this when an episode has ended."""
+        if self._arriving is None:
+            return
+        for rank, theirs in enumerate(self._arriving()):
+            rows = theirs[1:].view(1, -1)[: int(theirs[0])]
+            new = _unpacked(rows, self._width)
+            self.lanes[rank] = Transitions(*map(torch.cat, zip(self.lanes[rank], new, strict=True)))
+        self._arriving = None
+        self._join()
 
     def _exchange(self, mine: Tensor) -> None:
         message = torch.zeros(1 + _empty(self._width).shape[1], dtype=torch.float64)
         message[:1] = len(mine)
         message[1:] = mine.sum(0)
-        for rank, theirs in enumerate(self._group.share(message)):
-            rows = theirs[1:].view(1, -1)[: int(theirs[0])]
-            new = _unpacked(rows, self._width)
-            self.lanes[rank] = Transitions(*map(torch.cat, zip(self.lanes[rank], new, strict=True)))
-        self._join()
+        self.settle()
+        self._arriving = self._group.send(message)
+        if self.workers == 1:  # it has arrived
+            self.settle()
 
     def _join(self) -> None:
         self._columns = Transitions(*map(torch.cat, zip(*self.lanes, strict=True)))

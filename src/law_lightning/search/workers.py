@@ -41,9 +41,16 @@ class Workers:
     rank = 0
     size = 1
 
+    def send(self, mine: Tensor) -> Callable[[], list[Tensor]]:
+        """Begin to share a tensor; what is returned waits for those of all workers, by rank.
+
+        All have the same shape and type.
+        """
+        return lambda: [mine]
+
     def share(self, mine: Tensor) -> list[Tensor]:
         """The tensor of each worker, by rank; all have the same shape and type."""
-        return [mine]
+        return self.send(mine)()
 
     def gather(self, mine: Any) -> list[Any]:
         """What each worker has, by rank: tensors and plain Python."""
@@ -68,12 +75,18 @@ class GlooWorkers(Workers):
         """End gloo's threads: one that Python's exit finds running aborts the process."""
         self._group = self._store = None
 
-    def share(self, mine: Tensor) -> list[Tensor]:
+    def send(self, mine: Tensor) -> Callable[[], list[Tensor]]:
         """See :class:`Workers`."""
         everyones = [torch.empty_like(mine) for _ in range(self.size)]
         with _noticing_loss(self):
-            self._group.allgather([everyones], [mine]).wait()
-        return everyones
+            work = self._group.allgather([everyones], [mine])
+
+        def arrived() -> list[Tensor]:
+            with _noticing_loss(self):
+                work.wait()
+            return everyones
+
+        return arrived
 
     def gather(self, mine: Any) -> list[Any]:
         """See :class:`Workers`."""
