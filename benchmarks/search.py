@@ -11,7 +11,7 @@ of it, with intervals and learning curves, in docs/search.md:
     digits_noise20   +9.1       +9.5 (pbt)
     digits_tail      +0.4       +0.7 (cma_linear)
     digits_clean     +0.4       +0.5 (cma_linear)
-    cifar_noise40    +7.4       +9.2 (constant_2, of three constants; no other rival was run)
+    cifar_noise40    +7.4       +9.2 (constant_2, of three constants; no searching rival was run)
 
 CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32, 32, 3] uint8, train_y, test_x, test_y.
 ``--report`` makes table and figures of what is there. The same command goes on where it was stopped.
