@@ -19,7 +19,7 @@ def test_a_network_is_told_the_shape_of_the_data(config, model):
     make_module, make_data, data = factories(config(f"model={model}", "data.train_size=50", "corruption.rate=0.5"))
     module = pickle.loads(pickle.dumps(make_module))()
     assert module(torch.zeros(2, *data.in_shape)).shape == (2, data.num_classes)
-    assert data.corruption_record.rate == 0.5
+    assert data.corruption_record.settings["rate"] == 0.5
     assert pickle.loads(pickle.dumps(make_data))().train_size == 50
 
 

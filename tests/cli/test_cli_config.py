@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import get_class
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 import law_lightning.conf
@@ -19,11 +19,12 @@ GROUPS = {
         "law",
         "search",
         "trainer",
+        "schedule",
         "logger",
         "experiment",
     ],
-    "law_train": ["data", "corruption", "model", "law", "trainer", "logger", "experiment"],
-    "law_compare": ["data", "corruption", "model", "law", "trainer", "experiment"],
+    "law_train": ["data", "corruption", "model", "law", "trainer", "schedule", "logger", "experiment"],
+    "law_compare": ["data", "corruption", "model", "law", "trainer", "schedule", "experiment"],
 }
 CHOICES = [
     (command, group, file.stem)
@@ -31,6 +32,12 @@ CHOICES = [
     for group in GROUPS[command]
     for file in sorted((CONF / group).glob("*.yaml"))
 ]
+#: What some choices leave to the user.
+MANDATORY = {
+    "arrays": ["data.path=x.npz"],
+    "image_folder": ["data.root=images"],
+    "label_file": ["corruption.path=labels.npy"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,12 +56,12 @@ def targets(node):
 
 @pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes(command, group, choice):
-    overrides = [f"{group}={choice}"] + (["data.path=x.npz"] if choice == "arrays" else [])
+    overrides = [f"{group}={choice}", *MANDATORY.get(choice, [])]
     config = OmegaConf.to_container(compose(command, overrides), resolve=True, throw_on_missing=True)
     names = list(targets(config))
     assert names
     for name in names:
-        get_class(name)
+        get_object(name)
 
 
 def test_the_issue_s_noise_is_one_override():

@@ -23,7 +23,7 @@ def test_search_writes_everything_into_its_folder(command, small_search, tmp_pat
         assert str(run / name) in out
     assert StrategyAgent.load(run / "strategy.pt").num_stages == 3
     record = CorruptionRecord.load(run / "corruption.pt")
-    assert (record.rate, record.seed) == (0.4, 0)
+    assert record.settings == {"rate": 0.4, "seed": 0, "exclude_true": False}
     assert (record.labels != record.true_labels).nonzero().flatten().equal(record.indices)
     saved = OmegaConf.load(run / "config.yaml")
     assert (saved.agent.seed, saved.data.corruption.rate) == (3, 0.4)
@@ -64,7 +64,7 @@ def test_sweep_gives_each_job_a_folder_and_a_wandb_run(command, small_search, tm
     identifiers = set()
     for job, rate in enumerate(rates):
         folder = tmp_path / "sweep" / str(job)
-        assert CorruptionRecord.load(folder / "corruption.pt").rate == rate
+        assert CorruptionRecord.load(folder / "corruption.pt").settings["rate"] == rate
         assert StrategyAgent.load(folder / "strategy.pt").num_stages == 3
         (file,) = folder.glob("wandb/offline-run-*/*.wandb")
         identifiers.add(file.name)

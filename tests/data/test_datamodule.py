@@ -88,7 +88,7 @@ def test_a_corruption_working_in_place_does_not_reach_the_other_labels():
     def zero(labels, num_classes):
         labels.zero_()
         empty = torch.zeros(0, dtype=torch.int64)
-        return CorruptionRecord(labels, splits.train_y, empty, empty, "zero", 1.0, 0)
+        return CorruptionRecord(labels, splits.train_y, empty, "zero", {}, torch.arange(100))
 
     module = Toy(corruption=zero)
     module.load_splits = lambda: splits
@@ -101,14 +101,14 @@ def test_a_corruption_working_in_place_does_not_reach_the_other_labels():
     ("labels", "message"),
     [
         (torch.zeros(99, dtype=torch.int64), r"shape \[99\] .* need int64 labels of shape \[100\]"),
-        (torch.zeros(100), "torch.float32, but the 100 training samples need int64"),
+        (torch.zeros(100), "torch.float32, but the 100 training samples it kept need int64"),
         (torch.full((100,), 3), r"labels from 3 to 3, but with 3 classes they must lie in \[0, 2\]"),
         (torch.full((100,), -1), "labels from -1 to -1"),
     ],
 )
 def test_what_a_corruption_returns_is_checked(labels, message):
     empty = torch.zeros(0, dtype=torch.int64)
-    module = Toy(corruption=lambda y, c: CorruptionRecord(labels, y, empty, empty, "bad", 1.0, 0))
+    module = Toy(corruption=lambda y, c: CorruptionRecord(labels, y, empty, "bad", {}, torch.arange(100)))
     with pytest.raises(ValueError, match=message):
         module.setup()
 

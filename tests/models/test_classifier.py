@@ -1,8 +1,11 @@
+import math
+
 import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim.lr_scheduler import MultiStepLR
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
@@ -80,9 +83,88 @@ def test_without_milestones_the_rate_is_constant():
     assert set(fitted_rates(lr=0.3, milestones=())) == {0.3}
 
 
-def test_endless_training_is_named():
-    with pytest.raises(ValueError, match=r"no end, .* max_epochs or max_steps, .*milestones="):
-        fitted_rates(trainer_kwargs={"max_epochs": -1})
+@pytest.mark.parametrize("kwargs", [{}, {"milestones": (), "warmup": 0.1}])
+def test_endless_training_is_named(kwargs):
+    with pytest.raises(ValueError, match=r"no end, .* max_epochs or max_steps, .*milestones=.* warmup=0"):
+        fitted_rates(trainer_kwargs={"max_epochs": -1}, **kwargs)
+
+
+def test_data_of_unknown_length_is_named():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([(torch.rand(6), 0)] * 8)
+
+    loader = DataLoader(Stream(), batch_size=4)
+    module = ImageClassifier(MLP((6,), 3), warmup=0.1)
+    with pytest.raises(ValueError, match=r"for data of unknown length max_steps"):
+        make_trainer().fit(module, loader)
+    make_trainer(max_steps=4).fit(module, loader)
+
+
+def warm_rates(total, lr, percent, percents, gamma):
+    """The rate at every step, in whole percents: times 1 / (W + 1), 2 / (W + 1), ... in the first W steps."""
+    rising = percent * total // 100
+    falls = [max(1, percent * total // 100) for percent in percents]
+    factors = [min(1.0, (step + 1) / (rising + 1)) for step in range(total)]
+    return [lr * factor * gamma ** sum(step >= fall for fall in falls) for step, factor in enumerate(factors)]
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "percent", "percents"),
+    [
+        (80, 10, (50, 65, 80)),  # 100 steps: 10 rise
+        (80, 29, (58,)),  # floats cannot hold it
+        (80, 29, (30, 90)),  # falls one step after it has risen
+        (80, 2, (30, 60, 90)),  # ImageNet's
+        (32, 10, ()),  # 40 steps: 4 rise
+        (32, 3, (50,)),  # one step rises
+        (32, 1, (50,)),  # too short for one step
+        (32, 99, ()),
+        (32, 21, (22,)),  # both in step 8
+        (4, 1, (2,)),  # 5 steps: neither reaches a step
+    ],
+)
+def test_warmup_rises_linearly_at_every_step(num_samples, percent, percents):
+    rates = fitted_rates(
+        num_samples,
+        lr=0.2,
+        warmup=percent / 100,
+        milestones=[percent / 100 for percent in percents],
+        gamma=0.5,
+    )
+    total = num_samples // 4 * 5
+    assert len(rates) == total
+    assert rates == pytest.approx(warm_rates(total, 0.2, percent, percents, 0.5), rel=1e-12)
+
+
+def test_warmup_counts_optimizer_steps():
+    rates = fitted_rates(trainer_kwargs={"accumulate_grad_batches": 4, "max_epochs": 10}, warmup=0.25)  # 20 steps
+    assert rates == pytest.approx(warm_rates(20, 0.1, 25, (50, 65, 80), 0.1), rel=1e-12)
+
+
+def test_a_resumed_run_goes_on_where_the_schedule_was(tmp_path):
+    loader, path = make_loader(32, 4), tmp_path / "first.ckpt"
+    expected = fitted_rates(lr=0.2, warmup=0.3)  # 12 steps rise; an epoch has 8
+
+    class StopEarly(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.save_checkpoint(path)
+            trainer.should_stop = True
+
+    make_trainer(callbacks=[StopEarly()]).fit(ImageClassifier(MLP((6,), 3, hidden=(4,)), lr=0.2, warmup=0.3), loader)
+    recorder = RateRecorder()
+    resumed = ImageClassifier(MLP((6,), 3, hidden=(4,)), lr=0.2, warmup=0.3)
+    make_trainer(callbacks=[recorder]).fit(resumed, loader, ckpt_path=path)
+    assert recorder.rates == expected[8:]
+
+
+def test_without_warmup_the_schedule_is_torch_s_own():
+    module = ImageClassifier(MLP((6,), 3), warmup=0.0)
+    trainer = make_trainer()
+    trainer.fit(module, make_loader(32, 4))
+    (config,) = trainer.lr_scheduler_configs
+    assert type(config.scheduler) is MultiStepLR
+    assert config.interval == "step"
 
 
 def test_optimizer_is_the_papers():
@@ -154,6 +236,11 @@ def test_digits_are_learnt_and_logged():
         ({"milestones": (0.0,)}, "milestones is"),
         ({"gamma": 0.0}, "gamma is 0.0"),
         ({"gamma": 1.5}, "gamma is 1.5"),
+        ({"warmup": -0.1}, r"warmup is -0.1, but it must lie in \[0, 1\)"),
+        ({"warmup": 1.0, "milestones": ()}, "warmup is 1.0"),
+        ({"warmup": math.nan}, "warmup is nan"),
+        ({"warmup": 0.5}, "warmup is 0.5, but it must be below the first milestone, 0.5"),
+        ({"warmup": 0.3, "milestones": (0.9, 0.2)}, "first milestone, 0.2"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):

@@ -50,6 +50,7 @@ class LAWCallback(WeightingCallback):
         smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
+        analyse_labels: record the mean weights of right and of wrong labels (see :class:`WeightingCallback`).
         trace: keeps what the reference gives, for a later fit from the same seeds. An empty one is filled; with a
             complete one, of an earlier fit, the reference is not trained again. Rewards are the same, bit for bit.
 
@@ -82,6 +83,7 @@ class LAWCallback(WeightingCallback):
         smoothing: float = 0.5,
         reward_growth: float = 1.0,
         reward_scale: float = 1.0,
+        analyse_labels: bool = False,
         trace: ReferenceTrace | None = None,
     ) -> None:
         if mode not in ("search", "apply"):
@@ -102,6 +104,7 @@ class LAWCallback(WeightingCallback):
             num_stages=self.agent.num_stages,
             warmup_stages=self.agent.warmup_stages if warmup_stages is None else warmup_stages,
             smoothing=smoothing,
+            analyse_labels=analyse_labels,
         )
         self.weighting: LAWWeighting
         self.mode = mode

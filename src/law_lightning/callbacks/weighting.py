@@ -13,6 +13,7 @@ from torch import Tensor
 
 from law_lightning import functional as LF
 from law_lightning.callbacks.checks import refuse_several_optimizers, refuse_training, restore, schedule_of
+from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.capture import TWO_WAYS, LossCapture
@@ -38,6 +39,9 @@ class WeightingCallback(L.Callback):
         num_stages: T_max.
         warmup_stages: the first stages, in which every sample weighs 1.
         smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+        analyse_labels: at every stage end, go through the training data once more and record ``weight_clean`` and
+            ``weight_wrong``, the mean weights of samples with a right and with a wrong label. Needs a data module that
+            knows which are wrong; the training itself does not change.
 
     Attributes:
         history: a record per finished stage, as plain numbers: ``stage``, ``step``, ``epoch``, ``loss``, ``accuracy``
@@ -46,7 +50,13 @@ class WeightingCallback(L.Callback):
     """
 
     def __init__(
-        self, weighting: Weighting, *, num_stages: int = 20, warmup_stages: int = 0, smoothing: float = 0.5
+        self,
+        weighting: Weighting,
+        *,
+        num_stages: int = 20,
+        warmup_stages: int = 0,
+        smoothing: float = 0.5,
+        analyse_labels: bool = False,
     ) -> None:
         if not callable(weighting):
             raise ValueError(f"weighting must be a function of samples and phase, not {weighting!r}.")
@@ -57,6 +67,7 @@ class WeightingCallback(L.Callback):
         self.num_stages = num_stages
         self.warmup_stages = warmup_stages
         self.smoothing = smoothing
+        self.analyse_labels = analyse_labels
         self.history: list[Record] = []
         self.schedule: StageSchedule | None = None
         self._stage = 0
@@ -67,6 +78,7 @@ class WeightingCallback(L.Callback):
         self._order: DataOrder | None = None
         self._found_samples = False
         self._loss_is_used = False
+        self._truth: Any = None
         self._fitting = False
         self._loaded: dict[str, Any] | None = None
 
@@ -87,7 +99,9 @@ class WeightingCallback(L.Callback):
 
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys."""
-        return {f"law/weight/{name}": record[f"weight_{name}"] for name in ("mean", "std", "min", "max")}
+        names = ("mean", "std", "min", "max", "clean", "wrong")
+        scalars = {f"law/weight/{name}": record.get(f"weight_{name}") for name in names}
+        return {name: value for name, value in scalars.items() if value is not None}
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Called with the arguments of every ``training_step``, before it."""
@@ -131,6 +145,7 @@ class WeightingCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight."""
+        self._truth = truth_loader(trainer) if self.analyse_labels else None
         self.schedule = schedule_of(trainer, self.num_stages, self.warmup_stages)
         self.history = []
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
@@ -191,9 +206,12 @@ class WeightingCallback(L.Callback):
             )
 
     def _weigh(self, samples: Samples) -> Tensor | None:
-        weights = None if self.in_warmup else checked_weights(self.weighting, samples, self._stage_phase)
+        weights = self._weights(samples)
         self._statistics.add(samples, weights)
         return weights
+
+    def _weights(self, samples: Samples) -> Tensor | None:
+        return None if self.in_warmup else checked_weights(self.weighting, samples, self._stage_phase)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From the second epoch on, the data order is drawn right after this."""
@@ -215,6 +233,8 @@ class WeightingCallback(L.Callback):
             "epoch": trainer.current_epoch,
             **{name: value for name, value in summary.items() if name != "num_classes"},
         }
+        if self._truth is not None:
+            record |= weights_by_label(trainer, pl_module, self._weights, self._truth)
         # A training that diverges must not drive the strategy's networks out of all bounds.
         loss = min(summary["loss"] / chance, MOST_LOSS)
         self._loss_smooth = LF.smooth(self._loss_smooth, loss, self.smoothing)
@@ -251,6 +271,7 @@ class WeightingCallback(L.Callback):
         self._unwrap(pl_module)
 
     def _unwrap(self, module: L.LightningModule) -> None:
+        self._truth = None
         for name in ("training_step", "configure_optimizers"):
             restore(module, name)
 

@@ -112,5 +112,6 @@ def _quiet() -> None:
         ".*GPU available but not used.*",
         ".*exists and is not empty.*",  # Hydra has made the run folder before the logger comes to it
         ".*LeafSpec.*",
+        ".*could not find the monitored key.*",  # nothing validates where all data are trained on
     ):
         warnings.filterwarnings("ignore", message)

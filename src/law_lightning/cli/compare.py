@@ -29,7 +29,7 @@ def compare(config: DictConfig) -> float | None:
 
     from law_lightning.cli.build import factories, plain, trainer_options
     from law_lightning.cli.checks import comparison_seeds, interval_confidence, known_methods, strategy_file
-    from law_lightning.cli.folder import claim
+    from law_lightning.cli.folder import claim, save_corruption
     from law_lightning.cli.methods import method_table
     from law_lightning.cli.training import train_once
     from law_lightning.report.compare import summarise
@@ -45,11 +45,12 @@ def compare(config: DictConfig) -> float | None:
     names = known_methods(config.methods, list(table))
     for name in names:
         table[name]()  # a damaged strategy shows now
-    make_module, make_data, _ = factories(config)
+    make_module, make_data, data = factories(config)
     options = trainer_options(config)
     digest = hashlib.sha256(strategy.read_bytes()).hexdigest()
     records_file = folder / "compare.csv"
     claim(folder, {**plain(config), "strategy_sha256": digest}, state=records_file.name, free=_FREE)
+    save_corruption(data, folder)
 
     wanted = [(name, seed) for seed in seeds for name in names]
     outcomes = read_outcomes(records_file) if records_file.is_file() else []

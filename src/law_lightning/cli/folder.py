@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+if TYPE_CHECKING:
+    from law_lightning.data.corruption import CorruptionRecord
+
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
+#: What the corruption did to the training labels.
+CORRUPTION_FILE = "corruption.pt"
 
 
 def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str]) -> None:
@@ -35,6 +40,14 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
                 "or delete the folder to begin anew."
             )
     OmegaConf.save(OmegaConf.create(config), written)
+
+
+def save_corruption(data: Any, folder: Path) -> CorruptionRecord | None:
+    """Keep what the data's corruption did, for analysis, in the run folder; return it, None where there is none."""
+    record: CorruptionRecord | None = getattr(data, "corruption_record", None)
+    if record is not None:
+        record.save(folder / CORRUPTION_FILE)
+    return record
 
 
 def require_fixed_folder() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
 
@@ -14,9 +14,18 @@ from law_lightning import LAWCallback
 Method = Callable[[], list[Callback]]
 
 
-def law(strategy: Path, options: dict[str, Any]) -> LAWCallback:
-    """The callback of one training with a strategy; ``options`` are further arguments of LAWCallback."""
-    return LAWCallback(str(strategy), mode="apply", **options)
+def law(strategy: Path, options: dict[str, Any], mode: Literal["apply", "search"] = "apply") -> LAWCallback:
+    """The callback of one training with a strategy.
+
+    Args:
+        strategy: Its file.
+        options: Further arguments of LAWCallback.
+        mode: "apply"; or "search" to train the reference too, for its loss and accuracy. The strategy is the same in
+            both: it neither explores nor learns.
+    """
+    if mode == "search":
+        options = options | {"explore": False, "learn": False, "keep": "target"}
+    return LAWCallback(str(strategy), mode=mode, **options)
 
 
 def method_table(strategy: Path, options: dict[str, Any]) -> dict[str, Method]:

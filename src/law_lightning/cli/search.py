@@ -30,7 +30,7 @@ def search(config: DictConfig) -> float:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from law_lightning.cli.build import factories, plain, trainer_options
-    from law_lightning.cli.folder import claim, require_fixed_folder
+    from law_lightning.cli.folder import claim, require_fixed_folder, save_corruption
     from law_lightning.cli.loggers import open_logger
     from law_lightning.report.search_figure import draw_search
     from law_lightning.search.workers import launched_outside
@@ -46,9 +46,7 @@ def search(config: DictConfig) -> float:
     options = trainer_options(config)
     if first:
         claim(folder, plain(config), state="search.pt", free=_FREE)
-        record = getattr(data, "corruption_record", None)
-        if record is not None:
-            record.save(folder / "corruption.pt")
+        save_corruption(data, folder)
 
     with open_logger(config, folder) if first else nullcontext() as logger:
         result = run(agent, trainer_kwargs=options, law_kwargs=plain(config.law), run_dir=folder, logger=logger).run(

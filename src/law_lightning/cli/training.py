@@ -23,7 +23,8 @@ def train_once(
 ) -> Outcome:
     """Train from scratch and test twice: as the last epoch left the network, and as its best epoch did.
 
-    The best epoch is the one with the highest validation accuracy; test data choose nothing.
+    The best epoch is the one with the highest validation accuracy; test data choose nothing. Where all data are
+    trained on there is none.
 
     Args:
         method: Name of the method, for the outcome.
@@ -51,9 +52,11 @@ def train_once(
         )
         trainer.fit(module, datamodule=data)
         acc_last = accuracy_on_test(trainer, module, data, None)
+        if not best.best_model_path:
+            return Outcome(method, seed, acc_last, None, None)
         acc_best = accuracy_on_test(trainer, module, data, best.best_model_path)
         best_epoch = int(best.best_model_path.rsplit("epoch=", 1)[-1].removesuffix(".ckpt").split("-")[0])
-    return Outcome(method, seed, acc_last, acc_best, best_epoch)
+        return Outcome(method, seed, acc_last, acc_best, best_epoch)
 
 
 def accuracy_on_test(

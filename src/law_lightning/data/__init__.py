@@ -1,19 +1,50 @@
-"""Data modules whose tensors fit in memory, and label corruption."""
+"""Data modules, in memory or over torchvision's datasets, and label corruption."""
 
 from law_lightning.data.arrays import ArraysDataModule
-from law_lightning.data.corruption import CorruptionRecord, UniformNoise, uniform_noise
+from law_lightning.data.cifar import CIFAR10DataModule, CIFAR100DataModule
+from law_lightning.data.corruption import (
+    CIFAR10_SIMILAR,
+    AsymmetricNoise,
+    Compose,
+    Corruption,
+    CorruptionRecord,
+    DiscardClasses,
+    LabelFile,
+    LongTail,
+    PairNoise,
+    UniformNoise,
+    uniform_noise,
+)
 from law_lightning.data.datamodule import ArrayDataModule, ArraySplits
 from law_lightning.data.dataset import BatchedTensorDataset, identity_collate, random_horizontal_flip
 from law_lightning.data.digits import DigitsDataModule
+from law_lightning.data.folder import ImageFolderDataModule, ImageNetDataModule
+from law_lightning.data.mnist import FashionMNISTDataModule, MNISTDataModule
+from law_lightning.data.vision import VisionDataModule
 
 __all__ = [
+    "CIFAR10_SIMILAR",
     "ArrayDataModule",
     "ArraySplits",
     "ArraysDataModule",
+    "AsymmetricNoise",
     "BatchedTensorDataset",
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
+    "Compose",
+    "Corruption",
     "CorruptionRecord",
     "DigitsDataModule",
+    "DiscardClasses",
+    "FashionMNISTDataModule",
+    "ImageFolderDataModule",
+    "ImageNetDataModule",
+    "LabelFile",
+    "LongTail",
+    "MNISTDataModule",
+    "PairNoise",
     "UniformNoise",
+    "VisionDataModule",
     "identity_collate",
     "random_horizontal_flip",
     "uniform_noise",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from law_lightning.data.datamodule import ArrayDataModule, ArraySplits
 from law_lightning.data.dataset import random_horizontal_flip
@@ -29,6 +30,7 @@ class ArraysDataModule(ArrayDataModule):
         val_size: Validation samples to take out of the training ones when the file has no ``val_x``: a
             count (int) or a fraction (float).
         split_seed: Decides these choices, alone; the random state of a run does not touch them.
+        shrink: Average the images over squares of this many pixels a side, for small networks; 1 leaves them.
         flip: Mirror each training image with probability one half, by torch's global random state.
         num_classes: Number of classes; None counts those of ``train_y``, none of which may be missing.
         channels: Where the channels of four-dimensional inputs are: "first", "last", or "auto".
@@ -41,6 +43,7 @@ class ArraysDataModule(ArrayDataModule):
         train_size: int | None = None,
         val_size: int | float = 0.2,
         split_seed: int = 0,
+        shrink: int = 1,
         flip: bool = False,
         num_classes: int | None = None,
         channels: Channels = "auto",
@@ -57,6 +60,8 @@ class ArraysDataModule(ArrayDataModule):
             raise ValueError(f"val_size is {val_size}, but as a fraction it must lie between 0 and 1.")
         if not isinstance(val_size, float) and val_size < 1:
             raise ValueError(f"val_size is {val_size}, but as a count it must be at least 1.")
+        if shrink < 1:
+            raise ValueError(f"shrink is {shrink}, but it must be at least 1.")
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}, but it must be at least 1, or None.")
         if channels not in ("auto", "first", "last"):
@@ -65,6 +70,7 @@ class ArraysDataModule(ArrayDataModule):
         self.train_size = train_size
         self.val_size = val_size
         self.split_seed = split_seed
+        self.shrink = shrink
         self.flip = flip
         self.channels: Channels = channels
         self._stated_classes = num_classes
@@ -82,13 +88,15 @@ class ArraysDataModule(ArrayDataModule):
                 f"which is not: {kinds}. Store all of them in one dtype."
             )
         self._check_shapes(x, y)
+        if self.shrink > 1:
+            x = {name: avg_pool2d(images, self.shrink) for name, images in x.items()}
         num_classes = self._count_classes(y)
         train, val = self._split(len(y["train"]), has_val="val" in y)
         train_x, train_y = x["train"][train], y["train"][train]
         val_x, val_y = (x["val"], y["val"]) if val is None else (x["train"][val], y["train"][val])
         per_feature = arrays["train_x"].dtype != np.uint8
         train_x, val_x, test_x = standardize(train_x, val_x, x["test"], per_feature=per_feature)
-        return ArraySplits(train_x, train_y, val_x, val_y, test_x, y["test"], num_classes)
+        return ArraySplits(train_x, train_y, val_x, val_y, test_x, y["test"], num_classes, train, len(y["train"]))
 
     def _check_shapes(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> None:
         for name in x:
@@ -102,6 +110,11 @@ class ArraysDataModule(ArrayDataModule):
                     f"In {self.path} a sample of {name}_x has shape {list(x[name].shape[1:])}, but one of "
                     f"train_x has {list(x['train'].shape[1:])}: store all samples in one shape."
                 )
+        if self.shrink > 1 and (x["train"].ndim != 4 or min(x["train"].shape[2:]) < self.shrink):
+            raise ValueError(
+                f"shrink={self.shrink} needs images of at least {self.shrink} pixels a side, but a sample in "
+                f"{self.path} has shape {list(x['train'].shape[1:])}: lower shrink."
+            )
         if self.flip and x["train"].ndim != 4:
             raise ValueError(
                 f"flip=True needs images, but the samples in {self.path} are vectors of "

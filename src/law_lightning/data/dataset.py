@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,25 @@ class BatchedTensorDataset(Dataset[tuple[Tensor, Tensor]]):
         if self.transform is not None:
             x = self.transform(x)
         return x, self.y[index]
+
+
+class WithTruth(Dataset[tuple[Any, Tensor]]):
+    """Samples, each with the answer to whether its label is wrong: for analysis, never for training.
+
+    Args:
+        dataset: The samples.
+        wrong: bool [N].
+    """
+
+    def __init__(self, dataset: Dataset[Any], wrong: Tensor) -> None:
+        self.dataset = dataset
+        self.wrong = wrong
+
+    def __len__(self) -> int:
+        return len(self.wrong)
+
+    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
+        return self.dataset[index], self.wrong[index]
 
 
 def identity_collate(batch: T) -> T:

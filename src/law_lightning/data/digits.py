@@ -52,4 +52,4 @@ class DigitsDataModule(ArrayDataModule):
         # The validation images come first, so that they stay the same when train_size changes.
         val, train, test = torch.tensor_split(order, (self.val_size, self.val_size + self.train_size))
         train_x, val_x, test_x = standardize(x[train], x[val], x[test])
-        return ArraySplits(train_x, y[train], val_x, y[val], test_x, y[test], _NUM_CLASSES)
+        return ArraySplits(train_x, y[train], val_x, y[val], test_x, y[test], _NUM_CLASSES, train, len(y))

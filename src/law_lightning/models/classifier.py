@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import MultiStepLR
+from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, MultiStepLR
 
 Batch = tuple[Tensor, Tensor]
 
@@ -19,8 +19,8 @@ class ImageClassifier(L.LightningModule):
     """Trains a network with the mean cross-entropy and the paper's SGD.
 
     The learning rate is multiplied by ``gamma`` after given fractions of all optimizer steps. The
-    defaults are stages 10, 13 and 16 of 20. Logged: ``train/loss``, ``val/loss``, ``val/acc``,
-    ``test/loss``, ``test/acc``.
+    defaults are stages 10, 13 and 16 of 20. Before, it may rise from near 0 in a warm-up. Logged:
+    ``train/loss``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
 
     Args:
         network: Maps inputs [B, ...] to logits [B, C].
@@ -29,6 +29,8 @@ class ImageClassifier(L.LightningModule):
         weight_decay: Weight decay of SGD.
         milestones: Fractions of the run, each in (0, 1), after which the rate falls; empty keeps it constant.
         gamma: Factor of the rate at each milestone, in (0, 1].
+        warmup: Fraction of the run, in [0, 1) and below every milestone, in which the rate rises linearly to ``lr``:
+            of W such steps, number i (from 0) is made with ``lr * (i + 1) / (W + 1)``. 0 starts at ``lr``.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ImageClassifier(L.LightningModule):
         weight_decay: float = 2e-5,
         milestones: Sequence[float] = (0.5, 0.65, 0.8),
         gamma: float = 0.1,
+        warmup: float = 0.0,
     ) -> None:
         super().__init__()
         # Written as "not allowed", so that NaN is caught as well.
@@ -54,12 +57,20 @@ class ImageClassifier(L.LightningModule):
             )
         if not 0.0 < gamma <= 1.0:
             raise ValueError(f"gamma is {gamma}, but it must lie in (0, 1].")
+        if not 0.0 <= warmup < 1.0:
+            raise ValueError(f"warmup is {warmup}, but it must lie in [0, 1): a fraction of all optimizer steps.")
+        if milestones and warmup >= min(milestones):
+            raise ValueError(
+                f"warmup is {warmup}, but it must be below the first milestone, {min(milestones)}: the rate would "
+                "fall before it has risen. Shorten the warm-up, or let the milestones begin later."
+            )
         self.network = network
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.milestones = tuple(milestones)
         self.gamma = gamma
+        self.warmup = warmup
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, [B, C], of inputs [B, ...]."""
@@ -92,18 +103,28 @@ class ImageClassifier(L.LightningModule):
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return SGD and, if there are milestones, the schedule of its rate over optimizer steps."""
+        """Return SGD and, if there are milestones or a warm-up, the schedule of its rate over optimizer steps."""
         optimizer = SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        if not self.milestones:
+        if not self.milestones and self.warmup == 0:
             return optimizer
         total = self.trainer.estimated_stepping_batches
-        if math.isinf(total):
+        if not 0 <= total < math.inf:  # Lightning says -1 for data of unknown length
             raise ValueError(
-                "The training has no end, so the fractions in milestones name no step: give the Trainer "
-                "max_epochs or max_steps, or the ImageClassifier milestones=()."
+                "The training has no end, or none that is known beforehand, so the fractions in milestones and warmup "
+                "name no step: give the Trainer max_epochs or max_steps, for data of unknown length max_steps, or the "
+                "ImageClassifier milestones=() and warmup=0."
             )
-        # 0.29 * 100 is 28.999...: rounding down must not lose a step. Never step 0, or a run of few
-        # steps would start at the reduced rate.
-        steps = [max(1, math.floor(milestone * total + 1e-9)) for milestone in sorted(self.milestones)]
-        scheduler = MultiStepLR(optimizer, milestones=steps, gamma=self.gamma)
+        # Never step 0, or a run of few steps would start at the reduced rate.
+        steps = [max(1, _step(milestone, total)) for milestone in sorted(self.milestones)]
+        scheduler: LRScheduler = MultiStepLR(optimizer, milestones=steps, gamma=self.gamma)
+        if self.warmup > 0:
+            rising = _step(self.warmup, total)
+            warmup = LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising)
+            scheduler = ChainedScheduler([warmup, scheduler], optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _step(fraction: float, total: float) -> int:
+    """The step at which a fraction of all steps is done, rounded down."""
+    # 0.29 * 100 is 28.999...: rounding down must not lose a step.
+    return math.floor(fraction * total + 1e-9)

@@ -56,15 +56,19 @@ class MLP(nn.Module):
 class SmallCNN(nn.Module):
     """Blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling; then the global average and one layer.
 
-    A block does not pool where an image side is below 4 pixels: BatchNorm thus always has several
+    A block does not halve the image where a side is below 4 pixels: BatchNorm thus always has several
     positions to normalise over, even when the last batch of an epoch is a single image.
+
+    With the global average it hardly learns labels by heart; with ``hidden`` units on all positions it does.
 
     Args:
         in_shape: Shape of one image, (channels, height, width).
         num_classes: Number of classes C.
         channels: Output channels of each block.
-        dropout: Probability that an averaged channel is dropped in training, before the last layer.
+        dropout: Probability that an averaged channel (a hidden unit) is dropped in training, before the last layer.
         batch_norm: Whether blocks have BatchNorm; without it their convolutions have a bias.
+        hidden: Units of a fully connected layer with ReLU that takes the place of the global average; 0 for none.
+        strided: Halve the image by a convolution of stride 2 and not by pooling: a quarter of the work.
     """
 
     def __init__(
@@ -74,9 +78,13 @@ class SmallCNN(nn.Module):
         channels: Sequence[int] = (32, 64, 128),
         dropout: float = 0.0,
         batch_norm: bool = True,
+        hidden: int = 0,
+        strided: bool = False,
     ) -> None:
         super().__init__()
         _check(num_classes, channels, "channels", dropout)
+        if hidden < 0:
+            raise ValueError(f"hidden is {hidden}, but it must be at least 1, or 0 for the global average.")
         if len(in_shape) != 3 or any(side < 1 for side in in_shape):
             raise ValueError(
                 f"in_shape is {tuple(in_shape)}, but it must be (channels, height, width), each at least 1. "
@@ -87,20 +95,28 @@ class SmallCNN(nn.Module):
         width, height, breadth = in_shape
         layers: list[nn.Module] = []
         for next_width in channels:
-            layers.append(nn.Conv2d(width, next_width, kernel_size=3, padding=1, bias=not batch_norm))
+            halve = min(height, breadth) >= 4
+            stride = 2 if halve and strided else 1
+            layers.append(nn.Conv2d(width, next_width, kernel_size=3, stride=stride, padding=1, bias=not batch_norm))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(next_width))
             layers.append(nn.ReLU())
-            if min(height, breadth) >= 4:
+            if halve and not strided:
                 layers.append(nn.MaxPool2d(2))
-                height, breadth = height // 2, breadth // 2
+            if halve:  # a strided convolution rounds up, pooling down
+                height, breadth = ((side + strided) // 2 for side in (height, breadth))
             width = next_width
         self.blocks = nn.Sequential(*layers)
+        self.hidden: nn.Module | None = None
+        if hidden > 0:
+            self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(width * height * breadth, hidden), nn.ReLU())
+            width = hidden
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, [B, C], of images [B, channels, height, width]."""
-        pooled = self.blocks(x).mean(dim=(2, 3))
-        logits: Tensor = self.head(self.dropout(pooled))
+        maps = self.blocks(x)
+        features = maps.mean(dim=(2, 3)) if self.hidden is None else self.hidden(maps)
+        logits: Tensor = self.head(self.dropout(features))
         return logits

@@ -75,8 +75,15 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float], confid
     return Difference(mean, float(interval.low), float(interval.high))
 
 
+def judged_epochs(outcomes: Sequence[Outcome]) -> tuple[Epoch, ...]:
+    """The epochs that all outcomes know: the last, and the best by validation where there was validation data."""
+    return ("last",) if any(outcome.acc_best is None for outcome in outcomes) else ("last", "best")
+
+
 def summarise(outcomes: Sequence[Outcome], baseline: str = "base", confidence: float = 0.95) -> list[Summary]:
     """Summarise a comparison: a line per method and epoch, methods in order of appearance.
+
+    Without validation data nobody can tell the best epoch, and there are lines for the last one only.
 
     Args:
         outcomes: One outcome per method and seed; every method on the same seeds, at least two.
@@ -96,7 +103,7 @@ def summarise(outcomes: Sequence[Outcome], baseline: str = "base", confidence: f
         raise ValueError(f"A comparison needs at least 2 seeds, got {len(seeds)}.")
 
     summaries = []
-    for epoch in ("last", "best"):
+    for epoch in judged_epochs(outcomes):
         columns = {method: [getattr(table[method, seed], f"acc_{epoch}") for seed in seeds] for method in methods}
         for method, values in columns.items():
             paired = method != baseline and baseline in columns

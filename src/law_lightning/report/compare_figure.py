@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from law_lightning.report.compare import Epoch, summarise
+from law_lightning.report.compare import Epoch, judged_epochs, summarise
 from law_lightning.report.records import Outcome
 from law_lightning.report.style import colour_of, new_figure, save, tidy
 
@@ -17,8 +17,9 @@ _TITLES: dict[Epoch, str] = {"last": "Last epoch", "best": "Best epoch by valida
 def draw_comparison(outcomes: Sequence[Outcome], path: Path, baseline: str = "base", confidence: float = 0.95) -> Path:
     """Draw the outcomes of a comparison.
 
-    The first two panels show the test accuracy of each seed, its methods joined by a line, and the mean of
-    each method as a bar. The third shows the mean difference to the baseline with its t-interval.
+    The first two panels (one, without validation data) show the test accuracy of each seed, its methods joined by
+    a line, and the mean of each method as a bar. The last shows the mean difference to the baseline with its
+    t-interval.
 
     Args:
         outcomes: One outcome per method and seed.
@@ -28,15 +29,17 @@ def draw_comparison(outcomes: Sequence[Outcome], path: Path, baseline: str = "ba
     """
     methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
     paired = baseline in methods and len(methods) > 1
-    figure = new_figure(4.6 + 1.2 * len(methods) + (2.6 if paired else 0.0), 3.8)
-    panels = figure.subplots(1, 3 if paired else 2, squeeze=False)[0]
-    panels[1].sharey(panels[0])
-    for axes, epoch in zip(panels, _TITLES, strict=False):
+    epochs = judged_epochs(outcomes)
+    figure = new_figure(len(epochs) * (2.3 + 0.6 * len(methods)) + (2.6 if paired else 0.0), 3.8)
+    panels = figure.subplots(1, len(epochs) + paired, squeeze=False)[0]
+    for axes, epoch in zip(panels, epochs, strict=False):
         _draw_seeds(axes, outcomes, methods, epoch, baseline)
     panels[0].set_ylabel("Test accuracy (%)")
-    panels[1].tick_params(labelleft=False)
+    for axes in panels[1 : len(epochs)]:
+        axes.sharey(panels[0])
+        axes.tick_params(labelleft=False)
     if paired:
-        _draw_differences(panels[2], outcomes, methods, baseline, confidence)
+        _draw_differences(panels[-1], outcomes, methods, baseline, confidence)
     return save(figure, path)
 
 

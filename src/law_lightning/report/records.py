@@ -16,15 +16,16 @@ class Outcome:
         method: Name of the method.
         seed: Seed of the training.
         acc_last: Test accuracy after the last epoch, in [0, 1].
-        acc_best: Test accuracy after the epoch with the best validation accuracy, in [0, 1].
-        best_epoch: That epoch, counted from 0.
+        acc_best: Test accuracy after the epoch with the best validation accuracy, in [0, 1]; None without
+            validation data.
+        best_epoch: That epoch, counted from 0; None without validation data.
     """
 
     method: str
     seed: int
     acc_last: float
-    acc_best: float
-    best_epoch: int
+    acc_best: float | None
+    best_epoch: int | None
 
 
 def write_outcomes(outcomes: Iterable[Outcome], path: Path) -> None:
@@ -51,8 +52,8 @@ def read_outcomes(path: Path) -> list[Outcome]:
                 method=row["method"],
                 seed=int(row["seed"]),
                 acc_last=float(row["acc_last"]),
-                acc_best=float(row["acc_best"]),
-                best_epoch=int(row["best_epoch"]),
+                acc_best=float(row["acc_best"]) if row["acc_best"] else None,
+                best_epoch=int(row["best_epoch"]) if row["best_epoch"] else None,
             )
             for row in rows
         ]

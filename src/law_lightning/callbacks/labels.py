@@ -1,0 +1,74 @@
+"""What a weighting gives to right and to wrong labels, where the truth is known: for analysis only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+
+from law_lightning.capture import LossCapture
+from law_lightning.duplicate import duplicate
+from law_lightning.randomness import replaying
+from law_lightning.samples import Samples
+
+
+def truth_loader(trainer: L.Trainer) -> Any:
+    """The loader of the data module that knows which labels are wrong: batches ``(batch, wrong)``, wrong bool [B].
+
+    Raises:
+        MisconfigurationException: there is none, or no label is wrong.
+    """
+    make = getattr(getattr(trainer, "datamodule", None), "analysis_dataloader", None)
+    loader = None if make is None else make()
+    if loader is None:
+        raise MisconfigurationException(
+            "analyse_labels=True needs to know which training labels are wrong: fit with a data module that has a "
+            "corruption of labels, or one of your own whose analysis_dataloader() gives batches (batch, wrong), wrong "
+            "being a bool for each sample; or leave analyse_labels out."
+        )
+    return loader
+
+
+def weights_by_label(
+    trainer: L.Trainer, module: L.LightningModule, weigh: Callable[[Samples], Tensor | None], loader: Any
+) -> dict[str, float | None]:
+    """The mean weight of samples whose label is right, and of those whose label is wrong.
+
+    A pass over training data with a copy of the network, in evaluation mode. Nothing of the training is touched.
+
+    Args:
+        trainer: the Trainer, in the course of a fit.
+        module: the network as it is now.
+        weigh: from the samples of a batch to weights [B], or None for ones.
+        loader: see :func:`truth_loader`.
+
+    Returns:
+        ``weight_clean`` and ``weight_wrong``; None where there is no such sample.
+    """
+    sums = torch.zeros(2, 2, dtype=torch.float64)  # right and wrong labels: sum of the weights, and their number
+    with replaying(), torch.no_grad():
+        twin = duplicate(trainer, module).eval()
+        takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
+        for batch_idx, (batch, wrong) in enumerate(loader):
+            samples = _reveal(trainer, twin, batch, [batch_idx] * takes_index)
+            weights = weigh(samples)
+            weights = torch.ones(len(wrong)) if weights is None else weights.double().cpu()
+            for row, chosen in enumerate((~wrong, wrong)):
+                sums[row] += torch.stack([weights[chosen].sum().double(), chosen.sum().double()])
+    clean, mislabelled = (float(total / count) if count else None for total, count in sums)
+    return {"weight_clean": clean, "weight_wrong": mislabelled}
+
+
+def _reveal(trainer: L.Trainer, twin: L.LightningModule, batch: Any, where: list[int]) -> Samples:
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = twin._on_before_batch_transfer(batch, dataloader_idx=0)
+    batch = twin._apply_batch_transfer_handler(batch, device=trainer.strategy.root_device, dataloader_idx=0)
+    with trainer.precision_plugin.train_step_context(), LossCapture(training=False, check_labels=False) as capture:
+        capture.take_output(twin.training_step(batch, *where))
+    samples: Samples = capture.samples[0]
+    return samples

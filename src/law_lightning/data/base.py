@@ -1,0 +1,194 @@
+"""What every data module does: clean evaluation labels, optional corruption, loaders, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from law_lightning.data.corruption import Corruption, CorruptionRecord
+from law_lightning.data.dataset import WithTruth
+from law_lightning.data.preparation import permuted_indices
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Splits(Protocol):
+    """What :meth:`LabelledDataModule.load_splits` returns, at least."""
+
+    @property
+    def train_y(self) -> Tensor:
+        """True labels of the training samples, int64 [N]."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+
+    @property
+    def train_rows(self) -> Tensor | None:
+        """Which rows of the data set's training part those samples are, int64 [N]; None where nobody can tell."""
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many rows that part has."""
+
+
+class LabelledDataModule(L.LightningDataModule):
+    """Serves training, validation and test data with one label a sample.
+
+    Only training labels are corrupted; validation and test labels stay clean. The order of the training batches
+    comes from torch's global random state, so ``seed_everything`` decides it.
+
+    Args:
+        batch_size: Training samples a batch; the last batch of an epoch may be smaller.
+        eval_batch_size: Validation and test samples a batch.
+        corruption: Called once as ``corruption(train_labels, num_classes)``; the record it returns says which
+            samples are trained on and with what labels. None trains on the true labels of all.
+        num_workers: Loader processes.
+    """
+
+    #: Puts a batch together; None is torch's own way.
+    collate_fn: Callable[[Any], Any] | None = None
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        eval_batch_size: int = 1024,
+        corruption: Corruption | Callable[[Tensor, int], CorruptionRecord] | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}, but it must be at least {least}.")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.corruption = corruption
+        self.num_workers = num_workers
+        #: What the corruption did, for analysis only; None without a corruption or before ``setup``.
+        self.corruption_record: CorruptionRecord | None = None
+        self._num_classes: int | None = None
+        self._datasets: dict[str, Dataset[Any]] = {}
+
+    def load_splits(self) -> Any:
+        """Return the data, with true labels everywhere (see :class:`Splits`). Called once, by :meth:`setup`."""
+        raise NotImplementedError(f"{type(self).__name__} must define load_splits().")
+
+    def make_datasets(self, splits: Any, kept: Tensor, labels: Tensor) -> dict[str, Dataset[Any]]:
+        """Return the datasets: ``train``, ``test``, ``clean`` (as ``train``, not augmented) and, if any, ``val``.
+
+        Args:
+            splits: What :meth:`load_splits` returned.
+            kept: The training samples to train on, int64 [K].
+            labels: The labels to train on, int64 [K].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define make_datasets().")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data and corrupt the training labels; a second call does nothing."""
+        if self._datasets:
+            return
+        splits: Splits = self.load_splits()
+        kept, labels = torch.arange(len(splits.train_y)), splits.train_y
+        if self.corruption is not None:
+            self.corruption_record = record = self._corrupt(splits)
+            _check_corrupted(record, len(labels), splits.num_classes)
+            kept, labels = record.kept, record.labels
+        self._num_classes = splits.num_classes
+        # The true training labels go no further than the record: the datasets have never seen them.
+        self._datasets = self.make_datasets(splits, kept, labels)
+
+    def _corrupt(self, splits: Splits) -> CorruptionRecord:
+        assert self.corruption is not None
+        # A copy, so that a corruption that works in place cannot reach the true labels of its record.
+        labels = splits.train_y.clone()
+        if isinstance(self.corruption, Corruption):
+            return self.corruption(labels, splits.num_classes, splits.train_rows, splits.num_rows)
+        return self.corruption(labels, splits.num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C; known after :meth:`setup`."""
+        self._require_setup("num_classes")
+        assert self._num_classes is not None
+        return self._num_classes
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch dimension; known after :meth:`setup`."""
+        self._require_setup("in_shape")
+        return tuple(self._datasets["test"][0][0].shape)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled training batches: inputs [B, ...] and, if there is a corruption, corrupted labels [B]."""
+        return self._dataloader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Validation batches in a fixed order, with true labels; nothing where all data are trained on."""
+        if self._datasets and "val" not in self._datasets:
+            return []
+        return self._dataloader("val", self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test batches in a fixed order, with true labels."""
+        return self._dataloader("test", self.eval_batch_size, shuffle=False)
+
+    def analysis_dataloader(self) -> DataLoader[Any] | None:
+        """The training samples, not augmented, in one mixed order: batches ``((x, y), wrong)``; None if none is wrong.
+
+        For analysis beside a training, never for the training itself: ``wrong``, bool [B], tells whose label the
+        corruption made wrong.
+        """
+        self._require_setup("analysis_dataloader")
+        if self.corruption_record is None or len(self.corruption_record.indices) == 0:
+            return None
+        wrong = torch.zeros(len(self.corruption_record.labels), dtype=torch.bool)
+        wrong[self.corruption_record.indices] = True
+        mixed = permuted_indices(len(wrong), seed=0).tolist()  # features are normalised within a batch
+        return DataLoader(WithTruth(self._datasets["clean"], wrong), self.batch_size, sampler=mixed)
+
+    def _dataloader(self, split: str, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
+        self._require_setup(f"{split}_dataloader")
+        return DataLoader(
+            self._datasets[split],
+            batch_size=batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=self.collate_fn,
+        )
+
+    def _require_setup(self, name: str) -> None:
+        if not self._datasets:
+            raise RuntimeError(f"{type(self).__name__}.{name} is not known yet: call setup() first.")
+
+
+def _check_corrupted(record: CorruptionRecord, num_samples: int, num_classes: int) -> None:
+    """Check what a user's own corruption returned, before a step is wasted on it."""
+    labels, kept = record.labels, record.kept
+    if labels.shape != kept.shape or labels.dtype != torch.int64:
+        raise ValueError(
+            f"The corruption returned labels of shape {list(labels.shape)} and {labels.dtype}, but the "
+            f"{len(kept)} training samples it kept need int64 labels of shape [{len(kept)}]."
+        )
+    if len(kept) == 0:
+        raise ValueError(f"The corruption discarded all of the {num_samples} training samples: discard fewer.")
+    if int(kept.min()) < 0 or int(kept.max()) >= num_samples:
+        raise ValueError(
+            f"The corruption kept samples {int(kept.min())} to {int(kept.max())}, but there are {num_samples} "
+            f"training samples, 0 to {num_samples - 1}."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"The corruption returned labels from {low} to {high}, but with {num_classes} classes they must "
+            f"lie in [0, {num_classes - 1}]."
+        )

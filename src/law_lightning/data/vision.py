@@ -1,0 +1,153 @@
+"""The base of the data modules over torchvision's datasets: the paper's splits, and images decoded as needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from law_lightning.data.base import LabelledDataModule
+from law_lightning.data.images import ImageDataset, labels_of
+from law_lightning.data.preparation import permuted_indices
+
+Transform = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSplits:
+    """Which images of the data set's training part are trained on and validated on; the test part is used whole."""
+
+    train: Dataset[Any]
+    test: Dataset[Any]
+    train_rows: Tensor
+    val_rows: Tensor
+    num_classes: int
+
+    @property
+    def train_y(self) -> Tensor:
+        """True labels of the training images, int64 [N]."""
+        return labels_of(self.train)[self.train_rows]
+
+    @property
+    def num_rows(self) -> int:
+        """Images of the data set's training part."""
+        return len(labels_of(self.train))
+
+
+class VisionDataModule(LabelledDataModule):
+    """Serves images of a torchvision dataset, with the paper's two ways to split its training part.
+
+    ``split="search"`` takes ``val_size`` images for validation and ``train_size`` others for training, both at
+    random; ``split="full"`` trains on all of them, and there is no validation data. The test part is the data
+    set's own.
+
+    A subclass says where the images come from, in :meth:`load_part`, and how they become tensors, in
+    :meth:`default_transforms`.
+
+    Args:
+        root: The folder of the data.
+        split: "search" or "full".
+        train_size: Training images of the search split; None takes all but the validation images.
+        val_size: Validation images of the search split.
+        per_class: Whether these are numbers of images a class.
+        split_seed: Decides the choice, alone; the random state of a run does not touch it.
+        download: Let torchvision fetch what is missing.
+        train_transform: From an image to a tensor [C, H, W], for training; None takes the paper's.
+        eval_transform: The same for validation and test.
+        **kwargs: Passed on to :class:`~law_lightning.data.base.LabelledDataModule`: ``batch_size``, ``corruption``,
+            ``num_workers`` (decoding takes time: a few workers keep a GPU busy), ...
+    """
+
+    #: What the data set is called in messages.
+    title = "The data set"
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        *,
+        split: Literal["search", "full"] = "search",
+        train_size: int | None = None,
+        val_size: int = 5000,
+        per_class: bool = False,
+        split_seed: int = 0,
+        download: bool = False,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if split not in ("search", "full"):
+            raise ValueError(f"split is {split!r}, but it must be 'search' or 'full'.")
+        if train_size is not None and train_size < 1:
+            raise ValueError(f"train_size is {train_size}, but it must be at least 1, or None for all the rest.")
+        if val_size < 1:
+            raise ValueError(f"val_size is {val_size}, but it must be at least 1.")
+        self.root = Path(root)
+        self.split = split
+        self.train_size = train_size
+        self.val_size = val_size
+        self.per_class = per_class
+        self.split_seed = split_seed
+        self.download = download
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+
+    def load_part(self, train: bool) -> Any:
+        """Return a torchvision dataset of images without a transform: the training part, or the test part."""
+        raise NotImplementedError(f"{type(self).__name__} must define load_part().")
+
+    def default_transforms(self) -> tuple[Transform, Transform]:
+        """Return the transforms of training and evaluation images."""
+        raise NotImplementedError(f"{type(self).__name__} must define default_transforms().")
+
+    def load_splits(self) -> ImageSplits:
+        """Load both parts and split the training part."""
+        train, test = self.load_part(train=True), self.load_part(train=False)
+        train_rows, val_rows = self._split(labels_of(train), len(train.classes))
+        return ImageSplits(train, test, train_rows, val_rows, len(train.classes))
+
+    def make_datasets(self, splits: ImageSplits, kept: Tensor, labels: Tensor) -> dict[str, Dataset[Any]]:
+        """Decode the images when they are asked for; only training images are augmented."""
+        augment, plain = self.default_transforms()
+        augment, plain = self.train_transform or augment, self.eval_transform or plain
+        rows, test_y = splits.train_rows[kept], labels_of(splits.test)
+        datasets: dict[str, Dataset[Any]] = {
+            "train": ImageDataset(splits.train, rows, labels, augment),
+            "clean": ImageDataset(splits.train, rows, labels, plain),
+            "test": ImageDataset(splits.test, torch.arange(len(test_y)), test_y, plain),
+        }
+        if len(splits.val_rows) > 0:
+            val_y = labels_of(splits.train)[splits.val_rows]
+            datasets["val"] = ImageDataset(splits.train, splits.val_rows, val_y, plain)
+        return datasets
+
+    def _split(self, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Return the rows of the training and of the validation images."""
+        if self.split == "full":
+            return torch.arange(len(labels)), torch.zeros(0, dtype=torch.int64)
+        order = permuted_indices(len(labels), self.split_seed)
+        if not self.per_class:
+            return self._cut(order, f"{self.title} has {len(labels)} training images")
+        parts = [
+            self._cut(order[labels[order] == c], f"Class {c} of {self.title} has {int((labels == c).sum())} images")
+            for c in range(num_classes)
+        ]
+        # In one order for all classes, as the samples would come without per_class.
+        train, val = (torch.cat(rows) for rows in zip(*parts, strict=True))
+        return order[torch.isin(order, train)], order[torch.isin(order, val)]
+
+    def _cut(self, order: Tensor, what: str) -> tuple[Tensor, Tensor]:
+        train_size = len(order) - self.val_size if self.train_size is None else self.train_size
+        if train_size < 1 or train_size + self.val_size > len(order):
+            wanted = "at least one" if self.train_size is None else str(self.train_size)
+            raise ValueError(
+                f"{what}, too few for {self.val_size} validation and {wanted} training images: lower "
+                "train_size or val_size."
+            )
+        # The validation images come first, so that they stay the same when train_size changes.
+        return order[self.val_size : self.val_size + train_size], order[: self.val_size]
