@@ -26,7 +26,10 @@ ROWS = {
     "table5": [f"{data}_resnet32" for data in CIFAR],
     "figure3": [f"{data}_{bias}" for data, bias in product(CIFAR, ("noise", "imbalance"))],
     "figure4": [*(f"{data}_{bias}" for data, bias in product(CIFAR, ("noise", "imbalance"))), "imagenet_imbalance"],
-    "small": [f"{data}_{bias}" for data, bias in product(("digits", "cifar10"), ("noise40", "discard", "long_tail"))],
+    "small": [
+        *(f"{data}_{bias}" for data, bias in product(("digits", "cifar10"), ("noise40", "discard", "long_tail"))),
+        "cifar10_transfer",
+    ],
 }
 EXPERIMENTS = [f"{table}/{row}" for table, rows in ROWS.items() for row in rows]
 

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from law_lightning import LAWCallback
+from law_lightning.cli.compare import main as compare
 from law_lightning.cli.train import main
-from law_lightning.data import DigitsDataModule
+from law_lightning.data import CorruptionRecord, DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
+from tiny_data import write_cifar
 from zoo import make_trainer
 
 
@@ -60,3 +62,50 @@ def test_a_foreign_strategy_file_is_one_line(command, small, tmp_path):
     (tmp_path / "foreign.pt").write_text("no strategy")
     with pytest.raises(SystemExit, match=r"^law-train: .*foreign\.pt"):
         command(main, *small, "strategy=foreign.pt")
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_weights_of_wrong_labels_are_recorded_where_labels_are_wrong(command, small, strategy, tmp_path):
+    command(main, *small, f"strategy={strategy}", "corruption.rate=0.5", "run_dir=noisy")
+    last = rows(tmp_path / "noisy" / "history.csv")[-1]
+    assert 0 < float(last["weight_wrong"]) < 2
+    assert float(last["weight_wrong"]) != float(last["weight_clean"])
+    assert CorruptionRecord.load(tmp_path / "noisy" / "corruption.pt").settings["rate"] == 0.5
+    command(main, *small, f"strategy={strategy}", "run_dir=clean")
+    assert "weight_wrong" not in rows(tmp_path / "clean" / "history.csv")[-1]
+
+
+def test_a_reference_beside_it_changes_nothing_but_the_record(command, small, strategy, tmp_path):
+    for name, extra in (("alone", []), ("beside", ["reference=true"])):
+        command(main, *small, f"strategy={strategy}", "corruption.rate=0.5", f"run_dir={name}", *extra)
+    alone, beside = saved(tmp_path / "alone"), saved(tmp_path / "beside")
+    assert all(torch.equal(alone[key], beside[key]) for key in alone)
+    for a, b in zip(*(rows(tmp_path / name / "history.csv") for name in ("alone", "beside")), strict=True):
+        assert a["theta"] == b["theta"]
+        assert (a["reward"], b["reward"] != "") == ("", True)
+    assert float(b["loss_gap"]) != 0.0
+
+
+def test_a_reference_without_a_strategy_is_refused(command, small):
+    with pytest.raises(SystemExit, match=r"^law-train: reference=true .* add strategy=PATH"):
+        command(main, *small, "reference=true")
+
+
+def test_without_validation_data_there_is_a_last_epoch_only(command, strategy, tmp_path, monkeypatch):
+    write_cifar(tmp_path / "data", monkeypatch, train=60, test=20)
+    options = [
+        "data=cifar10", "data.batch_size=20", "data.num_workers=0", "trainer.max_epochs=3", "trainer.accelerator=cpu",
+        "model.network.hidden=[16]", "hydra/job_logging=none", "hydra/hydra_logging=none", f"strategy={strategy}",
+    ]  # fmt: skip
+    out = command(main, *options, "run_dir=one")
+    assert "last epoch" in out
+    assert "best epoch" not in out
+    out = command(compare, *options, "seeds=2", "run_dir=both")
+    assert "law" in out
+    assert "best" not in out.replace("both", "")
+    assert [row["acc_best"] for row in rows(tmp_path / "both" / "compare.csv")] == [""] * 4
+    assert command(compare, *options, "seeds=2", "run_dir=both") == out  # goes on from what was saved

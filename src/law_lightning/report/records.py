@@ -52,8 +52,8 @@ def read_outcomes(path: Path) -> list[Outcome]:
                 method=row["method"],
                 seed=int(row["seed"]),
                 acc_last=float(row["acc_last"]),
-                acc_best=float(row["acc_best"]) if row["acc_best"] else None,
-                best_epoch=int(row["best_epoch"]) if row["best_epoch"] else None,
+                acc_best=None if row["acc_best"] == "" else float(row["acc_best"]),
+                best_epoch=None if row["best_epoch"] == "" else int(row["best_epoch"]),
             )
             for row in rows
         ]
