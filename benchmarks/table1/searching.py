@@ -85,8 +85,9 @@ class InTime:
             kind, begun = self._begun
             self.longest[kind] = max(self.longest.get(kind, 0.0), now - begun)
         episode = self.plan.learning_seeds().get(torch.initial_seed())  # the search has just seeded
-        if self.budget.lacks(self._forecast(episode)):
-            time.sleep(_GRACE_S if self.plan.workers > 1 else 0.0)
+        grace = _GRACE_S if self.plan.workers > 1 else 0.0
+        if self.budget.lacks(self._forecast(episode) + grace):
+            time.sleep(grace)
             raise OutOfTimeError
         self._begun = ("evaluate" if episode is None else "learn", now)
         return self.make()

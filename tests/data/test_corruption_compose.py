@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_module
@@ -5,6 +8,7 @@ from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import law_lightning.conf
 from law_lightning.data import (
     Compose,
     CorruptionRecord,
@@ -54,9 +58,27 @@ def test_the_record_of_several(tmp_path):
     assert loaded.settings == record.settings
 
 
-def test_nothing_to_compose_is_refused():
-    with pytest.raises(ValueError, match="corruptions is empty"):
-        Compose([])
+def test_composed_ones_compose():
+    labels = torch.arange(90) % 3
+    parts = [LongTail(4), PairNoise(0.5, seed=1), UniformNoise(0.5, seed=3)]
+    nested, flat = Compose([Compose(parts[:2]), parts[2]])(labels, 3), Compose(parts)(labels, 3)
+    assert nested.name == flat.name == "long_tail+pair_noise+uniform_noise"
+    assert nested.settings["1 long_tail+pair_noise"]["2 pair_noise"] == {"rate": 0.5, "seed": 1}
+    for name in ("labels", "true_labels", "selected", "kept"):
+        assert torch.equal(getattr(nested, name), getattr(flat, name))
+
+
+@pytest.mark.parametrize(
+    ("corruptions", "message"),
+    [
+        ([], "corruptions is empty"),
+        (PairNoise(0.5), r"corruptions is PairNoise\(.*\), but it must be a list"),
+        ([PairNoise(0.5), len], "Number 2 of corruptions is <built-in function len>, but each must be a Corruption"),
+    ],
+)
+def test_what_cannot_be_composed_is_refused(corruptions, message):
+    with pytest.raises(ValueError, match=message):
+        Compose(corruptions)
 
 
 def test_a_data_module_trains_on_what_is_left():
@@ -71,18 +93,47 @@ def test_a_data_module_trains_on_what_is_left():
     assert len(data.val_dataloader().dataset) == len(whole.val_dataloader().dataset)
 
 
-@pytest.mark.parametrize("choice", ["uniform_noise", "pair_noise", "asymmetric_noise", "discard", "discard_noise"])
-def test_the_configs_corrupt_the_digits(choice):
-    with initialize_config_module("law_lightning.conf", version_base="1.3"):
-        config = compose("law_search", [f"corruption={choice}", "data.train_size=800"])
-        data = instantiate(config.data, _convert_="all")
-    data.setup()
-    assert data.corruption_record.name.split("+")[0].removesuffix("_noise") in choice
+#: What some configs need to fit 800 digits, and what their record says.
+CONFIGS = {
+    "uniform_noise": (["corruption.rate=0.3", "corruption.exclude_true=true"], "uniform_noise"),
+    "pair_noise": (["corruption.rate=0.3"], "pair_noise"),
+    "asymmetric_noise": (["corruption.rate=0.3"], "asymmetric_noise"),
+    "label_file": (["corruption.path=labels.npy"], "label_file"),
+    "discard": ([], "discard"),
+    "long_tail": (["corruption.imbalance=10"], "long_tail"),
+    "discard_noise": ([], "discard+uniform_noise"),
+    "long_tail_noise": (["corruption.corruptions.0.imbalance=10"], "long_tail+uniform_noise"),
+}
 
 
-def test_the_long_tail_config(tmp_path):
+def build(*overrides):
     with initialize_config_module("law_lightning.conf", version_base="1.3"):
-        config = compose("law_search", ["corruption=long_tail_noise", "corruption.corruptions.0.imbalance=10"])
+        config = compose("law_search", ["data.train_size=800", *overrides])
         data = instantiate(config.data, _convert_="all")
     data.setup()
-    assert data.corruption_record.settings["1 long_tail"]["imbalance"] == 10
+    return data.corruption_record
+
+
+def test_every_config_is_tested():
+    folder = Path(law_lightning.conf.__file__).parent / "corruption"
+    assert {path.stem for path in folder.glob("*.yaml")} == {*CONFIGS, "none"}
+
+
+@pytest.mark.parametrize("choice", CONFIGS)
+def test_the_configs_corrupt_the_digits(choice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.zeros(1797, dtype=np.int64))
+    overrides, name = CONFIGS[choice]
+    record = build(f"corruption={choice}", *overrides)
+    assert record.name == name
+    assert len(record.indices) > 0 or len(record.kept) < 800
+    record.save("record.pt")
+    assert CorruptionRecord.load("record.pt").settings == record.settings
+
+
+def test_a_mapping_and_a_list_from_the_command_line():
+    record = build("corruption=asymmetric_noise", "corruption.rate=1", "corruption.mapping={3: 8, 5: 6}")
+    assert record.settings["mapping"] == {3: 8, 5: 6}
+    assert set(record.true_labels[record.selected].tolist()) == {3, 5}
+    record = build("corruption=discard", "corruption.classes=[2,7]", "corruption.share=0.5")
+    assert record.settings["classes"] == (2, 7)

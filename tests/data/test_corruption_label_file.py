@@ -1,8 +1,10 @@
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 
-from law_lightning.data import ArraysDataModule, LabelFile
+from law_lightning.data import ArraysDataModule, Compose, DiscardClasses, LabelFile
 
 TRUE = torch.arange(30) % 3
 GIVEN = (TRUE + (torch.arange(30) % 5 == 0)) % 3
@@ -64,13 +66,49 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
 
 
+def change_pickle(source, target, change):
+    with zipfile.ZipFile(source) as plain, zipfile.ZipFile(target, "w") as changed:
+        for name in plain.namelist():
+            content = plain.read(name)
+            changed.writestr(name, change(content) if name.endswith("data.pkl") else content)
+
+
+def test_a_forged_array_of_objects_is_not_built(tmp_path):
+    # numpy.ndarray((1,), dtype("O"), b"AAAAAAAA"): whoever reads its one object follows a pointer of the file's choice.
+    forged = (
+        b"\x80\x02cnumpy\nndarray\n(K\x01\x85cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R"
+        b"c_codecs\nencode\nX\x08\x00\x00\x00AAAAAAAAX\x06\x00\x00\x00latin1\x86RtR."
+    )
+    change_pickle(write(tmp_path / "a.pt"), tmp_path / "forged.pt", lambda _: forged)
+    with pytest.raises(ValueError, match=r"forged\.pt cannot be read as labels"):
+        LabelFile(tmp_path / "forged.pt")(TRUE, 3)
+
+
+def test_arrays_that_numpy_1_pickled_and_torch_s_former_format(tmp_path):
+    torch.save({"a": GIVEN.numpy()}, tmp_path / "now.pt")
+    before, after = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    if np.__version__ < "2":
+        before, after = after, before
+    change_pickle(tmp_path / "now.pt", tmp_path / "then.pt", lambda content: content.replace(before, after))
+    assert (tmp_path / "now.pt").read_bytes() != (tmp_path / "then.pt").read_bytes()
+    torch.save({"a": GIVEN.numpy()}, tmp_path / "former.pt", _use_new_zipfile_serialization=False)
+    for name in ("now.pt", "then.pt", "former.pt"):
+        assert LabelFile(tmp_path / name)(TRUE, 3).labels.tolist() == GIVEN.tolist()
+
+
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
         (None, "none.npy", "There is no label file at .*none.npy"),
         (b"rubbish", "a.npy", "a.npy cannot be read as labels"),
         (b"rubbish", "a.pt", "a.pt cannot be read as labels"),
-        (b"0\n1\ncat\n", "a.txt", "a.txt cannot be read as labels"),
+        (b"0\n1\ncat\n", "a.txt", "Line 3 of .*a.txt is 'cat', but each must hold one integer"),
+        (b"0 1 2\n", "a.txt", "Line 1 of .*a.txt is '0 1 2'"),
+        (b"0\n\n1\n", "a.txt", "Line 2 of .*a.txt is ''"),
+        (b"0,1\n", "a.csv", "Line 1 of .*a.csv is '0,1'"),
+        (b"1_0\n", "a.csv", "Line 1 of .*a.csv is '1_0'"),
+        (b"\xff\xfe\n", "a.csv", "Line 1 of .*a.csv"),
+        (b"", "a.csv", "has 0 labels"),
         (b"0", "a.labels", "a.labels is of an unknown kind: labels are read from .npy, .npz, .pt, .txt, .csv"),
     ],
 )
@@ -87,7 +125,7 @@ def test_unreadable_files(tmp_path, content, name, message):
     [
         (GIVEN[:29].numpy(), "has 29 labels, but the training part of the data set has 30 samples"),
         (np.where(GIVEN == 2, 7, GIVEN), "has the label 7, but the data set has the 3 classes 0 to 2"),
-        (-GIVEN.numpy(), "has the label -"),
+        (-GIVEN.numpy(), r"Row 0 \(from 0\) of .* has the label -1"),
         (GIVEN.numpy().astype(float), "dtype float64, but they must be integers"),
         (np.zeros((30, 2), dtype=int), r"shape \[30, 2\]"),
     ],
@@ -96,6 +134,56 @@ def test_labels_that_do_not_fit(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(ValueError, match=message):
         LabelFile(tmp_path / "a.npy")(TRUE, 3, torch.arange(30), 30)
+
+
+def test_rows_that_are_not_used_are_checked_too(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([0, 1, 2, 77]))
+    with pytest.raises(ValueError, match=r"Row 3 .* has the label 77"):
+        LabelFile(tmp_path / "a.npy")(TRUE[:2], 3, torch.tensor([0, 1]), 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([0, 1, 2], "holds a list, but labels must be an array or a tensor"),
+        ({}, "is empty: it holds no array at all"),
+        (GIVEN.bfloat16(), "dtype torch.bfloat16, but they must be integers"),
+        (GIVEN.bool(), "dtype torch.bool"),
+        (torch.tensor(3), r"shape \[\]"),
+        ({"a": GIVEN.double().numpy()}, "dtype float64"),
+    ],
+)
+def test_torch_files_that_hold_other_things(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
+        LabelFile(tmp_path / "a.pt")(TRUE, 3)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt", "human.pt"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_file_that_was_cut_short(tmp_path, name, share):
+    path = write(tmp_path / name)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=f"{name} cannot be read as labels"):
+        LabelFile(path, "worse_label" if name == "human.pt" else None)(TRUE, 3)
+
+
+@pytest.mark.parametrize("dtype", ["<i8", ">i4", "u1", "<u2"])
+def test_every_kind_of_integer_and_a_column(tmp_path, dtype):
+    array = GIVEN.numpy().astype(dtype)
+    torch.save({"a": np.asfortranarray(array[:, None])}, tmp_path / "a.pt")
+    np.save(tmp_path / "A.NPY", array[:, None])
+    (tmp_path / "A.NPY.npy").rename(tmp_path / "A.NPY")
+    for name in ("a.pt", "A.NPY"):
+        assert LabelFile(tmp_path / name)(TRUE, 3).labels.tolist() == GIVEN.tolist()
+
+
+def test_the_file_is_for_all_samples_also_after_a_discard(tmp_path):
+    both = Compose([DiscardClasses([0], 0.5), LabelFile(write(tmp_path / "a.npy"))])
+    for rows, given in ((None, range(30)), (torch.arange(10, 25), range(10, 25))):
+        labels = TRUE if rows is None else TRUE[rows]
+        record = both(labels, 3, rows, None if rows is None else 30)
+        assert record.labels.tolist() == [int(GIVEN[given[i]]) for i in record.kept.tolist()]
 
 
 def test_keys(tmp_path):

@@ -1,11 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from law_lightning.data import AsymmetricNoise, PairNoise, UniformNoise, uniform_noise
+from law_lightning.data import AsymmetricNoise, Compose, Corruption, CorruptionRecord, PairNoise, UniformNoise
+from law_lightning.data.corruption import asymmetric_noise, pair_noise, uniform_noise
 
 
 def balanced_labels(num_samples, num_classes):
@@ -134,6 +136,90 @@ def test_pair_noise_has_its_rate():
     assert abs(len(record.indices) / 40_000 - 0.45) < 0.01
 
 
+def test_pure_functions_are_the_corruptions():
+    labels = balanced_labels(60, 4)
+    for (noisy, changed), corruption in (
+        (uniform_noise(labels, 0.5, 4, seed=3, exclude_true=True), UniformNoise(0.5, 3, exclude_true=True)),
+        (pair_noise(labels, 0.5, 4, seed=3), PairNoise(0.5, 3)),
+        (asymmetric_noise(labels, 0.5, 4, {0: 2, 3: 1}, seed=3), AsymmetricNoise(0.5, {0: 2, 3: 1}, 3)),
+    ):
+        record = corruption(labels, 4)
+        assert noisy.tolist() == record.labels.tolist()
+        assert changed.tolist() == [i for i in range(60) if noisy[i] != i % 4]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_classes=st.integers(2, 9),
+    rates=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(-(2**63), 2**64 - 1),
+    data=st.data(),
+)
+def test_every_noise_is_nested_deterministic_and_leaves_all_else_alone(num_classes, rates, seed, data):
+    classes = st.integers(0, num_classes - 1)
+    mapping = data.draw(st.dictionaries(classes, classes, min_size=1))
+    labels = torch.tensor(data.draw(st.lists(classes, max_size=40)), dtype=torch.int64)
+    original = labels.clone()
+    for make in (
+        lambda rate: UniformNoise(rate, seed),
+        lambda rate: UniformNoise(rate, seed, exclude_true=True),
+        lambda rate: PairNoise(rate, seed),
+        lambda rate: AsymmetricNoise(rate, mapping, seed),
+    ):
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        low, high, again = (make(rate)(labels, num_classes) for rate in (*sorted(rates), max(rates)))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(labels, original)
+        assert torch.equal(high.labels, again.labels)
+        assert torch.equal(low.kept, torch.arange(len(labels)))
+        assert set(low.selected.tolist()) <= set(high.selected.tolist())
+        assert torch.equal(low.labels[low.selected], high.labels[low.selected])
+        assert set(low.indices.tolist()) <= set(low.selected.tolist())
+        assert ((high.labels >= 0) & (high.labels < num_classes)).all()
+    # The last was asymmetric noise: by hand.
+    for i, before in enumerate(original.tolist()):
+        chosen = i in high.selected.tolist()
+        assert not chosen or before in mapping
+        assert int(high.labels[i]) == (mapping[before] if chosen else before)
+
+
+def test_numpy_s_numbers_become_plain(tmp_path):
+    record = UniformNoise(np.float64(0.4), np.int64(3))(balanced_labels(20, 4), 4)
+    record.save(tmp_path / "record.pt")
+    assert CorruptionRecord.load(tmp_path / "record.pt").settings == {"rate": 0.4, "seed": 3, "exclude_true": False}
+
+
+def test_the_record_stays_true_when_the_caller_writes_into_its_labels():
+    labels = balanced_labels(20, 4)
+    record = PairNoise(0.0)(labels, 4)
+    labels.zero_()
+    record.labels.zero_()
+    assert torch.equal(record.true_labels, balanced_labels(20, 4))
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_rows", "message"),
+    [
+        (torch.tensor([0, 5, 2]), 5, r"row 5, but with num_rows=5 rows lie in \[0, 4\]"),
+        (torch.tensor([0, -1, 2]), 5, "row -1"),
+        (torch.tensor([0, 1]), 5, r"shape \[3\], one for each label, but it is torch\.int64 of shape \[2\]"),
+        (torch.zeros(3), 5, "must be an int64 tensor .* torch.float32"),
+        (torch.arange(3), None, "rows and num_rows go together"),
+        (None, 5, "rows and num_rows go together"),
+    ],
+)
+def test_rows_that_do_not_fit(rows, num_rows, message):
+    for corruption in (PairNoise(0.5), Compose([PairNoise(0.5)])):
+        with pytest.raises(ValueError, match=message):
+            corruption(torch.tensor([0, 1, 2]), 3, rows, num_rows)
+
+
+def test_a_corruption_without_a_name_is_told():
+    with pytest.raises(NotImplementedError, match="Corruption must define name"):
+        Corruption()(torch.tensor([0]), 1)
+
+
 def test_asymmetric_noise_touches_mapped_classes_alone():
     labels = balanced_labels(20_000, 10)
     record = AsymmetricNoise(0.3, seed=2)(labels, 10)
@@ -151,7 +237,20 @@ def test_asymmetric_noise_touches_mapped_classes_alone():
     [
         (lambda: PairNoise(1.5), r"noise rate is 1\.5"),
         (lambda: AsymmetricNoise(-1.0), r"noise rate is -1\.0"),
-        (lambda: AsymmetricNoise(0.2, mapping={"cat": 3}), "must map class indices to class indices"),
+        (lambda: PairNoise("0.4"), "noise rate is '0.4', but it must be a number"),
+        (lambda: PairNoise(True), "noise rate is True, but it must be a number"),
+        (lambda: UniformNoise(0.2, seed=0.5), r"seed is 0\.5, but it must be a whole number"),
+        (lambda: UniformNoise(0.2, seed=2**64), r"seed is 18446744073709551616, but it must lie in"),
+        (lambda: UniformNoise(0.2, exclude_true="no"), "exclude_true is 'no', but it must be True or False"),
+        (
+            lambda: AsymmetricNoise(0.2, mapping={"cat": 3}),
+            "A class in mapping is 'cat', but it must be a whole number",
+        ),
+        (lambda: AsymmetricNoise(0.2, mapping={1.7: 3}), r"A class in mapping is 1\.7"),
+        (lambda: AsymmetricNoise(0.2, mapping={0: True}), "A class in mapping is True"),
+        (lambda: AsymmetricNoise(0.2, mapping={"1_0": 3}), "A class in mapping is '1_0'"),
+        (lambda: AsymmetricNoise(0.2, mapping={"1": 3, 1: 2}), "must name each class only once"),
+        (lambda: AsymmetricNoise(0.2, mapping={}), r"mapping is \{\}, but .* one or more"),
         (lambda: AsymmetricNoise(0.2, mapping=[1, 2]), "must map class indices to class indices"),
         (
             lambda: AsymmetricNoise(0.2)(torch.zeros(3, dtype=torch.int64), 5),

@@ -41,6 +41,27 @@ def test_damaged_record_file_is_named(tmp_path, content):
         CorruptionRecord.load(path)
 
 
+class Payload:
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def test_nothing_in_a_record_file_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    UniformNoise(0.3)(balanced_labels(5, 2), 2).save("noise.pt")
+    torch.save(torch.load("noise.pt", weights_only=True) | {"settings": {"rate": Payload()}}, "noise.pt")
+    with pytest.raises(ValueError, match=r"noise\.pt cannot be read as a corruption record"):
+        CorruptionRecord.load("noise.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_record_of_an_earlier_version_is_named(tmp_path):
+    path = tmp_path / "noise.pt"
+    torch.save({"format": "law_lightning.corruption_record.v1", "labels": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"noise\.pt is a corruption record of an earlier version"):
+        CorruptionRecord.load(path)
+
+
 class NotPlain:
     pass
 
@@ -72,7 +93,18 @@ def test_missing_record_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"kept": torch.arange(4)}, {"selected": torch.tensor([5])}, {"labels": torch.zeros(5)}]
+    "change",
+    [
+        {"kept": torch.arange(4)},
+        {"kept": torch.arange(5).flip(0)},
+        {"kept": torch.arange(5) - 1},
+        {"selected": torch.tensor([5])},
+        {"selected": torch.tensor([-1])},
+        {"selected": torch.tensor([3, 1])},
+        {"labels": torch.zeros(5)},
+        {"labels": torch.full((5,), -1)},
+        {"true_labels": torch.zeros(1, 5, dtype=torch.int64)},
+    ],
 )
 def test_record_file_whose_tensors_do_not_fit_is_named(tmp_path, change):
     path = tmp_path / "noise.pt"

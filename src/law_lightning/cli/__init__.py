@@ -1,1 +1,1 @@
-"""The commands law-search, law-train and law-compare. Need the extra ``law-lightning[cli]``."""
+"""The commands law-search, law-train, law-compare and law-report. Need the extra ``law-lightning[cli]``."""

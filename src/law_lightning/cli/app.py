@@ -94,7 +94,7 @@ def _refuse_ddp_sweep(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    strategy = str(config.trainer.get("strategy", "auto"))
+    strategy = str((config.get("trainer") or {}).get("strategy", "auto"))
     if strategy.startswith("ddp") and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise MisconfigurationException(
             f"trainer.strategy={strategy} does not work in a sweep (-m): its processes would start the whole "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -62,8 +63,10 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 
 def write_rows(rows: Iterable[dict[str, object]], path: Path) -> None:
-    """Write dictionaries as a CSV table whose columns are all their keys, in order of appearance."""
-    rows = list(rows)
+    """Write dictionaries as a CSV table whose columns are all their keys, in order of appearance; lists as JSON."""
+    rows = [
+        {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows
+    ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)

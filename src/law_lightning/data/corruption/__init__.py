@@ -9,6 +9,8 @@ from law_lightning.data.corruption.noise import (
     AsymmetricNoise,
     PairNoise,
     UniformNoise,
+    asymmetric_noise,
+    pair_noise,
     uniform_noise,
 )
 from law_lightning.data.corruption.record import CorruptionRecord
@@ -24,6 +26,8 @@ __all__ = [
     "LongTail",
     "PairNoise",
     "UniformNoise",
+    "asymmetric_noise",
     "long_tail_counts",
+    "pair_noise",
     "uniform_noise",
 ]

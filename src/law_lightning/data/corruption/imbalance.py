@@ -5,32 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from law_lightning.data.corruption.base import Corruption, check_class
+from law_lightning.data.corruption.base import (
+    Corruption,
+    check_class,
+    plain_float,
+    plain_int,
+    plain_seed,
+    plain_tuple,
+)
 
 
-def long_tail_counts(largest: int, num_classes: int, imbalance: float) -> list[int]:
-    r"""Samples of each class in an exponential long tail.
+def long_tail_counts(counts: Sequence[int], imbalance: float) -> list[int]:
+    r"""How many samples of each class an exponential long tail keeps.
 
-    .. math:: n_c = \mathrm{round}(n \, \rho^{-c / (C - 1)})
+    .. math:: \min(n_c, \mathrm{round}(n_{\max} \, \rho^{-c / (C - 1)}))
 
-    with n the size of the largest class, :math:`\rho` the imbalance rate and C the number of classes (Cui et al.,
-    "Class-Balanced Loss Based on Effective Number of Samples", 2019).
+    with :math:`\rho` the imbalance rate and C the number of classes (Cui et al., "Class-Balanced Loss Based on
+    Effective Number of Samples", 2019).
 
     Args:
-        largest: n.
-        num_classes: C.
+        counts: How many samples there are of each class, n_c, [C].
         imbalance: Size of the largest class over that of the smallest, at least 1.
 
+    Returns:
+        How many to keep of each class, [C].
+
     Example:
-        >>> long_tail_counts(100, 3, imbalance=100)
+        >>> long_tail_counts([100, 100, 100], imbalance=100)
         [100, 10, 1]
     """
-    return [round(largest * imbalance ** (-c / max(num_classes - 1, 1))) for c in range(num_classes)]
+    largest, steps = max(counts), max(len(counts) - 1, 1)
+    return [min(count, round(largest * imbalance ** (-c / steps))) for c, count in enumerate(counts)]
 
 
 def keep_of_each_class(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
@@ -63,16 +72,17 @@ class DiscardClasses(Corruption):
         seed: Decides which samples.
     """
 
-    name: ClassVar[str] = "discard"
+    name = "discard"
 
     classes: Sequence[int]
     share: float
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(self.classes))
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes is {list(self.classes)}, but it must name one class or more, each only once.")
+        classes = tuple(plain_int(each, "A class in classes") for each in plain_tuple(self.classes, "classes"))
+        self._set(classes=classes, share=plain_float(self.share, "share"), seed=plain_seed(self.seed))
+        if not classes or len(set(classes)) < len(classes):
+            raise ValueError(f"classes is {list(classes)}, but it must name one class or more, each only once.")
         if not 0.0 <= self.share < 1.0:
             raise ValueError(f"share is {self.share}, but it must lie in [0, 1): some of a class must be left.")
 
@@ -81,11 +91,16 @@ class DiscardClasses(Corruption):
         counts = torch.bincount(labels, minlength=num_classes).tolist()
         for index in self.classes:
             check_class(index, num_classes, "classes")
+            if counts[index] == 0:
+                raise ValueError(
+                    f"classes names class {index}, of which there are no training samples: leave it out, or take more "
+                    "training samples."
+                )
             left = round(counts[index] * (1 - self.share))
             if left < 1:
                 raise ValueError(
-                    f"Discarding {self.share:.0%} of the {counts[index]} training samples of class {index} leaves "
-                    "none: lower share, or take more training samples."
+                    f"Discarding the share {self.share} of the {counts[index]} training samples of class {index} "
+                    "leaves none: lower share, or take more training samples."
                 )
             counts[index] = left
         return keep_of_each_class(labels, counts, self.seed)
@@ -102,12 +117,13 @@ class LongTail(Corruption):
         seed: Decides which samples are left out.
     """
 
-    name: ClassVar[str] = "long_tail"
+    name = "long_tail"
 
     imbalance: float
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._set(imbalance=plain_float(self.imbalance, "imbalance"), seed=plain_seed(self.seed))
         if not 1.0 <= self.imbalance < math.inf:
             raise ValueError(
                 f"imbalance is {self.imbalance}, but it must be at least 1 and finite: the size of the largest class "
@@ -116,12 +132,17 @@ class LongTail(Corruption):
 
     def keep(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the samples to keep."""
-        have = torch.bincount(labels, minlength=num_classes).tolist()
-        counts = long_tail_counts(max(have), num_classes, self.imbalance)
+        present = torch.bincount(labels, minlength=num_classes).tolist()
+        counts = long_tail_counts(present, self.imbalance)
         for index in range(num_classes):
-            if min(have[index], counts[index]) < 1:
+            if present[index] == 0:
                 raise ValueError(
-                    f"A long tail of imbalance {self.imbalance} leaves no sample of class {index}, of which there are "
-                    f"{have[index]}: lower imbalance, or take more training samples."
+                    f"A long tail needs samples of all {num_classes} classes, but there are no training samples of "
+                    f"class {index}: take more training samples."
+                )
+            if counts[index] == 0:
+                raise ValueError(
+                    f"A long tail of imbalance {self.imbalance} leaves none of the {present[index]} training samples "
+                    f"of class {index}: lower imbalance, or take more training samples."
                 )
         return keep_of_each_class(labels, counts, self.seed)

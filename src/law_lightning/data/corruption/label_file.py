@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from law_lightning.data.corruption.base import Corruption
+
+_TEXT = (".txt", ".csv")
+_ARRAYS = (".npy", ".npz", ".pt")
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class LabelFile(Corruption):
         key: Which of its arrays.
     """
 
-    name: ClassVar[str] = "label_file"
+    name = "label_file"
 
     path: str | Path
     key: str | None = None
@@ -34,25 +38,23 @@ class LabelFile(Corruption):
         """The settings in plain Python."""
         return {"path": str(self.path), "key": self.key}
 
-    def replace(
-        self, labels: Tensor, num_classes: int, rows: Tensor | None = None, num_rows: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def replace(self, labels: Tensor, num_classes: int, rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return the file's labels, and which of them differ."""
         given = read_labels(Path(self.path), self.key)
-        expected = len(labels) if rows is None or num_rows is None else num_rows
-        if len(given) != expected:
+        if len(given) != num_rows:
             raise ValueError(
-                f"{self.path} has {len(given)} labels, but the training part of the data set has {expected} samples: "
+                f"{self.path} has {len(given)} labels, but the training part of the data set has {num_rows} samples: "
                 "give one label for each, in the data set's order."
             )
-        chosen = given if rows is None else given[rows]
-        wrong = chosen[(chosen < 0) | (chosen >= num_classes)]
+        wrong = ((given < 0) | (given >= num_classes)).nonzero().flatten()
         if len(wrong) > 0:
+            row = int(wrong[0])
             raise ValueError(
-                f"{self.path} has the label {int(wrong[0])}, but the data set has the {num_classes} classes 0 to "
-                f"{num_classes - 1}."
+                f"Row {row} (from 0) of {self.path} has the label {int(given[row])}, but the data set has the "
+                f"{num_classes} classes 0 to {num_classes - 1}."
             )
-        return chosen.clone(), chosen != labels
+        chosen = given[rows]
+        return chosen, chosen != labels
 
 
 def read_labels(path: Path, key: str | None = None) -> Tensor:
@@ -64,31 +66,31 @@ def read_labels(path: Path, key: str | None = None) -> Tensor:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no label file at {path.absolute()}: check the path.")
-    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".pt": _read_torch, ".txt": _read_text, ".csv": _read_text}
-    if path.suffix not in readers:
-        raise ValueError(f"{path} is of an unknown kind: labels are read from {', '.join(readers)}.")
+    kind = path.suffix.lower()
+    if kind not in (*_ARRAYS, *_TEXT):
+        raise ValueError(f"{path} is of an unknown kind: labels are read from {', '.join((*_ARRAYS, *_TEXT))}.")
+    content = _read_text(path) if kind in _TEXT else _read_arrays(path)
+    return _as_labels(_choose(content, path, key), path)
+
+
+def _read_arrays(path: Path) -> Any:
     try:
-        content = readers[path.suffix](path)
+        return _read_torch(path) if path.suffix.lower() == ".pt" else _read_numpy(path)
+    except PermissionError:
+        raise
     except Exception as error:  # damaged bytes can fail in any way inside a reader
         raise ValueError(
             f"{path} cannot be read as labels: it is damaged, holds Python objects, or is another kind of file."
         ) from error
-    array = np.asarray(_entry(content, path, key))
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"The labels in {path} have shape {list(array.shape)} and dtype {array.dtype}, but they must be integers "
-            "of shape [N]."
-        )
-    return torch.from_numpy(array.astype(np.int64))
 
 
-def _entry(content: Any, path: Path, key: str | None) -> Any:
+def _choose(content: Any, path: Path, key: str | None) -> Any:
     if not isinstance(content, dict):
         if key is not None:
             raise ValueError(f"{path} holds a single array, so it has no key {key!r}: leave key out.")
         return content
+    if not content:
+        raise ValueError(f"{path} is empty: it holds no array at all.")
     if key is None and len(content) == 1:
         return next(iter(content.values()))
     if key not in content:
@@ -97,7 +99,27 @@ def _entry(content: Any, path: Path, key: str | None) -> Any:
     return content[key]
 
 
+def _as_labels(content: Any, path: Path) -> Tensor:
+    import numpy as np
+
+    if not isinstance(content, np.ndarray | Tensor):
+        raise ValueError(f"{path} holds a {type(content).__name__}, but labels must be an array or a tensor.")
+    if isinstance(content, np.ndarray) and content.dtype.kind in "iu":
+        content = torch.from_numpy(content.astype(np.int64))
+    shape = list(content.shape)
+    is_flat = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+    if content.dtype not in _INTEGERS or not is_flat:
+        raise ValueError(
+            f"The labels in {path} have shape {shape} and dtype {content.dtype}, but they must be integers of shape "
+            "[N]."
+        )
+    labels: Tensor = content.to_dense().flatten().to(torch.int64)
+    return labels
+
+
 def _read_numpy(path: Path) -> Any:
+    import numpy as np
+
     content = np.load(path, allow_pickle=False)
     if isinstance(content, np.lib.npyio.NpzFile):
         with content:
@@ -106,12 +128,60 @@ def _read_numpy(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> Any:
-    # CIFAR-N's own file holds NumPy arrays: these, and nothing else, are allowed beside tensors.
-    arrays = [np.ndarray, np.dtype, np.empty(0).__reduce__()[0], *{type(np.dtype(kind)) for kind in "bBhHiIlLqQ"}]
-    named: list[Any] = [*arrays, (arrays[2], "numpy.core.multiarray._reconstruct")]
-    with torch.serialization.safe_globals(named):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    # CIFAR-N's own file holds NumPy arrays. NumPy's own classes would let a hostile file forge pointers (an array of
+    # objects over any bytes), so stand-ins take their names, in NumPy 1 and in NumPy 2.
+    names = {
+        "numpy.dtype": _PickledDtype,
+        "numpy.ndarray": _PickledArray,
+        "numpy.core.multiarray._reconstruct": _PickledArray,
+        "numpy._core.multiarray._reconstruct": _PickledArray,
+    }
+    with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in names.items()]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, dict):
+        return {name: _unpacked(value) for name, value in content.items()}
+    return _unpacked(content)
 
 
-def _read_text(path: Path) -> Any:
-    return np.array([int(line) for line in path.read_text(encoding="utf-8").split()], dtype=np.int64)
+def _unpacked(value: Any) -> Any:
+    return value.to_numpy() if isinstance(value, _PickledArray) else value
+
+
+class _PickledDtype:
+    """What a pickle says about a dtype: its code, such as ``i8``, and its byte order."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        self.code = state[1] + self.code
+
+
+class _PickledArray:
+    """What a pickle says about an array; only numbers become one."""
+
+    state: Any = None
+
+    def __init__(self, *_: object) -> None:
+        pass  # the pickle gives NumPy's class and an empty shape here, and the content as the state
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def to_numpy(self) -> Any:
+        import numpy as np
+
+        _, shape, dtype, by_columns, content = self.state
+        if not re.fullmatch(r"[<>|=][biuf][1248]", dtype.code):
+            raise ValueError(f"an array of {dtype.code}, not of numbers")
+        return np.frombuffer(content, dtype.code).reshape(shape, order="F" if by_columns else "C")
+
+
+def _read_text(path: Path) -> Tensor:
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*", line):
+            raise ValueError(
+                f"Line {number} of {path} is {line[:40]!r}, but each must hold one integer: the label of one sample."
+            )
+    return torch.tensor([int(line) for line in lines], dtype=torch.int64)

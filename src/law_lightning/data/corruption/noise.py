@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from law_lightning.data.corruption.base import Corruption, check_class
+from law_lightning.data.corruption.base import Corruption, check_class, plain_float, plain_int, plain_seed
+from law_lightning.data.corruption.record import CorruptionRecord
 
 #: Classes of CIFAR-10 that resemble each other: truck to automobile, bird to airplane, cat and dog, deer to horse
 #: (Patrini et al., "Making Deep Neural Networks Robust to Label Noise", 2017).
@@ -45,8 +46,41 @@ def uniform_noise(
         >>> bool((noisy[changed] != labels[changed]).all()), 0.3 < len(changed) / 1000 < 0.42
         (True, True)
     """
-    noisy = UniformNoise(rate, seed, exclude_true)(labels, num_classes).labels
-    return noisy, (noisy != labels).nonzero().flatten()
+    return _outcome(UniformNoise(rate, seed, exclude_true)(labels, num_classes))
+
+
+def pair_noise(labels: Tensor, rate: float, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Turn each label c, with probability ``rate``, into the next class, (c + 1) mod C.
+
+    Arguments, results and errors are those of :func:`uniform_noise`. Also known as pair flipping (Han et al.,
+    "Co-teaching", 2018).
+
+    Example:
+        >>> import torch
+        >>> pair_noise(torch.tensor([0, 1, 2]), rate=1.0, num_classes=3, seed=0)
+        (tensor([1, 2, 0]), tensor([0, 1, 2]))
+    """
+    return _outcome(PairNoise(rate, seed)(labels, num_classes))
+
+
+def asymmetric_noise(
+    labels: Tensor, rate: float, num_classes: int, mapping: Mapping[int, int], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Turn each label c in the mapping, with probability ``rate``, into ``mapping[c]``.
+
+    Arguments, results and errors are otherwise those of :func:`uniform_noise`; an error too is a mapping that names
+    classes outside [0, num_classes).
+
+    Example:
+        >>> import torch
+        >>> asymmetric_noise(torch.tensor([0, 1, 2]), rate=1.0, num_classes=3, mapping={0: 2}, seed=0)
+        (tensor([2, 1, 2]), tensor([0]))
+    """
+    return _outcome(AsymmetricNoise(rate, mapping, seed)(labels, num_classes))
+
+
+def _outcome(record: CorruptionRecord) -> tuple[Tensor, Tensor]:
+    return record.labels, record.indices
 
 
 def draw(rate: float, count: int, seed: int) -> tuple[Tensor, torch.Generator]:
@@ -59,10 +93,12 @@ def draw(rate: float, count: int, seed: int) -> tuple[Tensor, torch.Generator]:
     return torch.rand(count, generator=generator, dtype=torch.float64) < rate, generator
 
 
-def _check_rate(rate: float) -> None:
+def _plain_rate(value: Any) -> float:
+    rate = plain_float(value, "The noise rate")
     # "not inside" rather than "outside", so that NaN is caught as well.
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f"The noise rate is {rate}, but it must lie in [0, 1].")
+    return rate
 
 
 @dataclass(frozen=True)
@@ -75,18 +111,18 @@ class UniformNoise(Corruption):
         exclude_true: Never draw the true class.
     """
 
-    name: ClassVar[str] = "uniform_noise"
+    name = "uniform_noise"
 
     rate: float
     seed: int = 0
     exclude_true: bool = False
 
     def __post_init__(self) -> None:
-        _check_rate(self.rate)
+        self._set(rate=_plain_rate(self.rate), seed=plain_seed(self.seed))
+        if not isinstance(self.exclude_true, bool):
+            raise ValueError(f"exclude_true is {self.exclude_true!r}, but it must be True or False.")
 
-    def replace(
-        self, labels: Tensor, num_classes: int, rows: Tensor | None = None, num_rows: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def replace(self, labels: Tensor, num_classes: int, rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return the noisy labels and which were selected."""
         selected, generator = draw(self.rate, len(labels), self.seed)
         if not self.exclude_true:
@@ -100,24 +136,22 @@ class UniformNoise(Corruption):
 
 @dataclass(frozen=True)
 class PairNoise(Corruption):
-    """A selected label c becomes the next class, (c + 1) mod C (pair flipping; Han et al., "Co-teaching", 2018).
+    """A selected label c becomes the next class, (c + 1) mod C (see :func:`pair_noise`).
 
     Attributes:
         rate: Probability that a label is selected, in [0, 1].
         seed: Decides which.
     """
 
-    name: ClassVar[str] = "pair_noise"
+    name = "pair_noise"
 
     rate: float
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_rate(self.rate)
+        self._set(rate=_plain_rate(self.rate), seed=plain_seed(self.seed))
 
-    def replace(
-        self, labels: Tensor, num_classes: int, rows: Tensor | None = None, num_rows: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def replace(self, labels: Tensor, num_classes: int, rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return the noisy labels and which were selected."""
         selected, _ = draw(self.rate, len(labels), self.seed)
         return torch.where(selected, (labels + 1) % num_classes, labels), selected
@@ -133,30 +167,37 @@ class AsymmetricNoise(Corruption):
         seed: Decides which labels are selected.
     """
 
-    name: ClassVar[str] = "asymmetric_noise"
+    name = "asymmetric_noise"
 
     rate: float
     mapping: Mapping[int, int] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_rate(self.rate)
-        mapping: Mapping[Any, Any] = CIFAR10_SIMILAR if self.mapping is None else self.mapping
-        try:  # a config may give class indices as text
-            plain = {int(before): int(after) for before, after in mapping.items()}
-        except (AttributeError, TypeError, ValueError):
-            raise ValueError(f"mapping is {mapping!r}, but it must map class indices to class indices.") from None
-        object.__setattr__(self, "mapping", plain)
+        mapping = _plain_mapping(CIFAR10_SIMILAR if self.mapping is None else self.mapping)
+        self._set(rate=_plain_rate(self.rate), mapping=mapping, seed=plain_seed(self.seed))
 
-    def replace(
-        self, labels: Tensor, num_classes: int, rows: Tensor | None = None, num_rows: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def replace(self, labels: Tensor, num_classes: int, rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return the noisy labels and which were selected."""
-        table = torch.arange(num_classes)
-        for before, after in (self.mapping or {}).items():
+        assert self.mapping is not None
+        becomes, is_mapped = torch.arange(num_classes), torch.zeros(num_classes, dtype=torch.bool)
+        for before, after in self.mapping.items():
             check_class(before, num_classes, "mapping")
             check_class(after, num_classes, "mapping")
-            table[before] = after
-        mapped = torch.isin(labels, torch.tensor(list(self.mapping or {}), dtype=torch.int64))
-        selected = draw(self.rate, len(labels), self.seed)[0] & mapped
-        return torch.where(selected, table[labels], labels), selected
+            becomes[before], is_mapped[before] = after, True
+        selected = draw(self.rate, len(labels), self.seed)[0] & is_mapped[labels]
+        return torch.where(selected, becomes[labels], labels), selected
+
+
+def _plain_mapping(mapping: Any) -> dict[int, int]:
+    if not isinstance(mapping, Mapping) or not mapping:
+        raise ValueError(f"mapping is {mapping!r}, but it must map class indices to class indices, one or more.")
+    plain = {_class_index(before): _class_index(after) for before, after in mapping.items()}
+    if len(plain) < len(mapping):
+        raise ValueError(f"mapping is {dict(mapping)}, but it must name each class only once, be it as text or number.")
+    return plain
+
+
+def _class_index(value: Any) -> int:
+    is_digits = isinstance(value, str) and value.isascii() and value.isdigit()  # a config may give keys as text
+    return plain_int(int(value) if is_digits else value, "A class in mapping")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _FORMAT = "law_lightning.corruption_record.v2"
+_FORMER_FORMAT = "law_lightning.corruption_record.v1"
 _KINDS: dict[str, type] = {
     "labels": Tensor,
     "true_labels": Tensor,
@@ -67,6 +68,11 @@ class CorruptionRecord:
                 f"{path} cannot be read as a corruption record: it is damaged or another kind of file. "
                 "Write it again with CorruptionRecord.save."
             ) from error
+        if isinstance(content, dict) and content.get("format") == _FORMER_FORMAT:
+            raise ValueError(
+                f"{path} is a corruption record of an earlier version, which this one does not read. Run the "
+                "corruption again: its seed brings the same labels."
+            )
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(
                 f"{path} is readable but holds no corruption record. Give a file that CorruptionRecord.save wrote."
@@ -91,4 +97,12 @@ class CorruptionRecord:
             return False
         if len({len(self.labels), len(self.true_labels), len(self.kept)}) > 1:
             return False
-        return bool(((self.selected >= 0) & (self.selected < len(self.labels))).all())
+        if (torch.stack([self.labels, self.true_labels]) < 0).any():
+            return False
+        if (self.selected >= len(self.labels)).any():
+            return False
+        return _are_indices(self.kept) and _are_indices(self.selected)
+
+
+def _are_indices(values: Tensor) -> bool:
+    return bool((values >= 0).all() and (values.diff() > 0).all())

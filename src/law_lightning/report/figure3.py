@@ -1,0 +1,39 @@
+"""The paper's Figure 3: how much less, or more, the target fits its training labels than the reference does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from law_lightning.report.lines import by_title, draw_lines, finish, known
+from law_lightning.report.runs import Run
+from law_lightning.report.style import COLOURS, new_figure, save
+
+
+def loss_gap(run: Run, record: dict[str, Any]) -> float | None:
+    """Training loss of the target less that of the reference, both unweighted, mean over the stage."""
+    gap: float | None = record.get("loss_gap")
+    return gap
+
+
+def draw_loss_gap(runs: Sequence[Run], path: Path) -> Path | None:
+    """Draw the loss gap of each stage.
+
+    Args:
+        runs: Trainings; those without a reference are left out.
+        path: The PNG file to write.
+
+    Returns:
+        The file; None where no run has a reference.
+    """
+    runs = known(runs, loss_gap)
+    if not runs:
+        return None
+    groups = by_title(runs)
+    figure = new_figure(7.2, 3.4 * len(groups))
+    for axes, (title, members) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True):
+        draw_lines(axes, members, loss_gap, "target less reference", COLOURS[0])
+        axes.set_ylabel("Training loss gap")
+        finish(axes, members, title, level=0.0)
+    return save(figure, path)

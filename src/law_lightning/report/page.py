@@ -1,0 +1,82 @@
+"""One page of all runs, in a single file: no script, no address of anything else."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from law_lightning.report.runs import Run
+
+_KINDS = {"compare": "Comparisons", "search": "Searches", "train": "Trainings with a strategy"}
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; }
+pre { overflow-x: auto; background: #8881; padding: 0.75rem; font-size: 0.8rem; }
+img { max-width: 100%; height: auto; background: white; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; }
+dt { color: #888; }
+dd { margin: 0; overflow-wrap: anywhere; }
+"""
+
+
+def write_page(runs: Sequence[Run], figures: Mapping[str, Path], path: Path) -> Path:
+    """Write the page.
+
+    Args:
+        runs: Comparisons, searches and trainings.
+        figures: Figures of all trainings together, by their caption.
+        path: The HTML file to write.
+    """
+    body = ["<h1>law-lightning: report</h1>"]
+    for kind, heading in _KINDS.items():
+        members = [run for run in runs if run.kind == kind]
+        if members:
+            body.append(f"<h2>{heading}</h2>")
+            body += [_section(run) for run in members]
+    if figures:
+        body.append("<h2>From stage to stage</h2>")
+        body += [f"<h3>{html.escape(caption)}</h3>{_image(figure, caption)}" for caption, figure in figures.items()]
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>law-lightning: report</title><style>{_STYLE}</style>"
+    )
+    text = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _section(run: Run) -> str:
+    parts = [f"<h3>{html.escape(run.title or run.folder.name)}</h3>", _facts(run)]
+    summary = run.folder / "summary.txt"
+    if run.kind == "compare":
+        parts.append(f"<pre>{html.escape(summary.read_text(encoding='utf-8'))}</pre>")
+    picture = run.folder / {"compare": "compare.png", "search": "search.png"}.get(run.kind, "none")
+    if picture.is_file():
+        parts.append(_image(picture, f"{run.kind}: {run.title}"))
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _facts(run: Run) -> str:
+    trainer, search = run.config.get("trainer") or {}, run.config.get("search") or {}
+    facts = {
+        "folder": run.folder,
+        "date": run.date,
+        "seed": run.config.get("first_seed", run.config.get("seed")),
+        "epochs": trainer.get("max_epochs"),
+        "episodes": search.get("episodes") if run.kind == "search" else None,
+        "strategy": run.config.get("strategy"),
+    }
+    if run.kind == "train" and run.history:
+        facts["training accuracy at the end"] = f"{100 * run.history[-1]['accuracy']:.2f} %"
+    rows = "".join(
+        f"<dt>{name}</dt><dd>{html.escape(str(fact))}</dd>" for name, fact in facts.items() if fact is not None
+    )
+    return f"<dl>{rows}</dl>"
+
+
+def _image(path: Path, caption: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<p><img src="data:image/png;base64,{data}" alt="{html.escape(caption, quote=True)}"></p>'
