@@ -1,6 +1,59 @@
 """The first row of the paper's Table 1 on one GPU: ResNet-18 on CIFAR-10 with 40 % uniform label noise.
 
-HEADER
+    export PYTHONPATH=src; table1="python benchmarks/gpu_table1.py"; both="--data cifar10.npz --out runs/table1"
+
+Not yet run on a GPU. Meant for one H100 (16 cores), three commands of at most ten minutes a session; --budget counts
+from the end of the imports, and the rest of the ten minutes is for them and for stopping. A session that searches:
+
+    $table1 time $both --processes 1 2 4 --budget 540    # once, some minutes: which --workers gives most episodes?
+    $table1 search $both --workers 2 --budget 540        # and again, until nothing is left
+
+A session that trains, one seed of each method, side by side on the GPU; the same command up to three times:
+
+    for method in base law; do $table1 train $both --method $method --seed 0 --budget 540 & done; wait
+    $table1 report $both
+
+Every command goes on where the one before stopped: a search after its last round of episodes, a training after its last
+epoch. Checkpoints (train/*.ckpt, 90 MB each) are needed until a training has ended; what is to be kept for the next
+session is small: ``tar czf table1.tgz --exclude='*.ckpt' runs/table1``.
+
+Does it run at all? On one core of a busy x86-64 server CPU (torch 2.15.0, lightning 2.6.6), with the real ResNet-18 and
+a file of the first 800 training and 200 test images of CIFAR-10:
+
+    tiny="--data tiny.npz --out /tmp/proof"; of="--train-size 600 --epochs 3 --batch-size 32 --seed 0"
+    short="--search-size 160 --val-size 40 --search-epochs 2 --search-batch-size 16"
+    $table1 search $tiny $short --episodes 2 --eval-every 2 --eval-seeds 1
+    $table1 train $tiny $of --method base --budget 60; $table1 train $tiny $of --method base
+    $table1 train $tiny $of --method law; $table1 report $tiny
+
+    search: 2 of 2 episodes, 108.6 s each in this command; the best strategy's validated gain is +0.00 points
+    left: nothing
+    base_0: 1 of 3 epochs; the same command goes on
+    base_0: test accuracy 10.50 %, 104 s
+    law_0: test accuracy 11.00 %, 94 s
+    method    seeds   mean %     sd   minus base       95% interval the paper
+    -------------------------------------------------------------------------
+    base          1    10.50      -
+    law           1    11.00      -        +0.50           one seed      +6.9
+
+These accuracies mean nothing: chance is 10 %, and the strategy is the one that the search began with.
+
+- The paper's set-up: a search on 20,000 training images, validated on 5,000 others with their true labels; then plain
+  training and training with the strategy, on all 50,000 images with the same noise: 200 epochs, batches of 128, SGD of
+  rate 0.1 (a tenth after stages 10, 13 and 16 of 20), momentum 0.9, weight decay 2e-5; images padded by 4, cropped,
+  mirrored, standardised. Test accuracy after the last epoch; test data choose nothing.
+- Ours beside it: bfloat16, and episodes of 24 epochs in batches of 256, so that one should take well under a minute.
+  How much noise a network memorises, and so what weights can gain, depends on the length: a strategy of short episodes
+  need not be the best one for 200 epochs.
+- Images stay on the GPU as uint8, and whole batches are augmented there (``table1/images.py``). An epoch's random
+  numbers are drawn at its beginning from torch's global CPU generator, which the callback keeps: the reference is plain
+  training, bit for bit where the machine computes deterministically.
+- ``--compile`` (torch.compile, of trainings only) is off by default: it costs every command its compilation, and a
+  search cannot have it, as a copy of a compiled network, such as the reference, is not compiled.
+- ``--seed-pool`` trains each reference once, but then the GPU must give the same bits every time: it turns on
+  Lightning's ``deterministic`` in place of cuDNN's choice of the fastest algorithm.
+- ``--out`` holds one experiment: commands with other settings are refused. The strategy is that of the first training
+  with it, however the search goes on afterwards.
 """
 
 from __future__ import annotations

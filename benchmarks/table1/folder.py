@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from law_lightning.data import CorruptionRecord
-from law_lightning.files import write_whole
 
 RESULTS = "results.jsonl"
 NOISE = "corruption.pt"
@@ -18,6 +19,14 @@ def digest_of(content: Any) -> str:
     """A short digest of settings, or of a file's bytes."""
     data = content if isinstance(content, bytes) else json.dumps(content, sort_keys=True).encode()
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def write_once(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all; several commands at a time may write the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    write(part)
+    part.replace(path)
 
 
 def check_settings(path: Path, settings: dict[str, Any]) -> str:
@@ -47,7 +56,8 @@ def check_settings(path: Path, settings: dict[str, Any]) -> str:
                 "another --out."
             )
     else:
-        write_whole(path, json.dumps(settings, indent=1).encode())
+        content = json.dumps(settings, indent=1)
+        write_once(path, lambda part: part.write_text(content, encoding="utf-8"))
     return digest_of(settings)
 
 
@@ -55,7 +65,6 @@ def keep_noise(folder: Path, record: CorruptionRecord) -> None:
     """Save what the noise did to the labels, for analysis; refuse a folder of other labels."""
     path = folder / NOISE
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        record.save(path)
+        write_once(path, record.save)
     elif not CorruptionRecord.load(path).labels.equal(record.labels):
         raise ValueError(f"{path} holds other noisy labels than those of --data, --noise and --noise-seed.")

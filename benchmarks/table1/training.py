@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from law_lightning.search.lean import NoProfiler, lean
 from law_lightning.trace import digest
 from rivals.rows import Row, append_row, read_rows
 from table1.budget import Budget
-from table1.folder import RESULTS, check_settings, digest_of, keep_noise
+from table1.folder import RESULTS, check_settings, digest_of, keep_noise, write_once
 from table1.task import Training, make_data, make_module, noisy_labels, read_arrays
 
 METHODS = ("base", "law")
@@ -199,9 +200,7 @@ def freeze_strategy(folder: Path, given: Path | None) -> Path:
     if not frozen.is_file():
         if not found.is_file():
             raise FileNotFoundError(f"There is no strategy at {found}: search first, or give --strategy FILE.")
-        partial = frozen.with_name(f"strategy.{os.getpid()}.partial")
-        shutil.copyfile(found, partial)
-        partial.replace(frozen)
+        write_once(frozen, partial(shutil.copyfile, found))
     elif given is not None and given.read_bytes() != frozen.read_bytes():
         raise ValueError(f"The trainings in {folder} are with another strategy than {given}: choose another --out.")
     return frozen
