@@ -3,8 +3,8 @@
     python benchmarks/search.py --tasks digits_noise40 digits_tail --methods law random cem_constant --out runs/search
 
 2 cores of an x86-64 server CPU shared with other work, torch 2.15.0, lightning 2.6.6, cma 4.5.0. Options --budget 120
-(digits), --budget 80 (CIFAR); 5 searches of LAW, 3 or fewer of each rival (1 on CIFAR). Gains on test data in points, mean
-over searches; all of it, with intervals and learning curves, in docs/search.md:
+(digits), --budget 80 (CIFAR); 5 searches of LAW, 3 or fewer of each rival (1 on CIFAR). Gains on test data in points,
+mean over searches; all of it, with intervals and learning curves, in docs/search.md:
 
                     LAW        best rival, chosen by test data
     digits_noise40  +19.3      +17.0 (handmade)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from law_lightning.cli.app import launch
 
@@ -24,9 +24,8 @@ def report(config: DictConfig) -> None:
     from law_lightning.report.runs import find_runs
     from law_lightning.report.theta_figure import draw_theta
 
-    given = [config.runs] if isinstance(config.runs, str) else list(config.runs)
-    runs = find_runs([Path(path) for path in given], None if config.rare is None else list(config.rare))
-    out = Path(config.out)
+    out = _output(config.out)
+    runs = find_runs(_folders(config.runs), _classes(config.rare))
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
         "Loss gap (Figure 3)": draw_loss_gap(runs, out / "figure3.png"),
@@ -39,3 +38,33 @@ def report(config: DictConfig) -> None:
     for caption, path in figures.items():
         print(f"  {caption}: {path}")
     print(f"  page: {page}")
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list of the config, or one value as a list of its own."""
+    from omegaconf import ListConfig
+
+    return list(value) if isinstance(value, ListConfig) else [value]
+
+
+def _folders(runs: Any) -> list[Path]:
+    given = _listed(runs)
+    if not given or None in given:
+        raise ValueError("runs names no folder: give a run folder, one that holds some, or a list such as runs=[a,b].")
+    return [Path(str(path)) for path in given]  # Hydra reads a folder called 2026 as a number
+
+
+def _classes(rare: Any) -> list[int] | None:
+    if rare is None:
+        return None
+    wrong = [index for index in _listed(rare) if type(index) is not int]
+    if wrong:
+        raise ValueError(f"rare holds {wrong[0]!r}, but classes are whole numbers from 0 on, as in rare=[0,1].")
+    return _listed(rare)
+
+
+def _output(out: Any) -> Path:
+    path = Path(str(out))
+    if out is None or (path.exists() and not path.is_dir()):
+        raise ValueError(f"out={out} is no folder: name one that is there, or is to be made, such as out=report.")
+    return path

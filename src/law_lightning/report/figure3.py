@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from law_lightning.report.lines import by_title, draw_lines, finish, known
+from law_lightning.report.lines import by_settings, draw_lines, finish, known
 from law_lightning.report.runs import Run
 from law_lightning.report.style import COLOURS, new_figure, save
 
@@ -30,10 +30,11 @@ def draw_loss_gap(runs: Sequence[Run], path: Path) -> Path | None:
     runs = known(runs, loss_gap)
     if not runs:
         return None
-    groups = by_title(runs)
+    groups = by_settings(runs)
     figure = new_figure(7.2, 3.4 * len(groups))
-    for axes, (title, members) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True):
+    for axes, (title, members) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
         draw_lines(axes, members, loss_gap, "target less reference", COLOURS[0])
-        axes.set_ylabel("Training loss gap")
+        axes.set_ylabel("Training loss gap (nats)")
         finish(axes, members, title, level=0.0)
+        axes.margins(y=0.12)  # the line at 0 must not run through what is written below it
     return save(figure, path)

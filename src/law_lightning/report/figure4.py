@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from law_lightning.report.lines import Quantity, by_title, draw_lines, finish, known
+from law_lightning.report.lines import Quantity, by_settings, draw_lines, finish, known
 from law_lightning.report.runs import Run
 from law_lightning.report.style import COLOURS, new_figure, save
 
@@ -58,7 +58,7 @@ def draw_weights(runs: Sequence[Run], path: Path) -> Path | None:
     panels = [
         (title, members, pair)
         for pair in _PAIRS
-        for title, members in by_title(known(runs, pair[0][1])).items()
+        for title, members in by_settings(known(runs, pair[0][1]))
     ]  # fmt: skip
     if not panels:
         return None
@@ -68,4 +68,5 @@ def draw_weights(runs: Sequence[Run], path: Path) -> Path | None:
             draw_lines(axes, members, quantity, label, colour)
         axes.set_ylabel("Mean weight")
         finish(axes, members, title, level=1.0)
+        axes.margins(y=0.12)  # the line at 1 must not run through what is written below it
     return save(figure, path)

@@ -27,9 +27,14 @@ def known(runs: Sequence[Run], quantity: Quantity) -> list[Run]:
     return [run for run in runs if any(quantity(run, record) is not None for record in run.history)]
 
 
-def by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs that differ in seeds alone, together."""
-    return {title: [run for run in runs if run.title == title] for title in dict.fromkeys(run.title for run in runs)}
+def by_settings(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """Runs that differ in seeds alone, together, with a title that names the folder where two would be the same."""
+    groups = {run.settings: [each for each in runs if each.settings == run.settings] for run in runs}
+    titles = [members[0].title for members in groups.values()]
+    return [
+        (title if titles.count(title) == 1 else f"{title}: {members[0].folder}", members)
+        for title, members in zip(titles, groups.values(), strict=True)
+    ]
 
 
 def draw_lines(axes: Axes, runs: Sequence[Run], quantity: Quantity, label: str, colour: str) -> None:

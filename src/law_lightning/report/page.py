@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import csv
 import html
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from law_lightning.agent.strategy import StrategyAgent
 from law_lightning.report.runs import Run
 
 _KINDS = {"compare": "Comparisons", "search": "Searches", "train": "Trainings with a strategy"}
@@ -17,7 +21,7 @@ h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; }
 pre { overflow-x: auto; background: #8881; padding: 0.75rem; font-size: 0.8rem; }
 img { max-width: 100%; height: auto; background: white; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; }
-dt { color: #888; }
+dt { opacity: 0.75; }
 dd { margin: 0; overflow-wrap: anywhere; }
 """
 
@@ -60,21 +64,57 @@ def _section(run: Run) -> str:
 
 
 def _facts(run: Run) -> str:
-    trainer, search = run.config.get("trainer") or {}, run.config.get("search") or {}
+    seed, count = run.config.get("first_seed", run.config.get("seed")), run.config.get("seeds")
     facts = {
         "folder": run.folder,
         "date": run.date,
-        "seed": run.config.get("first_seed", run.config.get("seed")),
-        "epochs": trainer.get("max_epochs"),
-        "episodes": search.get("episodes") if run.kind == "search" else None,
+        "seed" if count is None else "seeds": seed if count is None else f"{seed} to {seed + count - 1}",
+        "epochs": _group(run, "trainer").get("max_epochs"),
         "strategy": run.config.get("strategy"),
     }
+    if run.kind == "search":
+        facts |= {
+            "episodes": _group(run, "search").get("episodes"),
+            "agent": _agent(_group(run, "agent")),
+            "best gain": _best_gain(run.folder / "metrics.csv"),
+        }
     if run.kind == "train" and run.history:
         facts["training accuracy at the end"] = f"{100 * run.history[-1]['accuracy']:.2f} %"
     rows = "".join(
         f"<dt>{name}</dt><dd>{html.escape(str(fact))}</dd>" for name, fact in facts.items() if fact is not None
     )
     return f"<dl>{rows}</dl>"
+
+
+def _group(run: Run, name: str) -> dict[str, Any]:
+    group = run.config.get(name)
+    return group if isinstance(group, dict) else {}
+
+
+def _agent(agent: Mapping[str, Any]) -> str:
+    """The options of the agent that are not StrategyAgent's own defaults."""
+    defaults = {
+        name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        for name, parameter in inspect.signature(StrategyAgent).parameters.items()
+    }
+    usual = defaults | {"_target_": "law_lightning.StrategyAgent", "seed": agent.get("seed")}
+    return ", ".join(f"{k} {v}" for k, v in agent.items() if usual.get(k, inspect.Parameter.empty) != v) or "default"
+
+
+def _best_gain(metrics: Path) -> str:
+    """The greatest gain of a search's greedy strategy, and the episode it was measured after."""
+    if not metrics.is_file():
+        return "unknown, as metrics.csv is missing"
+    try:
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        gains = [(float(row["gain"]), int(row["episode"]) + 1) for row in rows if row.get("gain")]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{metrics} is not a search's table of episodes: search again, or leave it out.") from error
+    if not gains:
+        return "not evaluated"
+    gain, episode = max(gains, key=lambda each: each[0])  # the first of equals, as the search keeps it
+    return f"{100 * gain:+.2f} points of validation accuracy, after {episode} episodes"
 
 
 def _image(path: Path, caption: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from law_lightning.data.corruption import CorruptionRecord
 from law_lightning.report.history import read_history
 
 Kind = Literal["compare", "search", "train"]
+_OF_EACH_RUN = ("seed", "run_dir", "logger")
 #: The file that tells which command wrote a folder; the first that is there decides.
 _MARKS: dict[Kind, str] = {"compare": "summary.txt", "search": "search.png", "train": "history.csv"}
 
@@ -39,13 +41,16 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Data, corruption and network in a few words: what runs that differ in seeds alone share."""
-        parts = [
-            self.config.get("data"),
-            self.config.get("corruption"),
-            (self.config.get("model") or {}).get("network"),
-        ]
+        """Data, corruption and network in a few words."""
+        model = self.config.get("model")
+        network = model.get("network") if isinstance(model, dict) else None
+        parts = [self.config.get("data"), self.config.get("corruption"), network]
         return ", ".join(_in_words(part) for part in parts if isinstance(part, dict))
+
+    @property
+    def settings(self) -> str:
+        """All settings but those that tell the runs of one experiment apart: seed, folder and logger."""
+        return json.dumps({key: self.config[key] for key in sorted(self.config) if key not in _OF_EACH_RUN})
 
     @property
     def date(self) -> str:
@@ -87,7 +92,7 @@ def _kind(folder: Path) -> Kind | None:
 def _read(folder: Path, rare: Sequence[int] | None) -> Run:
     kind = _kind(folder)
     assert kind is not None
-    config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    config = _read_config(folder / "config.yaml")
     history = read_history(folder / "history.csv") if kind == "train" else []
     classes = max((len(record["weight_per_class"]) for record in history), default=0)
     wrong = [index for index in rare or () if history and not 0 <= index < classes]
@@ -97,6 +102,16 @@ def _read(folder: Path, rare: Sequence[int] | None) -> Run:
     if rare is None:
         rare = rare_classes(CorruptionRecord.load(record)) if kind == "train" and record.is_file() else ()
     return Run(folder, kind, config, history, tuple(sorted(rare)))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # damaged text can fail in any way inside a parser
+        raise ValueError(f"{path} cannot be read as a configuration: it is damaged. Leave its folder out.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no configuration of a run. Leave its folder out.")
+    return config
 
 
 def rare_classes(record: CorruptionRecord) -> list[int]:

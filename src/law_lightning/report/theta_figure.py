@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from law_lightning.functional import FEATURES
-from law_lightning.report.lines import by_title, draw_lines, finish
+from law_lightning.report.lines import by_settings, draw_lines, finish
 from law_lightning.report.runs import Run
 from law_lightning.report.style import COLOURS, new_figure, save
 
@@ -17,6 +17,11 @@ def theta_entry(index: int, run: Run, record: dict[str, Any]) -> float | None:
     """An entry of theta in a stage; None in the warm-up."""
     theta: list[float] = record.get("theta") or []
     return theta[index] if any(theta) else None
+
+
+def theta_length(run: Run) -> int:
+    """How many entries theta has."""
+    return max(len(record.get("theta") or ()) for record in run.history)
 
 
 def theta_names(length: int) -> list[str]:
@@ -38,11 +43,17 @@ def draw_theta(runs: Sequence[Run], path: Path) -> Path | None:
     runs = [run for run in runs if any(any(record.get("theta") or ()) for record in run.history)]
     if not runs:
         return None
-    groups = by_title(runs)
-    figure = new_figure(7.2, 3.6 * len(groups))
-    for axes, (title, members) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True):
-        for index, name in enumerate(theta_names(len(members[0].history[-1]["theta"]))):
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for title, members in by_settings(runs):
+        for run in members:  # a strategy's file may have been replaced by one of other features
+            groups.setdefault((title, theta_length(run)), []).append(run)
+    figure = new_figure(8.8, 3.6 * len(groups))
+    panels = figure.subplots(len(groups), squeeze=False)[:, 0]
+    for axes, ((title, length), members) in zip(panels, groups.items(), strict=True):
+        for index, name in enumerate(theta_names(length)):
             draw_lines(axes, members, partial(theta_entry, index), name, COLOURS[index % len(COLOURS)])
         axes.set_ylabel("theta")
         finish(axes, members, title, level=0.0)
+        # Five lines leave no room for a legend among them.
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return save(figure, path)

@@ -1,0 +1,92 @@
+import pytest
+from omegaconf import OmegaConf
+
+from law_lightning.cli.compare import main as compare
+from law_lightning.cli.report import main
+from law_lightning.cli.search import main as search
+from law_lightning.cli.train import main as train
+from law_lightning.report.records import write_rows
+
+
+def make_training(folder, **config):
+    """A finished training on three classes, the shortest there is."""
+    folder.mkdir(parents=True)
+    record = {"stage": 0, "accuracy": 0.5, "weight_mean": 1.0, "weight_per_class": [0.8, 1.0, 1.2], "theta": [0.5, 1.0]}
+    write_rows([record], folder / "history.csv")
+    OmegaConf.save(OmegaConf.create(config or {"seed": 0}), folder / "config.yaml")
+
+
+def test_report_of_every_command_from_end_to_end(command, small, small_search, strategy, tmp_path):
+    noisy = [*small, "corruption.rate=0.5", f"strategy={strategy}"]
+    command(train, *noisy, "reference=true", "run_dir=runs/deep/one")
+    command(search, *small_search, "run_dir=runs/search")
+    command(compare, *noisy, "seeds=2", "run_dir=runs/compare")
+    before = set(tmp_path.rglob("*"))
+    out = command(main, "runs=runs", "out=report/new")
+    assert out.splitlines() == [
+        "3 runs",
+        "  Loss gap (Figure 3): report/new/figure3.png",
+        "  Mean weights (Figure 4): report/new/figure4.png",
+        "  The strategy's theta: report/new/theta.png",
+        "  page: report/new/report.html",
+    ]
+    written = {"", "new", "new/figure3.png", "new/figure4.png", "new/theta.png", "new/report.html"}
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "report" / name for name in written}
+    page = (tmp_path / "report" / "new" / "report.html").read_text()
+    places = [page.index(f"<dd>runs/{name}</dd>") for name in ("compare", "search", "deep/one")]
+    assert places == sorted(places)
+    assert page.count("data:image/png;base64,") == 5
+    assert "points of validation accuracy, after" in page
+
+
+def test_only_what_there_are_data_for_is_drawn(command, tmp_path):
+    make_training(tmp_path / "2026")
+    out = command(main, "runs=2026", "out=report")
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"theta.png", "report.html"}
+    assert "Figure" not in out
+
+
+@pytest.mark.parametrize("rare", ["[0]", "0", "[2,0]"])
+def test_rare_classes_are_drawn_on_request(command, tmp_path, rare):
+    make_training(tmp_path / "a")
+    assert "figure4.png" in command(main, "runs=[a]", f"rare={rare}")
+    assert (tmp_path / "report" / "figure4.png").is_file()
+
+
+def test_a_run_named_twice_is_reported_once(command, tmp_path):
+    for name in ("a", "b"):
+        make_training(tmp_path / "runs" / name)
+    assert command(main, "runs=[runs,runs/a,./runs/b]").startswith("2 runs\n")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["runs=none"], r"There is no run folder .*none: check runs="),
+        (["runs=[a,none]"], r"There is no run folder .*none"),
+        (["runs=empty"], r"Nothing in .*empty can be reported"),
+        (["runs=[a,plain]"], r"Nothing in .*plain can be reported"),
+        (["runs=null"], r"runs names no folder"),
+        (["runs=[]"], r"runs names no folder"),
+        (["rare=[0,3]"], r"rare names class 3, but .*a has the 3 classes 0 to 2"),
+        (["rare=[-1]"], r"rare names class -1"),
+        (["rare=[cat]"], r"rare holds 'cat', but classes are whole numbers"),
+        (["rare=[0.5]"], r"rare holds 0\.5"),
+        (["rare=true"], r"rare holds True"),
+        (["out=file"], r"out=file is no folder"),
+        (["out=null"], r"out=None is no folder"),
+        (["runs=damaged"], r".*history\.csv is not a history of stages"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(command, tmp_path, overrides, message):
+    make_training(tmp_path / "a")
+    make_training(tmp_path / "damaged")
+    (tmp_path / "damaged" / "history.csv").write_text("stage\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "file").write_text("")
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit, match=f"^law-report: {message}"):
+        command(main, "runs=a", *overrides)
+    assert set(tmp_path.rglob("*")) == before

@@ -1,0 +1,81 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from law_lightning.report.history import read_history
+from law_lightning.report.records import write_rows
+
+RECORD = {"stage": 0, "accuracy": 0.5, "weight_mean": 1.0, "weight_per_class": [1.0, None]}
+HEADING = "stage,accuracy,weight_mean,weight_per_class\n"
+
+numbers = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False)
+lists = st.lists(st.none() | numbers, max_size=5)
+records = st.lists(
+    st.fixed_dictionaries(
+        {"stage": st.integers(0, 99), "accuracy": numbers, "weight_mean": numbers, "weight_per_class": lists},
+        optional={
+            "theta": st.none() | lists,
+            "loss_gap": st.none() | numbers,
+            "weight_wrong": st.none() | numbers,
+            "of my own": st.none() | numbers | lists,
+        },
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(written=records)
+def test_what_was_written_comes_back(tmp_path_factory, written):
+    path = tmp_path_factory.mktemp("history") / "history.csv"
+    write_rows(written, path)
+    columns = dict.fromkeys(key for record in written for key in record)
+    read = read_history(path)
+    assert read == [dict.fromkeys(columns) | record for record in written]
+    assert [type(record["accuracy"]) for record in read] == [type(record["accuracy"]) for record in written]
+
+
+def test_not_a_number_comes_back(tmp_path):
+    write_rows([RECORD | {"loss": float("nan"), "weight_per_class": [float("nan")]}], tmp_path / "history.csv")
+    (record,) = read_history(tmp_path / "history.csv")
+    assert math.isnan(record["loss"])
+    assert math.isnan(record["weight_per_class"][0])
+
+
+def test_none_is_read_in_both_spellings(tmp_path):
+    (tmp_path / "history.csv").write_text("loss_gap,reward," + HEADING + "None,,0,0.5,1.0,[]\n")
+    (record,) = read_history(tmp_path / "history.csv")
+    assert (record["loss_gap"], record["reward"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("", "it has no rows"),
+        (HEADING, "it has no rows"),
+        ("a,b\n1,2\n", "row 1 has no proper stage"),
+        (HEADING + "0,0.5,1.0,[1.0]\n1,0.5\n", "row 2 has more or fewer cells than the heading"),
+        (HEADING + "0,0.5,1.0,[1.0],7\n", "row 1 has more or fewer cells than the heading"),
+        (HEADING + "0,high,1.0,[1.0]\n", "row 1 holds what is neither a number nor a list of numbers"),
+        (HEADING + '0,0.5,1.0,"[1.0, 2"\n', "row 1 holds what is neither"),
+        (HEADING + '0,0.5,1.0,"[""x""]"\n', "row 1 holds what is neither"),
+        (HEADING + '0,0.5,1.0,"[1.0, 2', "it is no CSV table"),
+        (HEADING + "0,0.5,1.0,3\n", "row 1 has no proper weight_per_class"),
+        (HEADING + "0,,1.0,[1.0]\n", "row 1 has no proper accuracy"),
+        ("theta," + HEADING + "2,0,0.5,1.0,[1.0]\n", "row 1 has no proper theta"),
+        ("loss_gap," + HEADING + "[2],0,0.5,1.0,[1.0]\n", "row 1 has no proper loss_gap"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_named(tmp_path, text, finding):
+    (tmp_path / "history.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"history\.csv is not a history of stages.*: {finding}.*leave the folder"):
+        read_history(tmp_path / "history.csv")
+
+
+def test_bytes_are_named(tmp_path):
+    (tmp_path / "history.csv").write_bytes(b"\x80\xff" * 20)
+    with pytest.raises(ValueError, match=r"history\.csv is not a history of stages.* it is no CSV table"):
+        read_history(tmp_path / "history.csv")
