@@ -14,7 +14,7 @@ def test_the_package_alone_imports_no_tool_of_the_commands():
         "import sys, lightning\n"
         "before = set(sys.modules)\n"  # Lightning itself imports some of them where it finds them
         "import law_lightning\n"
-        "from law_lightning.cli import compare, search, train\n"
+        "from law_lightning.cli import compare, report, search, train\n"
         "tools = {'hydra', 'omegaconf', 'matplotlib', 'sklearn', 'scipy', 'wandb', 'tqdm'}\n"
         "print(sorted(tools & (set(sys.modules) - before)))"
     )

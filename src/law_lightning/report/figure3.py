@@ -31,7 +31,7 @@ def draw_loss_gap(runs: Sequence[Run], path: Path) -> Path | None:
     if not runs:
         return None
     groups = by_settings(runs)
-    figure = new_figure(7.2, 3.4 * len(groups))
+    figure = new_figure(8.8, 3.4 * len(groups))
     for axes, (title, members) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
         draw_lines(axes, members, loss_gap, "target less reference", COLOURS[0])
         axes.set_ylabel("Training loss gap (nats)")

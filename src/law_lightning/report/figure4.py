@@ -62,7 +62,7 @@ def draw_weights(runs: Sequence[Run], path: Path) -> Path | None:
     ]  # fmt: skip
     if not panels:
         return None
-    figure = new_figure(7.2, 3.4 * len(panels))
+    figure = new_figure(8.8, 3.4 * len(panels))
     for axes, (title, members, pair) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         for (label, quantity), colour in zip(pair, (COLOURS[1], COLOURS[0]), strict=True):
             draw_lines(axes, members, quantity, label, colour)

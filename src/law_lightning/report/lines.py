@@ -71,7 +71,8 @@ def finish(axes: Axes, runs: Sequence[Run], title: str, level: float) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("Stage")
     axes.set_title(title, fontsize=10, loc="left", wrap=True)
-    axes.legend(frameon=False, fontsize=9)
+    # Beside the lines, which may go anywhere.
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     tidy(axes)
 
 

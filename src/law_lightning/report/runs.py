@@ -123,6 +123,6 @@ def rare_classes(record: CorruptionRecord) -> list[int]:
 def _in_words(part: dict[str, Any]) -> str:
     name = str(part.get("_target_", "")).rsplit(".", 1)[-1]
     shown = ("name", "rate", "classes", "share", "imbalance", "train_size", "channels", "hidden", "depth", "width")
-    options = [f"{key} {part[key]}" for key in shown if part.get(key) not in (None, 0)]
+    options = [f"{key} {part[key]}" for key in shown if part.get(key) not in (None, 0, "auto")]
     inner = [_in_words(each) for each in part.get("corruptions", ())]
     return f"{name} ({', '.join([*options, *inner])})" if options or inner else name

@@ -54,6 +54,4 @@ def draw_theta(runs: Sequence[Run], path: Path) -> Path | None:
             draw_lines(axes, members, partial(theta_entry, index), name, COLOURS[index % len(COLOURS)])
         axes.set_ylabel("theta")
         finish(axes, members, title, level=0.0)
-        # Five lines leave no room for a legend among them.
-        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return save(figure, path)
