@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hydra import compose, initialize_config_module
 
 from law_lightning import StrategyAgent
+from law_lightning.data import CorruptionRecord
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -62,7 +62,7 @@ def test_sweep_searches_at_every_rate(tmp_path):
     for job, rate in enumerate((0.2, 0.4, 0.6)):
         folder = tmp_path / "runs" / "sweep" / str(job)
         assert StrategyAgent.load(folder / "strategy.pt").num_stages == 20
-        assert torch.load(folder / "corruption.pt", weights_only=True)["rate"] == rate
+        assert CorruptionRecord.load(folder / "corruption.pt").settings["rate"] == rate
         assert (folder / "search.png").is_file()
 
 
