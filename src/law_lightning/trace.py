@@ -63,6 +63,10 @@ class ReferenceTrace:
         return cls(state["fork"], steps, dict(state["accuracies"]), complete=True)
 
 
+class TraceMismatchError(MisconfigurationException):
+    """A kept reference is of another training than the one it was to stand in for."""
+
+
 class TracedReference:
     """Stands in for a :class:`law_lightning.reference.Reference` that has been trained before.
 
@@ -71,14 +75,14 @@ class TracedReference:
         fork: digest of what the reference would begin with now.
 
     Raises:
-        MisconfigurationException: the trace is of another training.
+        TraceMismatchError: the trace is of another training.
     """
 
     module = None
 
     def __init__(self, trace: ReferenceTrace, fork: str) -> None:
         if trace.fork != fork:
-            raise MisconfigurationException(
+            raise TraceMismatchError(
                 "The kept reference is of another training: at the end of the warm-up its network, optimizer or random "
                 "states were others. Something that the settings do not show has changed (the module's code, say), or "
                 "training is not deterministic here (on a GPU, set the Trainer's deterministic=True). Delete the kept "
@@ -108,12 +112,13 @@ class TracedReference:
         """A fit with a kept reference is not resumed, but repeated."""
 
 
-def fork_digest(trainer: L.Trainer, module: L.LightningModule, random: dict[str, Any]) -> str:
-    """A digest of all that the rest of a plain training depends on but its data.
+def fork_digest(trainer: L.Trainer, module: L.LightningModule, batch: Any, random: dict[str, Any]) -> str:
+    """A digest of all that the rest of a plain training depends on; of its data, the batch at hand.
 
     Args:
         trainer: the Trainer, in the course of a fit.
         module: the module.
+        batch: the next that the module is trained on; None after the last.
         random: the global random states (see :func:`law_lightning.randomness.random_states`).
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -127,6 +132,7 @@ def fork_digest(trainer: L.Trainer, module: L.LightningModule, random: dict[str,
         ],
         "scaler": None if scaler is None else scaler.state_dict(),
         "random": random,
+        "batch": batch,
     }
     return digest(state)
 

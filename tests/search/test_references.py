@@ -18,7 +18,11 @@ from test_promises import assert_same
 
 
 class Forgetful(ReferenceCache):
-    """Keeps nothing: every reference is trained."""
+    """Keeps nothing: every episode trains its reference and its warm-up."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.warmups.trusted = False
 
     def trace(self, seed):
         return ReferenceTrace()
@@ -144,7 +148,7 @@ def test_a_cache_of_another_experiment(tmp_path):
 
 def test_a_reference_of_another_seed(tmp_path):
     new_search(episodes=2, seed_pool=2, cache_dir=tmp_path).run(make_module, make_data)
-    first, second = only_folder(tmp_path).iterdir()
+    first, second = only_folder(tmp_path).glob("*.pt")
     shutil.copy(first, second)
     with pytest.raises(MisconfigurationException, match="differs in: seed"):
         new_search(episodes=2, seed_pool=2, cache_dir=tmp_path).run(make_module, make_data)
@@ -152,7 +156,7 @@ def test_a_reference_of_another_seed(tmp_path):
 
 def test_a_damaged_reference(tmp_path):
     new_search(episodes=1, seed_pool=1, cache_dir=tmp_path).run(make_module, make_data)
-    (file,) = only_folder(tmp_path).iterdir()
+    (file,) = only_folder(tmp_path).glob("*.pt")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="damaged"):
         new_search(episodes=1, seed_pool=1, cache_dir=tmp_path).run(make_module, make_data)

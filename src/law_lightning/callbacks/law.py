@@ -177,11 +177,11 @@ class LAWCallback(WeightingCallback):
         self._record = self._target_loss = None
         if self.mode == "search":
             if self._reference is None and not self.in_warmup:
-                self._reference = self._fork(trainer, pl_module)
+                self._reference = self._fork(trainer, pl_module, batch)
             if self._reference is not None:
                 self._reference.hook("on_train_batch_start", batch, batch_idx)
 
-    def _fork(self, trainer: L.Trainer, module: L.LightningModule) -> Reference | TracedReference:
+    def _fork(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> Reference | TracedReference:
         """The reference begins: a copy of the target, or what is known of such a copy's training."""
         if self.trace is None:
             return Reference(trainer, module)
@@ -191,7 +191,7 @@ class LAWCallback(WeightingCallback):
                 "follows the target's rate: it differs from episode to episode and cannot be kept. Search with "
                 "seed_pool=0 or with another scheduler."
             )
-        digest = fork_digest(trainer, module, random_states())
+        digest = fork_digest(trainer, module, batch, random_states())
         if self.trace.complete:
             return TracedReference(self.trace, digest)
         self.trace.begin(digest)
@@ -287,7 +287,7 @@ class LAWCallback(WeightingCallback):
         if self.mode == "apply":
             return
         if self._reference is None:
-            self._reference = self._fork(trainer, pl_module)
+            self._reference = self._fork(trainer, pl_module, None)
         if self.trace is not None:  # a training that was stopped early leaves it incomplete
             self.trace.complete = self.trace.complete or self._stage >= self.num_stages
         if isinstance(self._reference, TracedReference) or self.keep == "target":
@@ -309,8 +309,8 @@ class LAWCallback(WeightingCallback):
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
         state = super().state_dict()
-        if not state:
-            return {}
+        if not state or self.trace is not None:  # see _resume_traced
+            return state
         return state | {
             "mode": self.mode,
             "agent": self.agent.full_state(),
@@ -322,11 +322,14 @@ class LAWCallback(WeightingCallback):
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         if self.trace is not None:
+            self._resume_traced(trainer, module, state)
+            return
+        if "mode" not in state:
             raise MisconfigurationException(
-                "A fit that keeps its reference's course (trace=...) cannot be resumed in the middle: begin it anew."
+                "The checkpoint is a kept warm-up of a search, without its strategy: resume from one of your own fit."
             )
-        if state.get("mode") != self.mode:
-            mode = state.get("mode")
+        if state["mode"] != self.mode:
+            mode = state["mode"]
             raise MisconfigurationException(
                 f"The checkpoint is of a run in mode {mode!r}; resume with LAWCallback(mode={mode!r})."
             )
@@ -343,3 +346,13 @@ class LAWCallback(WeightingCallback):
             self._reference = Reference(trainer, module)
             self._reference.load_state_dict(state["reference"])
         super()._resume(trainer, module, state)
+
+    def _resume_traced(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Begin a new episode where the warm-up of another one from the same seed ended: it is the same in all."""
+        if "agent" in state or state["stage"] != self.warmup_stages:
+            raise MisconfigurationException(
+                "A fit that keeps its reference's course (trace=...) cannot be resumed in the middle: begin it anew."
+            )
+        self._start(trainer, module)
+        super()._resume(trainer, module, state)
+        self.start_stage(trainer, module)

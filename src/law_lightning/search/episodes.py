@@ -20,8 +20,17 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from law_lightning.callbacks import LAWCallback
 from law_lightning.evaluation import Evaluator
 from law_lightning.search.lean import NoProfiler, lean
+from law_lightning.search.warmups import KeepWarmup
 
 MakeModule = Callable[[], L.LightningModule]
+
+_NOT_SHOWN = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*LeafSpec.*",
+    ".*dataloader is not resumable.*",  # true of Lightning alone: the callback restores the order of the data
+    ".*callbacks used to create the checkpoint.*",
+)
 
 #: Trainer options that take away what an episode need not show or write.
 QUIET: dict[str, Any] = {
@@ -117,6 +126,7 @@ def run_episode(
     datamodule: L.LightningDataModule,
     trainer_kwargs: dict[str, Any],
     law: LAWCallback | None,
+    warmup: KeepWarmup | None = None,
 ) -> float:
     """Train a fresh network from ``seed``; the caller's random states stay as they are.
 
@@ -126,17 +136,20 @@ def run_episode(
         datamodule: the data.
         trainer_kwargs: for the Trainer.
         law: the callback; None trains plainly.
+        warmup: keeps the warm-up, or knows of one to begin after.
 
     Returns:
         The final validation accuracy of the target.
     """
     options = QUIET | {"profiler": NoProfiler()} | copy.deepcopy(trainer_kwargs)
     final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1), law)
-    options["callbacks"] = [*(options.get("callbacks") or []), *([] if law is None else [law]), final]
+    ours = [each for each in (law, warmup, final) if each is not None]
+    options["callbacks"] = [*(options.get("callbacks") or []), *ours]
     with isolate_rng(), quiet_lightning():
         L.seed_everything(seed, verbose=False)
         module = make_module()
-        lean(L.Trainer(**options)).fit(module, datamodule=datamodule)
+        trainer = lean(L.Trainer(**options))
+        trainer.fit(module, datamodule=datamodule, ckpt_path=None if warmup is None else warmup.path, weights_only=True)
     return final.value
 
 
@@ -146,7 +159,7 @@ def quiet_lightning() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        for about in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
+        for about in _NOT_SHOWN:
             warnings.filterwarnings("ignore", about)
         for logger in loggers:
             logger.setLevel(logging.WARNING)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from law_lightning.agent import StrategyAgent
 from law_lightning.agent.replay import Transitions
@@ -18,8 +19,9 @@ from law_lightning.search.references import ReferenceCache, experiment
 from law_lightning.search.reporting import Report
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
+from law_lightning.search.warmups import KeepWarmup
 from law_lightning.search.workers import Workers
-from law_lightning.trace import digest
+from law_lightning.trace import ReferenceTrace, TraceMismatchError, digest
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,7 @@ class SearchLoop:
         seed = learning_seed(self.options.seed, episode, self.options.seed_pool)
         trace = None if self._references is None else self._references.trace(seed)
         known = trace is not None and trace.complete
-        self.agent.exploration.episode = episode
-        law = LAWCallback(
-            self.agent, mode="search", buffer=self._buffer, keep="target", trace=trace, **self.options.law_kwargs
-        )
-        run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law)
+        law = self._train(seed, episode, trace)
         if self.workers.size > 1:
             # Its training was stopped early, but the others' went on.
             for _ in range(law.num_stages - max(len(law.history), law.warmup_stages)):
@@ -149,6 +147,24 @@ class SearchLoop:
             "agent": digest([learned["networks"], learned["optimizers"]]),
             "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
         }
+
+    def _train(self, seed: int, episode: int, trace: ReferenceTrace | None) -> LAWCallback:
+        """An episode's training; after the warm-up of an earlier one where that was kept."""
+        self.agent.exploration.episode = episode
+        law = LAWCallback(
+            self.agent, mode="search", buffer=self._buffer, keep="target", trace=trace, **self.options.law_kwargs
+        )
+        warmup = None if self._references is None else KeepWarmup(self._references.warmups, seed, law)
+        try:
+            run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law, warmup)
+        except TraceMismatchError as error:
+            if warmup is None or warmup.path is None or self._references is None:
+                raise
+            # Nothing was learned yet, so the episode can begin anew.
+            rank_zero_info(f"Episodes go through the warm-up again: {error}")
+            self._references.warmups.trusted = False
+            return self._train(seed, episode, trace)
+        return law
 
     def _check_agreement(self, agents: list[str]) -> None:
         """Each worker computes the update by itself, which gives the same bits where machines are alike."""

@@ -22,6 +22,7 @@ import law_lightning
 from law_lightning.files import load_state, save_state
 from law_lightning.reference import tensors
 from law_lightning.search.episodes import MakeModule
+from law_lightning.search.warmups import Warmups
 from law_lightning.trace import ReferenceTrace, digest
 
 _ENDLESS = 1000  # batches that are looked at where a loader has no length
@@ -34,12 +35,16 @@ class ReferenceCache:
     Args:
         experiment: what a reference depends on, by name (see :func:`experiment`).
         folder: keeps them on disk too, below a folder of this experiment; None keeps them in memory.
+
+    Attributes:
+        warmups: what the episodes of a seed begin with, reference or not.
     """
 
     def __init__(self, experiment: Mapping[str, str], folder: Path | None) -> None:
         self._experiment = dict(experiment)
         self._folder = None if folder is None else folder / digest(self._experiment)[:16]
         self._states: dict[int, dict[str, Any]] = {}
+        self.warmups = Warmups(self._folder)
 
     def trace(self, seed: int) -> ReferenceTrace:
         """The trace of a seed's reference; an empty one, to be filled, where there is none.
