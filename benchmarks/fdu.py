@@ -16,7 +16,7 @@ Aim: at least 1.5 times the faster of the two at every B.
 - An update is one step of one critic, one of the actor, and one of the target networks, on B of the same 2,000
   transitions: state 10, action 5, hidden 64, 64, 64, ReLU, tanh at the actor's end, Adam 1e-3, gamma 0.95, tau 0.01.
   A smaller batch at the end of an epoch of ours counts as the share of B that it is.
-- default agent: ours as it comes, with twin critics and whole-episode returns, so that few rows need target networks.
+- default agent: ours as it comes, with whole-episode returns, so that few rows need target networks.
 - Before timing: from the same weights on the same 128 transitions, critic losses agree within 1e-5 and, after one
   update, the parameters of critic and actor within 2e-5 (in this run 7.5e-9 and 2.4e-7).
 - What differs: ours learns the embedding of the stage too, whose 8 numbers are a fixed part of the peers' states.
@@ -62,7 +62,7 @@ from law_lightning.agent.networks import Actor, Critic
 COUNT, STAGES, WARMUP = 2000, 20, 2
 RATE, GAMMA, TAU, HIDDEN, STATE, ACTION = 1e-3, 0.95, 0.01, [64, 64, 64], 10, 5
 PLAIN = {
-    "twin_critics": False, "standardize_rewards": False, "theta_bound": 1.0, "actor_lr": RATE, "critic_lr": RATE,
+    "standardize_rewards": False, "theta_bound": 1.0, "actor_lr": RATE, "critic_lr": RATE,
     "discount": GAMMA, "target_rate": TAU, "n_step": 1, "action_penalty": 0.0, "hidden": HIDDEN,
 }  # fmt: skip
 
@@ -122,7 +122,7 @@ class Ours:
 
     def critic(self) -> nn.Module:
         """The critic."""
-        return self.agent.critics[0]
+        return self.agent.critic
 
     def actor(self) -> nn.Module:
         """The actor."""
@@ -156,7 +156,7 @@ class StableBaselines:
         policy = self.model.policy
         for actor, critic in ((policy.actor, policy.critic), (policy.actor_target, policy.critic_target)):
             copy_layers(agent.actor, actor)
-            copy_layers(agent.critics[0], critic)
+            copy_layers(agent.critic, critic)
         columns = buffer.transitions()
         state, following = (tensor.numpy() for tensor in observed(agent, columns))
         for i in range(len(buffer)):
@@ -195,7 +195,7 @@ class Rl:
         self.agent = agent
         actor, critic = Actor(STATE, ACTION, HIDDEN, 1.0), Critic(STATE, ACTION, HIDDEN)
         copy_layers(agent.actor, actor)
-        copy_layers(agent.critics[0], critic)
+        copy_layers(agent.critic, critic)
         self.loss = DDPGLoss(
             TensorDictModule(actor, ["observation"], ["action"]),
             ValueOperator(Column(critic), in_keys=["observation", "action"]),

@@ -10,7 +10,7 @@ from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
 STAGES = 4
 SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_size": 4, "epochs": 3}
 PAPER = {
-    "target_rate": None, "twin_critics": False, "standardize_rewards": False, "theta_bound": None,
+    "target_rate": None, "standardize_rewards": False, "theta_bound": None,
     "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1, "action_penalty": 0.0,
 }  # fmt: skip
 FAST = {"actor_lr": 1e-3, "critic_lr": 3e-3}
@@ -67,21 +67,21 @@ class Naive:
         options = self.options = dict(agent.hparams)
         self.embedding = agent.embedding.weight.detach().clone().requires_grad_()
         self.actor = layers(agent.actor)
-        self.critics = [layers(critic) for critic in agent.critics]
+        self.critic = layers(agent.critic)
         self.bound = options["theta_bound"]
         self.rate = options["target_rate"]
         if self.rate is not None:  # the target networks may lag behind
-            slow = agent.target_embedding.weight, layers(agent.target_actor), list(map(layers, agent.target_critics))
+            slow = agent.target_embedding.weight, layers(agent.target_actor), layers(agent.target_critic)
             self.slow = self.copy(*slow)
         self.moments = {}
         self.updates = 0
 
     @staticmethod
-    def copy(embedding, actor, critics):
+    def copy(embedding, actor, critic):
         def clone(network):
             return [(w.detach().clone(), b.detach().clone()) for w, b in network]
 
-        return embedding.detach().clone(), clone(actor), [clone(critic) for critic in critics]
+        return embedding.detach().clone(), clone(actor), clone(critic)
 
     @staticmethod
     def forward(layers, x):
@@ -114,27 +114,23 @@ class Naive:
 
     def critic_loss(self, rows):
         n = len(rows)
-        embedding, actor, critics = (self.embedding, self.actor, self.critics) if self.rate is None else self.slow
+        embedding, actor, critic = (self.embedding, self.actor, self.critic) if self.rate is None else self.slow
         targets = []
         for _, _, _, reward, following, phase, done, discount in rows:
             state = self.state(embedding, following, phase)
-            value = min(self.q(critic, state, self.mu(actor, state)).item() for critic in critics)
+            value = self.q(critic, state, self.mu(actor, state)).item()
             targets.append(reward if done else reward + discount * value)
         states = [self.state(self.embedding.detach(), stage, phase) for stage, phase, *_ in rows]
-        loss = q_mean = 0.0
-        for number, critic in enumerate(self.critics):
-            values = [self.q(critic, s, row[2]) for s, row in zip(states, rows, strict=True)]
-            loss = loss + sum((q - y) ** 2 for q, y in zip(values, targets, strict=True)) / n
-            if number == 0:
-                q_mean = sum(q.item() for q in values) / n
-        return loss, q_mean
+        values = [self.q(self.critic, s, row[2]) for s, row in zip(states, rows, strict=True)]
+        loss = sum((q - y) ** 2 for q, y in zip(values, targets, strict=True)) / n
+        return loss, sum(q.item() for q in values) / n
 
     def actor_loss(self, rows):
         n, loss = len(rows), 0.0
         for row in rows:
             state = self.state(self.embedding.detach(), row[0], row[1])
             phase = self.state(self.embedding, row[0], row[1])
-            loss = loss - self.q(self.critics[0], state, self.mu(self.actor, phase)) / n
+            loss = loss - self.q(self.critic, state, self.mu(self.actor, phase)) / n
             free = self.forward(self.actor, phase)
             loss = loss + self.options["action_penalty"] * (free**2).sum() / (n * len(free))
         return loss
@@ -144,13 +140,12 @@ class Naive:
         size = len(batch) // workers or 1
         batches = [batch[at : at + size] for at in range(0, len(batch), size)]
         critic_losses, q_means = zip(*map(self.critic_loss, batches), strict=True)
-        parameters = [p for critic in self.critics for layer in critic for p in layer]
-        self.adam(parameters, critic_losses, self.options["critic_lr"])
+        self.adam(flat(self.critic), critic_losses, self.options["critic_lr"])
         actor_losses = [self.actor_loss(rows) for rows in batches]
         self.adam([*flat(self.actor), self.embedding], actor_losses, self.options["actor_lr"])
         if self.rate is not None:
-            slow = [self.slow[0], *flat(self.slow[1]), *(p for c in self.slow[2] for p in flat(c))]
-            fast = [self.embedding, *flat(self.actor), *(p for c in self.critics for p in flat(c))]
+            slow = [self.slow[0], *flat(self.slow[1]), *flat(self.slow[2])]
+            fast = [self.embedding, *flat(self.actor), *flat(self.critic)]
             for s, f in zip(slow, fast, strict=True):
                 s.copy_((1 - self.rate) * s + self.rate * f.detach())
         parts = [*map(torch.Tensor.item, critic_losses)], [*map(torch.Tensor.item, actor_losses)], q_means
@@ -207,11 +202,11 @@ def compare(agent, naive):
     torch.testing.assert_close(agent.embedding.weight, naive.embedding, **close)
     for mine, theirs in zip(agent.actor.parameters(), flat(naive.actor), strict=True):
         torch.testing.assert_close(mine, theirs, **close)
-    for mine, theirs in zip(agent.critics.parameters(), [p for c in naive.critics for p in flat(c)], strict=True):
+    for mine, theirs in zip(agent.critic.parameters(), flat(naive.critic), strict=True):
         torch.testing.assert_close(mine, theirs, **close)
     if naive.rate is not None:
         torch.testing.assert_close(agent.target_embedding.weight, naive.slow[0], **close)
-        mine = [*agent.target_actor.parameters(), *agent.target_critics.parameters()]
-        theirs = [*flat(naive.slow[1]), *(p for c in naive.slow[2] for p in flat(c))]
+        mine = [*agent.target_actor.parameters(), *agent.target_critic.parameters()]
+        theirs = [*flat(naive.slow[1]), *flat(naive.slow[2])]
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(a, b, **close)

@@ -36,7 +36,6 @@ LAW = "law"
 #: One switch at a time.
 VARIANTS = {
     LAW: Variant(),
-    "law_one_critic": Variant(agent={"twin_critics": False}),
     "law_no_target_nets": Variant(agent={"target_rate": None}),
     "law_raw_rewards": Variant(agent={"standardize_rewards": False}),
     "law_bootstrap": Variant(agent={"n_step": 1}),
@@ -91,12 +90,12 @@ def search_cost(episodes: int, warmup: float, eval_every: int, eval_seeds: int, 
         episodes: of the search.
         warmup: share of a training in which one network trains for target and reference.
         eval_every: episodes between evaluations of the greedy strategy; one comes before the first, one at the end.
-        eval_seeds: trainings of an evaluation, and of plain networks once.
-        seed_pool: seeds whose reference trains only once; 0 trains one in every episode.
+        eval_seeds: trainings of an evaluation; those of the first are also the plain networks.
+        seed_pool: seeds whose warm-up and reference are trained only once; 0 trains them in every episode.
     """
-    references = min(episodes, seed_pool) if seed_pool else episodes
+    seeds = min(episodes, seed_pool) if seed_pool else episodes
     evaluations = 1 + -(-episodes // eval_every)
-    return episodes + (1 - warmup) * references + eval_seeds * (1 + evaluations)
+    return (1 - warmup) * (episodes + seeds) + warmup * seeds + eval_seeds * evaluations
 
 
 def affordable_episodes(budget: float, warmup: float, **costs: Any) -> int:

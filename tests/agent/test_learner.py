@@ -49,7 +49,7 @@ def test_the_optimizers_state_is_that_of_single_parameters():
     """A file does not depend on how the parameters are laid out."""
     agent = make(**FAST)
     agent.full_data_update(filled())
-    parts = [agent.critics.parameters(), [*agent.actor.parameters(), *agent.embedding.parameters()]]
+    parts = [agent.critic.parameters(), [*agent.actor.parameters(), *agent.embedding.parameters()]]
     rates = (agent.hparams["critic_lr"], agent.hparams["actor_lr"])
     for state, part, rate in zip(agent.full_state()["optimizers"], parts, rates, strict=True):
         optimizer = torch.optim.Adam(list(part), lr=rate, fused=True)

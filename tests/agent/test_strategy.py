@@ -20,7 +20,6 @@ from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, 
         PAPER,
         PAPER | {"theta_bound": 2.0, "seed": 3},
         PAPER | {"target_rate": 0.3},
-        PAPER | {"twin_critics": True},
         PAPER | {"standardize_rewards": True},
         PAPER | {"discount": 0.0},
         PAPER | {"n_step": 2},
@@ -33,7 +32,6 @@ from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, 
         "paper",
         "bound",
         "target networks",
-        "twin critics",
         "standardised",
         "no discount",
         "two steps",
@@ -82,15 +80,15 @@ def test_the_critic_does_not_teach_the_embedding():
     agent = spread(make(**PAPER))
     with torch.no_grad():
         agent.actor.network[0].weight.zero_()
-    embedding, critic = agent.embedding.weight.clone(), agent.critics[0].network[0].weight.clone()
+    embedding, critic = agent.embedding.weight.clone(), agent.critic.network[0].weight.clone()
     agent.full_data_update(filled(), epochs=1, batch_size=100)
     assert torch.equal(agent.embedding.weight, embedding)
-    assert not torch.equal(agent.critics[0].network[0].weight, critic)
+    assert not torch.equal(agent.critic.network[0].weight, critic)
 
 
 def test_target_networks_follow():
     agent = make(**FAST, target_rate=0.25)
-    names = ("embedding", "actor", "critics")
+    names = ("embedding", "actor", "critic")
     slow = {n: [p.clone() for p in getattr(agent, f"target_{n}").parameters()] for n in names}
     agent.full_data_update(filled(), epochs=1, batch_size=100)
     for name in names:
@@ -104,10 +102,10 @@ def test_without_target_networks_there_are_none():
     assert not [name for name in make(target_rate=None).state_dict() if "target" in name]
 
 
-def test_critics_stay_trainable():
+def test_the_critic_stays_trainable():
     agent = make()
     agent.full_data_update(filled())
-    assert all(p.requires_grad for p in agent.critics.parameters())
+    assert all(p.requires_grad for p in agent.critic.parameters())
 
 
 def test_an_update_learns_which_theta_pays():
@@ -333,9 +331,8 @@ def test_the_embedding_is_gaussian():
 
 def test_the_papers_networks_have_four_layers():
     agent = StrategyAgent()
-    for network in (agent.actor, agent.critics[0], agent.critics[1]):
+    for network in (agent.actor, agent.critic):
         assert sum(isinstance(layer, torch.nn.Linear) for layer in network.modules()) == 4
-    assert len(agent.critics) == 2
 
 
 def test_the_global_random_state_is_untouched(tmp_path):

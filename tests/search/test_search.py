@@ -63,7 +63,7 @@ def test_a_search_stopped_within_an_episode_goes_on(tmp_path, stop):
 
     def failing_module():
         calls.append(1)
-        if len(calls) == 2 * (stop + 2):
+        if len(calls) == 2 * (stop + 1):
             raise StopError
         return make_module()
 

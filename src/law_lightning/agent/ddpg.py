@@ -22,7 +22,7 @@ from law_lightning.agent.replay import Transitions, n_step_transitions
 
 
 class DDPG(L.LightningModule):
-    """Actor, critics and stage embedding with their update; hyper-parameters are in ``hparams``."""
+    """Actor, critic and stage embedding with their update; hyper-parameters are in ``hparams``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class DDPG(L.LightningModule):
     def build(self, action_dim: int) -> None:
         """Make the networks, from the global random state."""
         stages, width, hidden = self.hparams["num_stages"], self.hparams["embedding_dim"], self.hparams["hidden"]
-        state_dim, critics = width + 2, 1 + self.hparams["twin_critics"]
+        state_dim = width + 2
         self.embedding = nn.Embedding(stages, width)  # Gaussian initialised (Equation 5)
         self.actor = Actor(state_dim, action_dim, hidden, self.hparams["theta_bound"])
-        self.critics = nn.ModuleList(Critic(state_dim, action_dim, hidden) for _ in range(critics))
+        self.critic = Critic(state_dim, action_dim, hidden)
         if self.hparams["target_rate"] is not None:
             self.target_embedding = copy.deepcopy(self.embedding).requires_grad_(False)
             self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
-            self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+            self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
 
     @staticmethod
     def _state(embedding: nn.Module, stage: Tensor, phase: Tensor) -> Tensor:
@@ -52,9 +52,9 @@ class DDPG(L.LightningModule):
         if self._learner is None:
             slow = None
             if self.hparams["target_rate"] is not None:
-                slow = Modules(self.target_critics, self.target_actor, self.target_embedding)
+                slow = Modules(self.target_critic, self.target_actor, self.target_embedding)
             rates = self.hparams["critic_lr"], self.hparams["actor_lr"]
-            self._learner = Learner(Modules(self.critics, self.actor, self.embedding), slow, rates)
+            self._learner = Learner(Modules(self.critic, self.actor, self.embedding), slow, rates)
         self._learner.refresh()
         return self._learner
 
@@ -98,22 +98,18 @@ class DDPG(L.LightningModule):
         torch.index_select(networks.embedding, 0, batch.stage, out=batch.inputs[:, :width])
 
         y = self._td_target(batch, learner.targets)
-        squares: Tensor | None = None
-        q_sum: Tensor | None = None
-        for critic in networks.critics:
-            q = critic.forward(batch.inputs)
-            q_sum = q.sum() if q_sum is None else q_sum
-            error = q.squeeze(1) - y
-            square = torch.dot(error, error)  # N times LF.critic_loss
-            squares = square if squares is None else squares + square
-            critic.backward(error.mul_(2 / count).unsqueeze(1), learn=True)
+        critic = networks.critic
+        q = critic.forward(batch.inputs)
+        q_sum = q.sum()
+        error = q.squeeze(1) - y
+        squares = torch.dot(error, error)  # N times LF.critic_loss
+        critic.backward(error.mul_(2 / count).unsqueeze(1), learn=True)
         steps[0]()
 
         # The actor's gradient passes through the critic, which sees e_T as a constant: it is the actor's to learn.
         theta = batch.inputs[:, width + 2 :]
         free = networks.actor.forward(batch.inputs[:, : width + 2])
         theta.copy_(self.actor.bounded(free))
-        critic = networks.critics[0]
         loss = -critic.forward(batch.inputs).sum()  # N times LF.actor_loss
         gradient = critic.backward(y.new_full((1, count), -1 / count).t(), learn=False)
         gradient = narrow_product(gradient, critic.layers[0].weight[:, width + 2 :])
@@ -130,12 +126,10 @@ class DDPG(L.LightningModule):
 
         if self.hparams["target_rate"] is not None:
             learner.follow(self.hparams["target_rate"])
-        assert squares is not None
-        assert q_sum is not None
         return squares, loss, q_sum
 
     def _td_target(self, batch: Batch, networks: Views) -> Tensor:
-        """The y of Equation 12, with the lower of two critics, [N]; only rows with a future are looked into."""
+        """The y of Equation 12, [N]; only rows with a future are looked into."""
         ahead = batch.bootstrap
         if ahead is None:
             return batch.reward
@@ -143,9 +137,7 @@ class DDPG(L.LightningModule):
         torch.index_select(networks.embedding, 0, ahead.stage, out=ahead.inputs[:, :width])
         free = networks.actor.forward(ahead.inputs[:, : width + 2])
         ahead.inputs[:, width + 2 :].copy_(self.actor.bounded(free))
-        value, *others = (critic.forward(ahead.inputs).squeeze(1) for critic in networks.critics)
-        for other in others:
-            value = torch.minimum(value, other)
+        value = networks.critic.forward(ahead.inputs).squeeze(1)
         return batch.reward.index_copy(0, ahead.rows, LF.td_target(ahead.reward, value, ahead.done, ahead.discount))
 
     # -- the Trainer's way -----------------------------------------------------------------------------------

@@ -14,12 +14,13 @@ class Exploration:
     """Gaussian noise added to the actor's theta.
 
     An offset that stays for an episode shows what a strategy does when it is kept up; noise at each stage tells
-    the stages apart.
+    the stages apart. As theta . f sums up over F features of deviation 1, noise on their weights is smaller by the root
+    of F than that on b: both then move the weights of samples alike.
 
     Args:
-        dim: length of theta.
-        episode_noise: standard deviation of an episode's offset.
-        stage_noise: standard deviation of a stage's noise.
+        dim: length of theta, F + 1.
+        episode_noise: standard deviation of an episode's offset, of b.
+        stage_noise: standard deviation of a stage's noise, of b.
         decay: factor on both after every episode.
         seed: of the noise's own generator; the global random state is never touched.
     """
@@ -30,6 +31,8 @@ class Exploration:
                 f"Noise must be at least 0 and its decay in (0, 1], not {episode_noise}, {stage_noise}, {decay}."
             )
         self.dim = dim
+        self._spread = torch.full((dim,), max(dim - 1, 1) ** -0.5)
+        self._spread[-1] = 1.0
         self.episode_noise = episode_noise
         self.stage_noise = stage_noise
         self.decay = decay
@@ -54,7 +57,7 @@ class Exploration:
         return theta + self.offset + self._normal() * (self.stage_noise * self.scale)
 
     def _normal(self) -> Tensor:
-        return torch.randn(self.dim, generator=self._own.generator)
+        return torch.randn(self.dim, generator=self._own.generator) * self._spread
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next draws depend on."""

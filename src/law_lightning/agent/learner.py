@@ -11,30 +11,30 @@ from torch import Tensor, nn
 from law_lightning.agent import adam
 from law_lightning.agent.backprop import Layer, Perceptron
 from law_lightning.agent.flat import Flat
-from law_lightning.agent.networks import Actor
+from law_lightning.agent.networks import Actor, Critic
 
 
 class Modules(NamedTuple):
     """The networks, or the target networks."""
 
-    critics: nn.ModuleList
+    critic: Critic
     actor: Actor
     embedding: nn.Embedding
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """What the critic's step learns, and what the actor's does."""
-        return list(self.critics.parameters()), [*self.actor.parameters(), *self.embedding.parameters()]
+        return list(self.critic.parameters()), [*self.actor.parameters(), *self.embedding.parameters()]
 
     def parameters(self) -> list[nn.Parameter]:
         """Both parts."""
-        critics, actor = self.parts()
-        return critics + actor
+        critic, actor = self.parts()
+        return critic + actor
 
 
 class Views(NamedTuple):
     """The networks' parameters, and where their gradients go."""
 
-    critics: list[Perceptron]
+    critic: Perceptron
     actor: Perceptron
     embedding: Tensor  # [T_max, d]
     embedding_gradient: Tensor  # [T_max, d]
@@ -46,10 +46,10 @@ class Learner:
     Args:
         fast: the networks that learn.
         slow: the target networks; None: there are none.
-        rates: Adam's learning rates for the critics, and for actor and embedding.
+        rates: Adam's learning rates for the critic, and for actor and embedding.
 
     Attributes:
-        optimizers: Adam for the critics and for actor and embedding, each on its part of the flat tensor; the same
+        optimizers: Adam for the critic and for actor and embedding, each on its part of the flat tensor; the same
             two for as long as the agent lives.
         networks: views of the networks.
         targets: views of the target networks, or of the networks themselves where there are none.
@@ -62,8 +62,8 @@ class Learner:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        critics, actor = self._fast.parts()
-        self._flat = Flat(critics + actor)
+        critic, actor = self._fast.parts()
+        self._flat = Flat(critic + actor)
         self._flat_slow = None if self._slow is None else Flat(self._slow.parameters())
         self.networks = _views(self._flat, self._fast)
         self.targets = self.networks
@@ -122,6 +122,5 @@ def _views(flat: Flat, modules: Modules) -> Views:
             for at in linear
         ])  # fmt: skip
 
-    critics = [perceptron(critic) for critic in modules.critics]
     weight = modules.embedding.weight
-    return Views(critics, perceptron(modules.actor), weight.data, gradient(weight))
+    return Views(perceptron(modules.critic), perceptron(modules.actor), weight.data, gradient(weight))

@@ -21,7 +21,7 @@ def perceptron(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequentia
 class Actor(nn.Module):
     """mu(s): training phase [N, S] -> theta [N, A] (Equation 4).
 
-    The last layer starts near zero, so that a new strategy gives every sample a weight of about 1.
+    The last layer starts at zero: a new strategy gives every sample a weight of exactly 1.
 
     Args:
         state_dim: S.
@@ -36,7 +36,7 @@ class Actor(nn.Module):
         self.network = perceptron(state_dim, hidden, action_dim)
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
-        nn.init.uniform_(last.weight, -1e-3, 1e-3)
+        nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
     def forward(self, state: Tensor) -> Tensor:

@@ -39,7 +39,6 @@ class StrategyAgent(DDPG):
         critic_lr: Adam's learning rate for the critic.
         discount: gamma.
         target_rate: share by which target networks follow at each update; None does without target networks.
-        twin_critics: learn two critics and trust the lower value (as TD3 does).
         standardize_rewards: divide rewards by their deviation over the buffer before they are learned from.
         epochs: E_n, passes over the whole buffer in a full data update.
         batch_size: B, transitions in a batch.
@@ -72,7 +71,6 @@ class StrategyAgent(DDPG):
         critic_lr: float = 1e-3,
         discount: float = 0.95,
         target_rate: float | None = 0.01,
-        twin_critics: bool = True,
         standardize_rewards: bool = True,
         epochs: int = 1,
         batch_size: int = 128,
@@ -90,7 +88,7 @@ class StrategyAgent(DDPG):
             "embedding_dim": int(embedding_dim), "hidden": hidden,
             "theta_bound": None if theta_bound is None else float(theta_bound),
             "actor_lr": float(actor_lr), "critic_lr": float(critic_lr), "discount": float(discount),
-            "target_rate": None if target_rate is None else float(target_rate), "twin_critics": bool(twin_critics),
+            "target_rate": None if target_rate is None else float(target_rate),
             "standardize_rewards": bool(standardize_rewards), "epochs": int(epochs), "batch_size": int(batch_size),
             "episode_noise": float(episode_noise), "stage_noise": float(stage_noise),
             "noise_decay": float(noise_decay), "n_step": None if n_step is None else int(n_step),

@@ -81,7 +81,7 @@ class LAWCallback(WeightingCallback):
         learn: bool = True,
         renormalize: bool = False,
         smoothing: float = 0.5,
-        reward_growth: float = 1.0,
+        reward_growth: float = 3.0,
         reward_scale: float = 1.0,
         analyse_labels: bool = False,
         trace: ReferenceTrace | None = None,

@@ -188,6 +188,8 @@ class SearchLoop:
             accuracy = run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, apply)
             if index < len(state.plain):  # plain training does not depend on the strategy: once is enough
                 plain = state.plain[index]
+            elif not any(any(stage["theta"]) for stage in apply.history):  # weights of one change nothing
+                plain = accuracy
             else:
                 plain = run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, None)
             found.append((index, accuracy, plain))
