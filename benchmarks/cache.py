@@ -14,8 +14,9 @@ quarter.
 
 - The searches take turns, round by round (an episode and, every tenth, an evaluation), so that both meet the same
   disturbance. Their time is all of it: training, both networks' validation, the strategy's updates, evaluations.
-- fresh: ``seed_pool=0``. cached: ``seed_pool=M``; the first M episodes train their references, the others do not.
-- pooled: the seeds of cached, but every reference is trained; compared bit for bit with cached as far as it goes.
+- fresh: ``seed_pool=0``. cached: ``seed_pool=M``; the first M episodes train their warm-ups and references, the others
+  do not.
+- pooled: the seeds of cached, but everything is trained; compared bit for bit with cached as far as it goes.
 - What both share (the target's training, evaluations, the update, which grows with the buffer) bounds the ratio. On
   the digits the update alone comes to 0.5 s an episode after 120 episodes, as much as the target's training.
 """
@@ -45,10 +46,11 @@ from quiet import quiet
 
 
 class NoCache(ReferenceCache):
-    """Knows no reference and keeps none."""
+    """Knows no reference and no warm-up, and keeps none."""
 
     def __init__(self) -> None:
         super().__init__({}, None)
+        self.warmups.trusted = False
 
     def trace(self, seed: int) -> ReferenceTrace:
         """None: the reference is trained as if there were no cache."""

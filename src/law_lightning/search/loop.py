@@ -154,7 +154,9 @@ class SearchLoop:
         law = LAWCallback(
             self.agent, mode="search", buffer=self._buffer, keep="target", trace=trace, **self.options.law_kwargs
         )
-        warmup = None if self._references is None else KeepWarmup(self._references.warmups, seed, law)
+        warmup = None
+        if self._references is not None and trace is not None:
+            warmup = KeepWarmup(self._references.warmups, seed, law)
         try:
             run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law, warmup)
         except TraceMismatchError as error:

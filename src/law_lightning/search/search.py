@@ -61,11 +61,12 @@ class StrategySearch:
         seed: of the whole search.
         eval_every: episodes between two evaluations of the greedy strategy; there is one at the end too.
         eval_seeds: networks that an evaluation trains.
-        seed_pool: M seeds for the learning episodes, taken in turn. The reference of a seed is trained once and kept,
-            which spares a fifth of the time on a small network; rewards are the same bit for bit. 0 takes a fresh seed
-            every time, as the paper does.
-        cache_dir: where references are kept on disk; searches on the same data, model and stages may share it. By
-            default ``references`` in the run folder; without one they are kept in memory.
+        seed_pool: M seeds for the learning episodes, taken in turn. What does not depend on the strategy, a seed's warm-up
+            and its reference, is trained once and kept, which spares two fifths of the time on a small CNN; rewards are
+            the same bit for bit. 0 takes a fresh seed every time, as the paper does.
+        cache_dir: where they are kept on disk; searches on the same data, model and stages may share it. A warm-up is a
+            checkpoint of network and optimizer. By default ``references`` in the run folder; without one references are
+            kept in memory, and warm-ups in a temporary folder.
         run_dir: folder for ``strategy.pt`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the state).
         logger: a Lightning logger for ``law/*`` and ``agent/*`` per stage and ``search/*`` per episode.
         progress: whether to show a progress bar.

@@ -8,6 +8,7 @@ forked from (see :mod:`law_lightning.trace`), and here for what a module remembe
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,12 @@ class KeepWarmup(L.Callback):
         if not self._due or self._law.in_warmup:
             return
         self._due, self._remembered = False, _remembered(pl_module)
-        with tempfile.TemporaryDirectory(prefix="law-warmup-") as folder:
-            path = Path(folder) / "warmup.ckpt"
-            trainer.save_checkpoint(path)
-            if _is_plain(path):
-                self._warmups.keep(self._seed, path.read_bytes())
+        if trainer.world_size > 1:  # all processes would have to find it or none
+            return
+        content = io.BytesIO()
+        torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), content)
+        if _is_plain(content):
+            self._warmups.keep(self._seed, content.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
         """What the module remembers."""
@@ -107,10 +109,11 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _is_plain(path: Path) -> bool:
+def _is_plain(checkpoint: io.BytesIO) -> bool:
     """Whether a checkpoint can be read without executing anything in it: hyper-parameters may be any object."""
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint.seek(0)
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception:  # whatever the unpickler raises
         return False
     return True
