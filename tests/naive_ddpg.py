@@ -69,6 +69,7 @@ class Naive:
         self.actor = layers(agent.actor)
         self.critic = layers(agent.critic)
         self.bound = options["theta_bound"]
+        self.scale = torch.tensor([0.3] * len(agent.features) + [1.0])
         self.rate = options["target_rate"]
         if self.rate is not None:  # the target networks may lag behind
             slow = agent.target_embedding.weight, layers(agent.target_actor), layers(agent.target_critic)
@@ -92,7 +93,7 @@ class Naive:
         return x
 
     def mu(self, actor, state):
-        theta = self.forward(actor, state)
+        theta = self.forward(actor, state) * self.scale
         return theta if self.bound is None else self.bound * torch.tanh(theta / self.bound)
 
     def q(self, critic, state, theta):
@@ -131,7 +132,7 @@ class Naive:
             state = self.state(self.embedding.detach(), row[0], row[1])
             phase = self.state(self.embedding, row[0], row[1])
             loss = loss - self.q(self.critic, state, self.mu(self.actor, phase)) / n
-            free = self.forward(self.actor, phase)
+            free = self.forward(self.actor, phase) * self.scale
             loss = loss + self.options["action_penalty"] * (free**2).sum() / (n * len(free))
         return loss
 

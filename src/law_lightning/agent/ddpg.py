@@ -108,7 +108,7 @@ class DDPG(L.LightningModule):
 
         # The actor's gradient passes through the critic, which sees e_T as a constant: it is the actor's to learn.
         theta = batch.inputs[:, width + 2 :]
-        free = networks.actor.forward(batch.inputs[:, : width + 2])
+        free = networks.actor.forward(batch.inputs[:, : width + 2]) * self.actor.scale
         theta.copy_(self.actor.bounded(free))
         loss = -critic.forward(batch.inputs).sum()  # N times LF.actor_loss
         gradient = critic.backward(y.new_full((1, count), -1 / count).t(), learn=False)
@@ -119,7 +119,7 @@ class DDPG(L.LightningModule):
         if penalty:
             loss += torch.dot(free.t().reshape(-1), free.t().reshape(-1)) * (penalty / free.shape[1])
             gradient.add_(free, alpha=2 * penalty / free.numel())
-        gradient = networks.actor.backward(gradient, learn=True)
+        gradient = networks.actor.backward(gradient * self.actor.scale, learn=True)
         gradient = narrow_product(gradient, networks.actor.layers[0].weight[:, :width])
         networks.embedding_gradient.zero_().index_add_(0, batch.stage, gradient)
         steps[1]()
@@ -135,7 +135,7 @@ class DDPG(L.LightningModule):
             return batch.reward
         width = self.embedding.embedding_dim
         torch.index_select(networks.embedding, 0, ahead.stage, out=ahead.inputs[:, :width])
-        free = networks.actor.forward(ahead.inputs[:, : width + 2])
+        free = networks.actor.forward(ahead.inputs[:, : width + 2]) * self.actor.scale
         ahead.inputs[:, width + 2 :].copy_(self.actor.bounded(free))
         value = networks.critic.forward(ahead.inputs).squeeze(1)
         return batch.reward.index_copy(0, ahead.rows, LF.td_target(ahead.reward, value, ahead.done, ahead.discount))

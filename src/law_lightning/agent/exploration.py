@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from law_lightning.agent.networks import action_scale
 from law_lightning.randomness import OwnGenerator
 
 
@@ -14,8 +15,7 @@ class Exploration:
     """Gaussian noise added to the actor's theta.
 
     An offset that stays for an episode shows what a strategy does when it is kept up; noise at each stage tells
-    the stages apart. As theta . f sums up over F features of deviation 1, noise on their weights is smaller by the root
-    of F than that on b: both then move the weights of samples alike.
+    the stages apart. Noise on the weights of features is smaller than that on b (:func:`action_scale`).
 
     Args:
         dim: length of theta, F + 1.
@@ -31,8 +31,7 @@ class Exploration:
                 f"Noise must be at least 0 and its decay in (0, 1], not {episode_noise}, {stage_noise}, {decay}."
             )
         self.dim = dim
-        self._spread = torch.full((dim,), max(dim - 1, 1) ** -0.5)
-        self._spread[-1] = 1.0
+        self._scale = action_scale(dim)
         self.episode_noise = episode_noise
         self.stage_noise = stage_noise
         self.decay = decay
@@ -57,7 +56,7 @@ class Exploration:
         return theta + self.offset + self._normal() * (self.stage_noise * self.scale)
 
     def _normal(self) -> Tensor:
-        return torch.randn(self.dim, generator=self._own.generator) * self._spread
+        return torch.randn(self.dim, generator=self._own.generator) * self._scale
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next draws depend on."""

@@ -18,10 +18,26 @@ def perceptron(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequentia
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
+#: Of the weight of a feature, beside 1 for b.
+FEATURE_SCALE = 0.3
+
+
+def action_scale(action_dim: int) -> Tensor:
+    """How far theta's entries move where b moves by 1, [A]: noise on them, and the actor's steps.
+
+    The weighting sums up over features of deviation 1, and where b is far below zero, tanh makes weights of samples
+    that differ by x differ by the factor exp(2 x): the weights of features have to be found more carefully than b.
+    """
+    scale = torch.full((action_dim,), FEATURE_SCALE)
+    scale[-1] = 1.0
+    return scale
+
+
 class Actor(nn.Module):
     """mu(s): training phase [N, S] -> theta [N, A] (Equation 4).
 
-    The last layer starts at zero: a new strategy gives every sample a weight of exactly 1.
+    The last layer starts at zero: a new strategy gives every sample a weight of exactly 1. Adam moves all outputs of a
+    network alike, so they are multiplied by :func:`action_scale`.
 
     Args:
         state_dim: S.
@@ -33,6 +49,8 @@ class Actor(nn.Module):
     def __init__(self, state_dim: int, action_dim: int, hidden: Sequence[int], bound: float | None) -> None:
         super().__init__()
         self.bound = bound
+        self.scale: Tensor
+        self.register_buffer("scale", action_scale(action_dim), persistent=False)
         self.network = perceptron(state_dim, hidden, action_dim)
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
@@ -41,10 +59,10 @@ class Actor(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """Theta for every state."""
-        return self.bounded(self.network(state))
+        return self.bounded(self.network(state) * self.scale)
 
     def bounded(self, free: Tensor) -> Tensor:
-        """The last layer's output brought within the bound."""
+        """The scaled output brought within the bound."""
         return free if self.bound is None else self.bound * torch.tanh(free / self.bound)
 
 

@@ -67,7 +67,7 @@ class StrategyAgent(DDPG):
         embedding_dim: int = 8,
         hidden: Sequence[int] = (64, 64, 64),
         theta_bound: float | None = 3.0,
-        actor_lr: float = 3e-4,
+        actor_lr: float = 6e-4,
         critic_lr: float = 1e-3,
         discount: float = 0.95,
         target_rate: float | None = 0.01,

@@ -61,9 +61,9 @@ class StrategySearch:
         seed: of the whole search.
         eval_every: episodes between two evaluations of the greedy strategy; there is one at the end too.
         eval_seeds: networks that an evaluation trains.
-        seed_pool: M seeds for the learning episodes, taken in turn. What does not depend on the strategy, a seed's warm-up
-            and its reference, is trained once and kept, which spares two fifths of the time on a small CNN; rewards are
-            the same bit for bit. 0 takes a fresh seed every time, as the paper does.
+        seed_pool: M seeds for the learning episodes, taken in turn. What does not depend on the strategy, a seed's
+            warm-up and its reference, is trained once and kept; rewards are the same bit for bit. 0 takes a fresh seed
+            every time, as the paper does.
         cache_dir: where they are kept on disk; searches on the same data, model and stages may share it. A warm-up is a
             checkpoint of network and optimizer. By default ``references`` in the run folder; without one references are
             kept in memory, and warm-ups in a temporary folder.
