@@ -47,7 +47,7 @@ def test_history(module):
         assert 0 <= record["weight_min"] <= record["weight_mean"] <= record["weight_max"] <= 2
         assert len(record["weight_per_class"]) == CLASSES
         assert math.isfinite(record["loss_gap"])
-        weight = LF.reward_weight(record["step"], 24)
+        weight = LF.reward_weight(record["step"], 24, k=3.0)
         assert record["reward"] == weight * (record["acc_target"] - record["acc_reference"])
     for record in law.history:
         for value in record.values():  # plain numbers
