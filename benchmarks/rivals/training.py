@@ -20,6 +20,14 @@ from tasks import Task
 _QUIET = QUIET | {"limit_val_batches": 0}  # accuracies are taken here, where they are needed
 
 
+@dataclass
+class _Count:
+    """Of a fit; an object of its own, so that a search knows that training does not depend on it."""
+
+    seen: int = 0
+    steps: int = 0
+
+
 class StepLedger(L.Callback):
     """Counts every optimizer step of a network, also a live reference's, into a file.
 
@@ -31,11 +39,11 @@ class StepLedger(L.Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen = self._steps = 0
+        self._count = _Count()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A resumed fit begins later than at zero."""
-        self._seen, self._steps = trainer.global_step, 0
+        self._count = _Count(seen=trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,13 +53,13 @@ class StepLedger(L.Callback):
             isinstance(callback, LAWCallback) and callback.reference is not None
             for callback in trainer.callbacks  # type: ignore[attr-defined]
         )
-        self._steps += networks * (trainer.global_step - self._seen)
-        self._seen = trainer.global_step
+        self._count.steps += networks * (trainer.global_step - self._count.seen)
+        self._count.seen = trainer.global_step
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the fit's steps down; short lines of several processes do not mix."""
         with self.path.open("a", encoding="ascii") as file:
-            file.write(f"{self._steps}\n")
+            file.write(f"{self._count.steps}\n")
 
 
 def counted(path: Path) -> int:

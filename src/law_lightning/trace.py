@@ -29,11 +29,14 @@ class ReferenceTrace:
         fork: digest of network, optimizer, schedulers and random states at the end of the warm-up.
         losses: the mean loss of each of its steps, scalars; None for a step that revealed none.
         accuracies: its validation accuracy at each stage end after the warm-up, by stage.
+        remembered: digest of what module and callbacks kept as attributes when it was forked; of a search alone.
+        complete: whether it holds a whole training.
     """
 
     fork: str | None = None
     losses: list[Tensor | None] = field(default_factory=list)
     accuracies: dict[int, float] = field(default_factory=dict)
+    remembered: str | None = None
     complete: bool = False
 
     def begin(self, fork: str) -> None:
@@ -53,6 +56,7 @@ class ReferenceTrace:
             "revealed": revealed,
             "losses": torch.stack(losses).cpu() if losses else torch.empty(0),
             "accuracies": dict(self.accuracies),
+            "remembered": self.remembered,
         }
 
     @classmethod
@@ -60,7 +64,7 @@ class ReferenceTrace:
         """A complete trace, as :meth:`state_dict` wrote it."""
         losses = iter(state["losses"])
         steps = [next(losses) if revealed else None for revealed in state["revealed"].tolist()]
-        return cls(state["fork"], steps, dict(state["accuracies"]), complete=True)
+        return cls(state["fork"], steps, dict(state["accuracies"]), state.get("remembered"), complete=True)
 
 
 class TraceMismatchError(MisconfigurationException):
@@ -83,10 +87,10 @@ class TracedReference:
     def __init__(self, trace: ReferenceTrace, fork: str) -> None:
         if trace.fork != fork:
             raise TraceMismatchError(
-                "The kept reference is of another training: at the end of the warm-up its network, optimizer or random "
-                "states were others. Something that the settings do not show has changed (the module's code, say), or "
-                "training is not deterministic here (on a GPU, set the Trainer's deterministic=True). Delete the kept "
-                "references, or search without them (seed_pool=0)."
+                "The kept reference is of another training: at the end of the warm-up its network, optimizer, random "
+                "states or next batch were others. Something that the settings do not show has changed (the module's "
+                "code, say), or training is not deterministic here (on a GPU, set the Trainer's deterministic=True). "
+                "Delete the kept references, or search without them (seed_pool=0)."
             )
         self._trace = trace
         self._step = 0

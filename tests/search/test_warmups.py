@@ -1,7 +1,9 @@
 """Episodes that begin where the warm-up of an earlier one from the same seed ended."""
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from test_references import Forgetful
 from torch.utils.data import DataLoader
@@ -10,7 +12,6 @@ from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search import warmups
-from law_lightning.search.episodes import run_episode
 from law_lightning.trace import ReferenceTrace
 from search_parts import TRAINER, everything, make_data, make_module, new_search
 from test_promises import assert_same
@@ -125,19 +126,113 @@ def test_a_damaged_warmup(tmp_path):
         new_search(episodes=1, seed_pool=1, cache_dir=tmp_path).run(make_module, make_data)
 
 
+def resume(path, **kwargs):
+    agent = StrategyAgent(num_stages=4, warmup_stages=1)
+    law = LAWCallback(agent, keep="target", **kwargs)
+    trainer = L.Trainer(**TRAINER, callbacks=[law], logger=False, enable_checkpointing=False)
+    trainer.fit(make_module(), make_data(), ckpt_path=path, weights_only=True)
+
+
 def test_a_fit_with_a_trace_is_not_resumed_elsewhere(tmp_path):
     """Not by an ordinary callback, nor in the middle."""
-    kept = warmups.Warmups(tmp_path)
-    agent = StrategyAgent(num_stages=4, warmup_stages=1)
-
-    def callback(**kwargs):
-        return LAWCallback(agent, keep="target", **kwargs)
-
-    first = callback(trace=ReferenceTrace())
-    run_episode(3, make_module, make_data(), TRAINER, first, warmups.KeepWarmup(kept, 3, first))
-    other = callback()
+    law = LAWCallback(StrategyAgent(num_stages=4, warmup_stages=1), keep="target", trace=ReferenceTrace())
+    saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+    trainer = L.Trainer(**TRAINER, callbacks=[law, saver], logger=False)
+    trainer.fit(make_module(), make_data())
+    resume(tmp_path / "step=2.ckpt", trace=ReferenceTrace())  # the end of the warm-up
     with pytest.raises(MisconfigurationException, match="kept warm-up"):
-        run_episode(3, make_module, make_data(), TRAINER, other, warmups.KeepWarmup(kept, 3, other))
-    late = LAWCallback(agent, keep="target", trace=ReferenceTrace(), warmup_stages=2)
-    with pytest.raises(MisconfigurationException, match="cannot be resumed in the middle"):
-        run_episode(3, make_module, make_data(), TRAINER, late, warmups.KeepWarmup(kept, 3, late))
+        resume(tmp_path / "step=2.ckpt")
+    for step in (1, 3, 4):
+        with pytest.raises(MisconfigurationException, match="cannot be resumed in the middle"):
+            resume(tmp_path / f"step={step}.ckpt", trace=ReferenceTrace())
+
+
+class ByEpoch(ImageClassifier):
+    """Computes a factor at the start of every epoch, which Lightning leaves out where a fit is resumed."""
+
+    factor = 1.0
+
+    def on_train_epoch_start(self):
+        self.factor = 1 / (1 + 3 * self.current_epoch)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * self.factor
+
+
+class Remembering(ImageClassifier):
+    """Keeps a tensor that is no buffer."""
+
+    def __init__(self, network):
+        super().__init__(network)
+        self.seen = torch.zeros(())
+
+    def training_step(self, batch, batch_idx):
+        self.seen = self.seen + 1
+        return super().training_step(batch, batch_idx) * (0.1 if self.seen > 3 else 1.0)
+
+
+@pytest.mark.parametrize("kind", [ByEpoch, Remembering])
+def test_what_a_module_remembers_is_compared(monkeypatch, kind):
+    options = TRAINER | {"max_epochs": 8}  # the warm-up ends with an epoch
+    kept, whole, steps = found(monkeypatch, lambda: kind(MLP((1, 8, 8), 10, hidden=(16,))), trainer_kwargs=options)
+    assert_same(kept, whole)
+    assert steps == [16, 16, 0, 16, 16, 16]
+
+
+class CutsTheMomentum(L.Callback):
+    """At its fourth batch; no state is saved."""
+
+    def __init__(self):
+        self.batches = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches += 1
+        if self.batches == 4:
+            trainer.optimizers[0].param_groups[0]["momentum"] = 0.0
+
+
+def test_what_a_callback_remembers_is_compared(monkeypatch):
+    kept, whole, steps = found(monkeypatch, trainer_kwargs=TRAINER | {"callbacks": [CutsTheMomentum()]})
+    assert_same(kept, whole)
+    assert steps == [8, 8, 0, 8, 8, 8]
+
+
+def test_trainings_that_stop_early_do_not_begin_at_a_warmup(monkeypatch):
+    """Their references are incomplete, and nothing could check where they begin."""
+    stopper = EarlyStopping("val/acc", mode="max", patience=1)
+    options = TRAINER | {"max_epochs": 8, "callbacks": [stopper]}
+    kept, whole, _ = found(monkeypatch, trainer_kwargs=options, seed=1)
+    assert_same(kept, whole)
+
+
+def test_an_episode_that_was_killed_after_its_warmup_is_trained_whole(tmp_path, monkeypatch):
+    def data():
+        return OwnOrder(train_size=60, val_size=100)
+
+    def stop_late(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    options = {"episodes": 3, "seed_pool": 1}
+    whole = new_search(tmp_path / "a", **options).run(make_module, data)
+    with monkeypatch.context() as patch:
+        patch.setattr(warmups.KeepWarmup, "on_train_epoch_end", stop_late)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            new_search(tmp_path / "b", **options).run(make_module, data)
+    assert_same(everything(new_search(tmp_path / "b", **options).run(make_module, data)), everything(whole))
+
+
+def test_searches_with_another_smoothing_share_references_but_not_warmups(tmp_path):
+    """A checkpoint holds what the callback saw of the samples."""
+    for kwargs in ({}, {"law_kwargs": {"smoothing": 0.9}}):
+        shared = new_search(episodes=2, seed_pool=1, cache_dir=tmp_path, **kwargs).run(make_module, make_data)
+        alone = new_search(episodes=2, seed_pool=1, **kwargs).run(make_module, make_data)
+        assert_same(everything(shared), everything(alone))
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 2
+
+
+def test_no_temporary_folder_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr(warmups.tempfile, "tempdir", str(tmp_path))
+    new_search(episodes=2, seed_pool=1).run(make_module, make_data)
+    assert not list(tmp_path.glob("law-warmups-*"))

@@ -349,7 +349,9 @@ class LAWCallback(WeightingCallback):
 
     def _resume_traced(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         """Begin a new episode where the warm-up of another one from the same seed ended: it is the same in all."""
-        if "agent" in state or state["stage"] != self.warmup_stages:
+        assert self.schedule is not None
+        ended = trainer.global_step == self.schedule.end(self.warmup_stages - 1) if self.warmup_stages else False
+        if "agent" in state or state["stage"] != self.warmup_stages or not ended:
             raise MisconfigurationException(
                 "A fit that keeps its reference's course (trace=...) cannot be resumed in the middle: begin it anew."
             )

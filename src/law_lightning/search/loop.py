@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from law_lightning.agent import StrategyAgent
 from law_lightning.agent.replay import Transitions
@@ -80,8 +79,12 @@ class SearchLoop:
     def run(self) -> SearchState:
         """Search until all episodes are done; the last round is run whole."""
         self.agent.load_full_state(self.state.agent)
-        while len(self.state.history) < self.options.episodes:
-            self._round()
+        try:
+            while len(self.state.history) < self.options.episodes:
+                self._round()
+        finally:
+            if self._references is not None:
+                self._references.warmups.close()
         return self.state
 
     def _round(self) -> None:
@@ -159,12 +162,13 @@ class SearchLoop:
             warmup = KeepWarmup(self._references.warmups, seed, law)
         try:
             run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law, warmup)
-        except TraceMismatchError as error:
+        except TraceMismatchError:
             if warmup is None or warmup.path is None or self._references is None:
                 raise
             # Nothing was learned yet, so the episode can begin anew.
-            rank_zero_info(f"Episodes go through the warm-up again: {error}")
-            self._references.warmups.trusted = False
+            self._references.warmups.distrust(
+                "a checkpoint does not hold all that the module, a callback or the order of the data depends on."
+            )
             return self._train(seed, episode, trace)
         return law
 
@@ -190,7 +194,7 @@ class SearchLoop:
             accuracy = run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, apply)
             if index < len(state.plain):  # plain training does not depend on the strategy: once is enough
                 plain = state.plain[index]
-            elif not any(any(stage["theta"]) for stage in apply.history):  # weights of one change nothing
+            elif _weighted_nothing(apply):  # weights of one change nothing
                 plain = accuracy
             else:
                 plain = run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, None)
@@ -222,6 +226,11 @@ class SearchLoop:
         difference = record["acc_target"] - record["acc_reference"]
         text = f"target - reference {difference:+.3f}, best gain {best:+.3f}"
         self._report("episode", {"metrics": metrics, "text": text})
+
+
+def _weighted_nothing(law: LAWCallback) -> bool:
+    """Whether every stage was there and had a theta of zero."""
+    return len(law.history) == law.num_stages and not any(any(stage["theta"]) for stage in law.history)
 
 
 def _for_apply(law_kwargs: dict[str, Any]) -> dict[str, Any]:

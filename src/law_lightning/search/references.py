@@ -1,4 +1,4 @@
-"""The reference cache: an episode's seed fixes its reference, so a reference is trained once a seed.
+"""The reference cache: an episode's seed fixes its warm-up and its reference, so each is trained once a seed.
 
 It is kept under a digest of everything that a reference depends on, in memory and, given a folder, on disk.
 """
