@@ -194,6 +194,7 @@ class Rl:
     def __init__(self, batch_size: int, buffer: ReplayBuffer, agent: StrategyAgent) -> None:
         self.agent = agent
         actor, critic = Actor(STATE, ACTION, HIDDEN, 1.0), Critic(STATE, ACTION, HIDDEN)
+        actor.scale.fill_(1.0)  # one scale for all entries of an action
         copy_layers(agent.actor, actor)
         copy_layers(agent.critic, critic)
         self.loss = DDPGLoss(
@@ -283,8 +284,13 @@ def check() -> dict[str, float]:
     small.load_state_dict({
         "capacity": None, "columns": {k: v[:128].clone() for k, v in buffer.transitions()._asdict().items()}
     })  # fmt: skip
-    agent = StrategyAgent(**PLAIN)
     ours = Ours(128, buffer, PLAIN)
+    agent = ours.agent
+    with torch.no_grad():  # a new actor's last layer is zero, which would hide what happens below it
+        for actor in (agent.actor, agent.target_actor):
+            actor.scale.fill_(1.0)
+            last = actor.network[-1].weight
+            last.copy_(torch.linspace(-0.1, 0.1, last.numel()).view_as(last))
     peers = {"stable-baselines3": StableBaselines(128, buffer, agent), "torchrl": Rl(128, buffer, agent)}
     loss = ours.once(small)
     found = {}

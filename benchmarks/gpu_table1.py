@@ -50,8 +50,8 @@ These accuracies mean nothing: chance is 10 %, and the strategy is the one that 
   training, bit for bit where the machine computes deterministically.
 - ``--compile`` (torch.compile, of trainings only) is off by default: it costs every command its compilation, and a
   search cannot have it, as a copy of a compiled network, such as the reference, is not compiled.
-- ``--seed-pool`` trains each reference once, but then the GPU must give the same bits every time: it turns on
-  Lightning's ``deterministic`` in place of cuDNN's choice of the fastest algorithm.
+- ``--seed-pool`` trains each warm-up and reference once, but then the GPU must give the same bits every time: it
+  turns on Lightning's ``deterministic`` in place of cuDNN's choice of the fastest algorithm.
 - ``--out`` holds one experiment: commands with other settings are refused. The strategy is that of the first training
   with it, however the search goes on afterwards.
 """
@@ -171,7 +171,7 @@ def _of_search() -> argparse.ArgumentParser:
     parser.add_argument("--episodes", type=_count, default=60, help="in all, over all commands; may grow")
     parser.add_argument("--eval-every", type=_count, default=10, help="episodes between two evaluations")
     parser.add_argument("--eval-seeds", type=_count, default=4, help="networks of an evaluation")
-    parser.add_argument("--seed-pool", type=int, default=0, help="seeds whose references are trained only once")
+    parser.add_argument("--seed-pool", type=int, default=0, help="seeds trained plainly only once")
     return parser
 
 

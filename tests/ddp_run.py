@@ -16,8 +16,6 @@ from zoo import BatchNormCNN, fit
 def main(mode: str, out: str, strategy: str = "ddp", ckpt_path: str | None = None) -> None:
     torch.set_num_threads(1)
     agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=2.0)
-    if mode in ("zero", "apply"):
-        torch.nn.init.zeros_(agent.actor.network[-1].weight)
     callbacks = {
         "plain": [],
         "search": [LAWCallback(agent, keep="target")],

@@ -45,7 +45,7 @@ def same(a, b):
 
 
 def spread(agent, scale=0.5):
-    """Move an agent's networks away from their start, where theta is about 0."""
+    """Move an agent's networks away from their start, where theta is 0."""
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in agent.parameters():

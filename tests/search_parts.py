@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from law_lightning import StrategyAgent, StrategySearch
@@ -29,9 +30,11 @@ def make_data(train_size=60):
     return DigitsDataModule(train_size=train_size, val_size=100, batch_size=30, corruption=UniformNoise(0.4))
 
 
-def new_search(run_dir=None, episodes=4, workers=1, **kwargs):
+def new_search(run_dir=None, episodes=4, workers=1, bias=None, **kwargs):
     options = {"eval_every": 2, "eval_seeds": 2, "progress": False, "trainer_kwargs": TRAINER}
     agent = StrategyAgent(num_stages=4, warmup_stages=1, epochs=1)
+    if bias is not None:  # a strategy that weighs from the start
+        agent.actor.network[-1].bias.data.copy_(torch.tensor(bias))
     return StrategySearch(agent, episodes=episodes, workers=workers, run_dir=run_dir, **(options | kwargs))
 
 

@@ -54,7 +54,7 @@ def _draw_curve(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]]) -> No
         return
     episodes = sorted({episode for curve in curves for episode, _ in curve})
     found = [[100 * gain for curve in curves for at, gain in curve if at == episode] for episode in episodes]
-    # Weights begin near one, so a search begins near no gain.
+    # Weights begin at one, so a search begins at no gain.
     x, means = [0, *episodes], [0.0, *(float(np.mean(values)) for values in found)]
     axes.fill_between(
         x,

@@ -120,7 +120,7 @@ def test_steps_of_laws_search_are_all_counted(lab, monkeypatch):
 
 
 def test_the_plan_of_a_search_is_what_it_costs():
-    # Without a pool: nothing's evaluation, three of the strategy, plain networks once; 25 episodes, each 1.9 networks.
+    # Without a pool: plain networks' evaluation, three of the strategy; 25 episodes, each 1.9 networks.
     assert search_cost(25, 0.1, eval_every=10, eval_seeds=4) == pytest.approx(4 * 4 + 25 * 1.9)
     assert search_cost(25, 0.1, eval_every=10, eval_seeds=4, seed_pool=8) == pytest.approx(4 * 4 + 25 * 0.9 + 8)
     for budget in (30, 60, 120):

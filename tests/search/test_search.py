@@ -1,5 +1,6 @@
 import csv
 
+import lightning as L
 import pytest
 import torch
 from lightning import LightningDataModule
@@ -14,6 +15,8 @@ from law_lightning.search.episodes import episode_seed, run_episode
 from search_parts import everything, make_data, make_module
 from search_parts import new_search as search
 from test_promises import assert_same
+
+BIAS = [-3.0, 0.0, 0.0, 0.0, 0.5]
 
 
 def test_what_a_search_returns_and_writes(tmp_path):
@@ -41,7 +44,7 @@ def test_the_best_strategy_has_the_greatest_gain():
 
 def test_the_gain_is_that_of_fresh_trainings():
     """An independent count: train plainly and with the strategy from the evaluation seeds."""
-    result = search(episodes=2).run(make_module, make_data)
+    result = search(episodes=2, bias=BIAS).run(make_module, make_data)
     data, options = make_data(), {"max_epochs": 4, "accelerator": "cpu"}
     gains = []
     for index in range(2):
@@ -50,6 +53,32 @@ def test_the_gain_is_that_of_fresh_trainings():
         law = run_episode(seed, make_module, data, options, LAWCallback(result.agent, mode="apply"))
         gains.append(law - plain)
     assert sum(gains) / 2 == pytest.approx(result.best_gain)
+    assert any(gains)
+
+
+def test_a_new_strategy_is_not_compared_with_itself(monkeypatch):
+    """Its networks are plain ones; those of another are trained plainly too, if only to the first weighted stage."""
+    plain = []
+    from law_lightning.search import loop
+
+    def counted(seed, make_module, datamodule, options, law, *rest):
+        plain.append(law is None)
+        return run_episode(seed, make_module, datamodule, options, law, *rest)
+
+    monkeypatch.setattr(loop, "run_episode", counted)
+    search(episodes=1).run(make_module, make_data)
+    assert sum(plain) == 0
+    for options in ({}, {"trainer_kwargs": {"max_epochs": 4, "accelerator": "cpu", "callbacks": [StopEarly()]}}):
+        plain.clear()
+        search(episodes=1, bias=BIAS, **options).run(make_module, make_data)
+        assert sum(plain) == 2
+
+
+class StopEarly(L.Callback):
+    """Ends a training before its first weighted stage has."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step >= 3
 
 
 class StopError(Exception):

@@ -42,8 +42,8 @@ class StrategyAgent(DDPG):
         standardize_rewards: divide rewards by their deviation over the buffer before they are learned from.
         epochs: E_n, passes over the whole buffer in a full data update.
         batch_size: B, transitions in a batch.
-        episode_noise: deviation of the exploration's offset, drawn once an episode.
-        stage_noise: deviation of the exploration's noise, drawn at every stage.
+        episode_noise: deviation of the exploration's offset of b, drawn once an episode; less for the others.
+        stage_noise: deviation of the exploration's noise on b, drawn at every stage; likewise.
         noise_decay: factor on both after an episode.
         n_step: rewards that a transition sums up before the critic takes over (Equation 12 has 1); None sums up to the
             end of the episode.
