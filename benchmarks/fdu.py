@@ -11,7 +11,8 @@ stable-baselines3 2.9.2, torchrl 0.14.1, tensordict 0.14.3; medians of 7 rounds 
  256                     746    322      209            709     2.29 [2.20, 2.71]     3.60 [3.25, 3.83]
  512                     491    244      183            458     2.01 [1.97, 2.03]     2.69 [2.64, 2.80]
 
-Aim: at least 1.5 times the faster of the two at every B.
+Aim: at least 1.5 times the faster of the two at every B. Measured when the default agent had two critics and actions
+had one scale; the comparison with the peers is of one critic.
 
 - An update is one step of one critic, one of the actor, and one of the target networks, on B of the same 2,000
   transitions: state 10, action 5, hidden 64, 64, 64, ReLU, tanh at the actor's end, Adam 1e-3, gamma 0.95, tau 0.01.

@@ -33,8 +33,9 @@ def draw_task(task: str, rows: Sequence[Row], summaries: Sequence[Summary], path
     """
     shown = [summary for summary in summaries if summary.task == task and summary.method != BASE]
     curves = [row["curve"] for row in rows if row["task"] == task and row["method"] == LAW]
-    figure = new_figure(4.6 + 0.42 * len(shown), 4.2)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[4.0, max(1.0, 0.42 * len(shown))])
+    width = max(2.0, 0.42 * len(shown))  # room for the title
+    figure = new_figure(4.6 + width, 4.2)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[4.0, width])
     _draw_curve(left, curves)
     _draw_methods(right, shown)
     for axes in (left, right):
