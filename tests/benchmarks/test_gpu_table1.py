@@ -190,7 +190,7 @@ def test_a_search_in_pieces_is_the_search_in_one(data, tmp_path, pool):
     plan = Plan(episodes=3, eval_every=2, eval_seeds=1, seed_pool=pool)
     assert "left: nothing" in search(data, tmp_path / "whole", settings(), plan, NO_END)
     parts = tmp_path / "parts"
-    told = search(data, parts, settings(), plan, Asks(6 if pool else 5))  # in the evaluation after two episodes
+    told = search(data, parts, settings(), plan, Asks(5 if pool else 4))  # in the evaluation after two episodes
     assert "search: 1 of 3 episodes" in told
     assert "left: 2 episodes" in told
     assert "search: 3 of 3" in search(data, parts, settings(), plan, NO_END)
