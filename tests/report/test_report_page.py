@@ -124,7 +124,7 @@ def test_hostile_strings_stay_text(tmp_path):
 
 
 def test_the_agent_s_own_settings_are_named(tmp_path):
-    usual = {"_target_": "law_lightning.StrategyAgent", "hidden": [64, 64, 64], "actor_lr": 3e-4, "seed": 5}
+    usual = {"_target_": "law_lightning.StrategyAgent", "hidden": [64, 64, 64], "actor_lr": 6e-4, "seed": 5}
     assert page([search(tmp_path / "a", agent=usual)], tmp_path).facts()["agent"] == "default"
     paper = usual | {"theta_bound": None, "actor_lr": 1e-5}
     assert page([search(tmp_path / "b", agent=paper)], tmp_path).facts()["agent"] == "actor_lr 1e-05, theta_bound None"
