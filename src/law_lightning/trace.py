@@ -26,7 +26,7 @@ class ReferenceTrace:
     """The course of a reference; an empty one is filled by the fit it is given to, a full one spares the training.
 
     Attributes:
-        fork: digest of network, optimizer, schedulers and random states at the end of the warm-up.
+        fork: digest of network, optimizer, schedulers, random states and next batch at the end of the warm-up.
         losses: the mean loss of each of its steps, scalars; None for a step that revealed none.
         accuracies: its validation accuracy at each stage end after the warm-up, by stage.
         remembered: digest of what module and callbacks kept as attributes when it was forked; of a search alone.
