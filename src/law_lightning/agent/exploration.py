@@ -31,7 +31,7 @@ class Exploration:
                 f"Noise must be at least 0 and its decay in (0, 1], not {episode_noise}, {stage_noise}, {decay}."
             )
         self.dim = dim
-        self._scale = action_scale(dim)
+        self._spread = action_scale(dim)
         self.episode_noise = episode_noise
         self.stage_noise = stage_noise
         self.decay = decay
@@ -56,7 +56,7 @@ class Exploration:
         return theta + self.offset + self._normal() * (self.stage_noise * self.scale)
 
     def _normal(self) -> Tensor:
-        return torch.randn(self.dim, generator=self._own.generator) * self._scale
+        return torch.randn(self.dim, generator=self._own.generator) * self._spread
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next draws depend on."""

@@ -53,12 +53,14 @@ class Warmups:
         Raises:
             ValueError: the file is damaged.
         """
-        for path in sorted(self._folder.glob(f"{name}-*.ckpt")) if self._folder is not None and self.trusted else ():
-            if path not in self._checked and path.stem != f"{name}-{_hash(path.read_bytes())}":
+        if self._folder is None or not self.trusted:
+            return None
+        path = next(iter(sorted(self._folder.glob(f"{name}-*.ckpt"))), None)
+        if path is not None and path not in self._checked:
+            if path.stem != f"{name}-{_hash(path.read_bytes())}":
                 raise ValueError(f"{path}, a kept warm-up, is damaged: delete it.")
             self._checked.add(path)
-            return path
-        return None
+        return path
 
     def keep(self, name: str, content: bytes) -> None:
         """Keep the checkpoint in which a warm-up ended, in place of what there was."""
@@ -99,6 +101,7 @@ class KeepWarmup(L.Callback):
         self.path = warmups.find(self._name) if self._trace.complete else None
         self._due = self.path is None and warmups.trusted and law.warmup_stages > 0
         self._forked = False
+        self._content: bytes | None = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -116,7 +119,7 @@ class KeepWarmup(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep a checkpoint if the warm-up has just ended."""
+        """Make a checkpoint if the warm-up has just ended."""
         if not self._due or self._law.in_warmup:
             return
         self._due = False
@@ -125,9 +128,14 @@ class KeepWarmup(L.Callback):
         content = io.BytesIO()
         torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), content)
         if _is_plain(content):
-            self._warmups.keep(self._name, content.getvalue())
+            self._content = content.getvalue()
         else:
             self._warmups.distrust("the module's checkpoints hold more than tensors and plain Python.")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep it, if there is a whole reference now that can check who begins there."""
+        if self._content is not None and self._trace.complete:
+            self._warmups.keep(self._name, self._content)
 
 
 def _hash(content: bytes) -> str:
