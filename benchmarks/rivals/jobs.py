@@ -39,7 +39,7 @@ class Job:
     @property
     def key(self) -> Key:
         """That of the job's row."""
-        return self.task.name, self.method, self.search_seed, self.budget, self.eval_seeds
+        return self.task.name, self.method, self.search_seed, self.budget, self.eval_seeds, self.task.draw
 
 
 def run_job(job: Job) -> Row:
@@ -54,7 +54,7 @@ def run_job(job: Job) -> Row:
         tally = StepLedger(folder / "evaluation.txt")  # counted for the bar alone
         outcomes = [
             evaluate(job.task, lab.datamodule, seed, [tally, *found.callbacks(seed)])
-            for seed in final_seeds(job.eval_seeds)
+            for seed in final_seeds(job.eval_seeds, job.task.draw)
         ]
         return {
             "task": job.task.name,
@@ -62,6 +62,7 @@ def run_job(job: Job) -> Row:
             "search_seed": job.search_seed,
             "budget": job.budget,
             "eval_seeds": job.eval_seeds,
+            "draw": job.task.draw,
             "steps": lab.steps,
             "steps_per_training": lab.steps_per_training,
             "search_s": round(searched - began, 1),

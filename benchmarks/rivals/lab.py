@@ -22,9 +22,9 @@ def search_seed(search: int, index: int) -> int:
     return int(np.random.SeedSequence([8_001, search, index]).generate_state(1)[0])
 
 
-def final_seeds(count: int) -> list[int]:
+def final_seeds(count: int, draw: int) -> list[int]:
     """The seeds that methods are compared on: the same for all, and none of any search."""
-    return [int(np.random.SeedSequence([8_002, index]).generate_state(1)[0]) for index in range(count)]
+    return [int(np.random.SeedSequence([8_002, draw, index]).generate_state(1)[0]) for index in range(count)]
 
 
 class _Pause(L.Callback):
@@ -47,7 +47,7 @@ class Lab:
 
     Attributes:
         task: what is trained.
-        search: number of the search; decides its seeds.
+        search: number of the search; decides its seeds, together with the task's draw.
         budget: trainings that it may cost.
         folder: for the ledger and passing checkpoints.
     """
@@ -70,6 +70,11 @@ class Lab:
         return len(self.datamodule.train_dataloader()) * int(self.task.trainer_kwargs["max_epochs"])
 
     @property
+    def seed(self) -> int:
+        """Of all that the search draws."""
+        return 1_000 * self.task.draw + self.search
+
+    @property
     def ledger(self) -> Path:
         """The file in which every step is counted."""
         return self.folder / "steps.txt"
@@ -81,12 +86,12 @@ class Lab:
 
     def random(self) -> np.random.Generator:
         """The search's own random numbers."""
-        return np.random.default_rng([8_003, self.search])
+        return np.random.default_rng([8_003, self.seed])
 
     def validate(self, schedule: Schedule, index: int) -> float:
         """Validation accuracy after a whole training."""
         callbacks = [StepLedger(self.ledger), weighting_callback(schedule)]
-        return self._accuracy(train(self.task, self.datamodule, search_seed(self.search, index), callbacks))
+        return self._accuracy(train(self.task, self.datamodule, search_seed(self.seed, index), callbacks))
 
     def advance(
         self, state: Path | None, index: int, schedule: Schedule, start: int, stop: int
@@ -104,7 +109,7 @@ class Lab:
             path = self.folder / f"member{next(self._numbers)}.ckpt"
             pauses = [_Pause(StageSchedule(self.steps_per_training, NUM_STAGES).end(stop - 1), path)]
         callbacks = [StepLedger(self.ledger), weighting_callback(schedule), *pauses]
-        seed = search_seed(self.search, index)
+        seed = search_seed(self.seed, index)
         return path, self._accuracy(train(self.task, self.datamodule, seed, callbacks, ckpt_path=state))
 
     def _accuracy(self, module: L.LightningModule) -> float:

@@ -71,14 +71,14 @@ def search_law(lab: Lab, variant: Variant) -> tuple[StrategyAgent, list[dict[str
     costs = {name: search.get(name, _PARAMETERS[name].default) for name in ("eval_every", "eval_seeds")}
     costs["seed_pool"] = search.get("seed_pool", 0)
     agent = StrategyAgent(
-        **{"num_stages": NUM_STAGES, "warmup_stages": WARMUP_STAGES, "seed": lab.search} | variant.agent
+        **{"num_stages": NUM_STAGES, "warmup_stages": WARMUP_STAGES, "seed": lab.seed} | variant.agent
     )
     result = StrategySearch(
         agent,
         episodes=affordable_episodes(lab.budget, agent.warmup_stages / agent.num_stages, **costs),
         trainer_kwargs={**lab.task.trainer_kwargs, "callbacks": [StepLedger(lab.ledger)]},
         law_kwargs=variant.law,
-        seed=lab.search,
+        seed=lab.seed,
         progress=False,
         **search,
     ).run(lab.task.make_module, lab.task.make_datamodule)

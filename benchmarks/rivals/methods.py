@@ -57,7 +57,7 @@ def _fixed(lab: Lab, theta: tuple[float, ...]) -> Found:
 
 
 def _uniform(lab: Lab) -> Found:
-    return Found(lambda seed: [weighting_callback(uniform(np.random.default_rng([8_004, lab.search, seed])))])
+    return Found(lambda seed: [weighting_callback(uniform(np.random.default_rng([8_004, lab.seed, seed])))])
 
 
 def _handmade(lab: Lab) -> Found:

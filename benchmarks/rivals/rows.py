@@ -8,12 +8,12 @@ from typing import Any
 
 Row = dict[str, Any]
 #: What says that two rows are of the same search.
-Key = tuple[str, str, int, int, int]
+Key = tuple[str, str, int, int, int, int]
 
 
 def key_of(row: Row) -> Key:
-    """Task, method, number of the search, budget, and seeds of the evaluation."""
-    return row["task"], row["method"], row["search_seed"], row["budget"], row["eval_seeds"]
+    """Task, method, number of the search, budget, seeds of the evaluation, and draw of the data."""
+    return row["task"], row["method"], row["search_seed"], row["budget"], row["eval_seeds"], row["draw"]
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -3,18 +3,20 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from tiny import make_task
 
 import search
 from rivals import table
+from rivals.lab import final_seeds
 from rivals.rows import append_row, key_of, read_rows
 from rivals.summary import memorised, summarise, verdicts
-from tasks import NAMES, long_tailed_digits, make_tasks, pooled_cifar, prepare
+from tasks import DRAWS, NAMES, long_tailed_digits, make_tasks, pooled_cifar, prepare
 
 
 def row(method, search_seed=0, acc=(0.5, 0.6), task="tiny", steps=2400, **more):
     return {
-        "task": task, "method": method, "search_seed": search_seed, "budget": 12, "eval_seeds": len(acc),
+        "task": task, "method": method, "search_seed": search_seed, "budget": 12, "eval_seeds": len(acc), "draw": 0,
         "steps": steps, "steps_per_training": 200, "search_s": 6.0, "eval_s": 1.0, "acc_last": list(acc),
         "acc_best": list(acc), "val_last": list(acc), "wrong_fitted": [0.8] * len(acc), **more,
     }  # fmt: skip
@@ -28,7 +30,7 @@ def test_half_a_line_is_no_row_and_goes_with_the_next(tmp_path):
     append_row(path, row("base"))
     with path.open("a") as file:
         file.write('{"task": "ti')
-    assert [key_of(found) for found in read_rows(path)] == [("tiny", "base", 0, 12, 2)]
+    assert [key_of(found) for found in read_rows(path)] == [("tiny", "base", 0, 12, 2, 0)]
     append_row(path, row("law"))
     assert [found["method"] for found in read_rows(path)] == ["base", "law"]
     path.write_text("nonsense\n" + path.read_text())
@@ -49,13 +51,24 @@ def here(monkeypatch):
             ran.append(job.key[:3])
             yield job, search.run_job(job)
 
-    monkeypatch.setattr(search, "make_tasks", lambda cache: {"digits_noise40": make_task()})
+    monkeypatch.setattr(search, "make_tasks", lambda cache, draw: {"digits_noise40": make_task()})
     monkeypatch.setattr(search, "finished", finished)
     return ran
 
 
 def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path, here, capsys):
-    options = ["--tasks", "digits_noise40", "--budget", "12", "--eval-seeds", "2", "--out", str(tmp_path)]
+    options = [
+        "--tasks",
+        "digits_noise40",
+        "--draw",
+        "0",
+        "--budget",
+        "12",
+        "--eval-seeds",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     methods = ["--methods", "constant_3", "uniform", "handmade", "--search-seeds", "2"]
     search.main([*options, *methods])
     everything = [
@@ -173,3 +186,24 @@ def test_cifar_is_pooled_and_its_parts_are_apart(tmp_path):
             assert y[source] == label
     used = np.concatenate([arrays["train_x"], arrays["val_x"]])
     assert len(np.unique(used.round(4), axis=0)) == 60
+
+
+def test_two_draws_of_cifar_share_no_image(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(256, size=(80, 32, 32, 3), dtype=np.uint8), np.arange(80) % 10
+    np.savez(tmp_path / "given.npz", train_x=x[:60], train_y=y[:60], test_x=x[60:], test_y=y[60:])
+    parts = [pooled_cifar(tmp_path / "given.npz", draw, train=20, val=10, test=10) for draw in DRAWS]
+    images = np.concatenate([part[f"{name}_x"] for part in parts for name in ("train", "val", "test")])
+    assert len(np.unique(images.round(4), axis=0)) == 80
+
+
+def test_two_draws_differ_in_data_noise_and_seeds(tmp_path):
+    labels = []
+    for draw in DRAWS:
+        task = make_tasks(tmp_path, draw)["digits_noise40"]
+        assert task.draw == draw
+        datamodule = task.make_datamodule()
+        datamodule.setup("fit")
+        labels.append(torch.stack([y for *_, y in datamodule.train_dataloader().dataset]))
+    assert not torch.equal(*labels)
+    assert not set(final_seeds(8, 0)) & set(final_seeds(8, 1))
