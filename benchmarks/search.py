@@ -163,7 +163,7 @@ def main(given: list[str] | None = None) -> None:
 
 
 def chosen(args: argparse.Namespace, row: Row) -> bool:
-    """Whether a row belongs into the report: rows of other budgets or draws, which a folder may hold, do not compare."""
+    """Whether a row belongs into the report: those of other budgets or draws in the folder do not compare."""
     return (row["budget"], row["eval_seeds"], row["draw"]) == (args.budget, args.eval_seeds, args.draw)
 
 
