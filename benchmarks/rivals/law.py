@@ -36,10 +36,10 @@ LAW = "law"
 #: One switch at a time.
 VARIANTS = {
     LAW: Variant(),
-    "law_no_target_nets": Variant(agent={"target_rate": None}),
+    "law_target_nets": Variant(agent={"target_rate": 0.01}),
     "law_raw_rewards": Variant(agent={"standardize_rewards": False}),
-    "law_bootstrap": Variant(agent={"n_step": 1}),
-    "law_five_steps": Variant(agent={"n_step": 5}),
+    "law_bootstrap": Variant(agent={"n_step": 1, "target_rate": 0.01}),
+    "law_five_steps": Variant(agent={"n_step": 5, "target_rate": 0.01}),
     "law_discount_0.8": Variant(agent={"discount": 0.8}),
     "law_discount_1": Variant(agent={"discount": 1.0}),
     "law_slow_actor": Variant(agent={"actor_lr": 3e-4}),

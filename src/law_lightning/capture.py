@@ -37,7 +37,7 @@ class _Loss:
 
     elements: Tensor  # [B] or [B, positions...], with its graph
     denominator: Tensor | int
-    samples: Samples
+    samples: Samples  # with their graph
 
 
 def _per_sample(elements: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def _class_loss(
     if input.ndim == 1:  # one sample without a batch dimension
         input, target = input.unsqueeze(0), target.unsqueeze(0)  # noqa: A001
     elements = func(input, target, reduction="none", **options)
-    logits = input.detach()
+    logits = input
     valid: Tensor | None = None
     denominator: Tensor | int
     if target.is_floating_point():  # class probabilities, [B, C, ...]: nothing is ignored
@@ -79,7 +79,7 @@ def _class_loss(
             target = target.where(valid, 0).long()  # torch takes uint8 as well, which would index like a mask
             denominator = valid.sum() if weight is None else (weight[target] * valid).sum()
             correct = ((logits.argmax(dim=1) == target) & valid).float()
-    loss = elements.detach()
+    loss = elements
     if elements.ndim > 1:  # dense: a sample is the mean over its positions
         logits = logits.flatten(2).mean(dim=2)
         target = target.flatten(1)
@@ -114,16 +114,17 @@ def _binary_loss(
     if input.ndim == 0:
         input, target = input.unsqueeze(0), target.unsqueeze(0)  # noqa: A001
     elements = func(input, target, weight=weight, pos_weight=pos_weight, reduction="none")
-    logits = input.detach().flatten(1) if input.ndim > 1 else input.detach().unsqueeze(1)
-    positive = target.reshape(logits.shape) > 0.5
-    if logits.shape[1] == 1:
+    logits = input.flatten(1) if input.ndim > 1 else input.unsqueeze(1)
+    given, positive = logits.shape[1], target.reshape(logits.shape) > 0.5
+    if given == 1:
         correct = ((logits > 0) == positive).squeeze(1).float()
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         index = positive.squeeze(1).long()
     else:
         correct = positive.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1).float()
         index = target.reshape(logits.shape).argmax(dim=1)
-    return _Loss(elements, elements.numel(), Samples(_per_sample(elements.detach()), logits, index, correct))
+    samples = Samples(_per_sample(elements), logits, index, correct, one_label=given == 1)
+    return _Loss(elements, elements.numel(), samples)
 
 
 _TAKE_APART: dict[Callable[..., Any], Callable[..., _Loss]] = {
@@ -156,6 +157,7 @@ class LossCapture(TorchFunctionMode):
     Args:
         weigh: gives the weights [B] of samples, or None to leave the loss as it is.
         training: leave losses alone that need no gradient.
+        attached: give ``weigh`` the samples with their graph, so that gradients may flow through the weights.
         check_labels: look for labels out of range beforehand, also where the device could not name them. Waits for
             the device, so for a first batch only.
         on_use: called with the gradient of a loss once it is part of a backward pass.
@@ -168,6 +170,7 @@ class LossCapture(TorchFunctionMode):
         self,
         weigh: Weigh | None = None,
         training: bool = True,
+        attached: bool = False,
         check_labels: bool = False,
         on_use: Callable[[Tensor], None] | None = None,
     ) -> None:
@@ -176,6 +179,7 @@ class LossCapture(TorchFunctionMode):
         self._check_labels = check_labels
         self._weigh = weigh
         self._training = training
+        self._attached = attached
         self._targets: list[Tensor] = []  # held so that their addresses stay theirs
         self._weights: list[Tensor | None] = []
         self.samples: list[Samples] = []
@@ -210,13 +214,12 @@ class LossCapture(TorchFunctionMode):
                 weights = given
                 break
         else:
-            weights = self._weigh(loss.samples) if self._weigh is not None else None
+            weights = self._note(loss.samples)
             self._targets.append(target)
             self._weights.append(weights)
-            self.samples.append(loss.samples)
         if weights is None or len(weights) != len(loss.elements):
             return plain
-        excess = (weights - 1.0) / loss.denominator  # outside the graph, which stays two nodes deep
+        excess = (weights - 1.0) / loss.denominator  # mostly outside the graph, which stays two nodes deep
         if loss.elements.ndim > 1:
             excess = excess.reshape(-1, *[1] * (loss.elements.ndim - 1))
         correction = (excess * loss.elements).sum()
@@ -239,12 +242,17 @@ class LossCapture(TorchFunctionMode):
         losses, samples = explicit_samples(output)
         if self._check_labels:
             check_target(samples.logits, output["target"])
-        self.samples.append(samples)
         self._watch(output["loss"])
-        weights = self._weigh(samples) if self._weigh is not None else None
+        weights = self._note(samples)
         if weights is None:
             return output
         return {**output, "loss": output["loss"] + ((weights - 1.0) * losses).mean()}
+
+    def _note(self, samples: Samples) -> Tensor | None:
+        """Keep the samples of a loss; their weights."""
+        detached = samples.detach()
+        self.samples.append(detached)
+        return None if self._weigh is None else self._weigh(samples if self._attached else detached)
 
     def _watch(self, loss: Tensor) -> None:
         if self._on_use is not None and loss.requires_grad:
@@ -266,14 +274,14 @@ def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
             "The step returned a dict with per-sample 'losses' but without a tensor "
             f"{' and '.join(map(repr, missing))}. {TWO_WAYS}"
         )
-    losses, logits, target = output["losses"], output["logits"].detach(), output["target"].detach()
+    losses, logits, target = output["losses"], output["logits"], output["target"].detach()
     if losses.ndim != 1 or logits.ndim != 2 or target.shape != losses.shape or len(logits) != len(losses):
         raise MisconfigurationException(
             f"The step's dict has losses {list(losses.shape)}, logits {list(logits.shape)} and target "
             f"{list(target.shape)}; they must be [B], [B, C] and [B]."
         )
     valid = target != -100  # torch's own mark of a sample without a label
-    return losses, Samples(losses.detach(), logits, target.where(valid, 0).long(), valid=valid)
+    return losses, Samples(losses, logits, target.where(valid, 0).long(), valid=valid)
 
 
 def target_error(logits: Tensor, target: Tensor, ignore_index: int = -100) -> ValueError:

@@ -29,6 +29,21 @@ NO_DATA = (
 )
 
 
+def validation_loaders(trainer: L.Trainer) -> list[Any]:
+    """The Trainer's validation loaders; none where there is nothing to validate on."""
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    if not source.is_defined() or trainer.limit_val_batches == 0:
+        return []
+    loaders: list[Any]
+    if trainer.val_dataloaders is not None:
+        loaders = CombinedLoader(trainer.val_dataloaders, "sequential").flattened
+        return loaders
+    with replaying():  # the Trainer makes them only if the module has a validation_step
+        loaders = CombinedLoader(_request_dataloader(source), "sequential").flattened
+        fitting, validating = TrainerFn.FITTING, RunningStage.VALIDATING
+        return [_process_dataloader(trainer, fitting, validating, loader) for loader in loaders]
+
+
 class Evaluator:
     """Accuracy on the Trainer's validation data: plain numbers in, nothing of the user's touched.
 
@@ -44,23 +59,15 @@ class Evaluator:
 
     def __init__(self, trainer: L.Trainer) -> None:
         self._trainer = trainer
-        source = trainer.fit_loop.epoch_loop.val_loop._data_source
-        if not source.is_defined() or trainer.limit_val_batches == 0:
+        loaders = validation_loaders(trainer)
+        if not loaders:
             raise MisconfigurationException(NO_DATA)
-        self._own: list[Any] | None = None
-        if trainer.val_dataloaders is None:  # the Trainer makes them only if the module has a validation_step
-            fitting, validating = TrainerFn.FITTING, RunningStage.VALIDATING
-            with replaying():
-                loaders = CombinedLoader(_request_dataloader(source), "sequential").flattened
-                self._own = [_process_dataloader(trainer, fitting, validating, loader) for loader in loaders]
+        self._own = loaders if trainer.val_dataloaders is None else None
 
     @property
     def _loaders(self) -> list[Any]:
         """The Trainer's validation loaders, which it may reload between epochs."""
-        if self._own is not None:
-            return self._own
-        loaders: list[Any] = CombinedLoader(self._trainer.val_dataloaders, "sequential").flattened
-        return loaders
+        return validation_loaders(self._trainer) if self._own is None else self._own
 
     def __call__(self, modules: Sequence[L.LightningModule], limit: int | None = None) -> list[float]:
         """The accuracy of each module, in [0, 1], over the data of all processes, each sample counted once.

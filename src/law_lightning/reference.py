@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning as L
@@ -46,6 +46,11 @@ class StepRecord:
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepRecord:
         """Copy the arguments of a step, for a step may change its batch in place."""
         return cls(*apply_to_collection((args, kwargs), Tensor, Tensor.clone))
+
+    def copy(self) -> StepRecord:
+        """One to be used up."""
+        args, kwargs = apply_to_collection((self.args, self.kwargs), Tensor, Tensor.clone)
+        return replace(self, args=args, kwargs=kwargs)
 
     def note_options(self, optimizer: Optimizer) -> None:
         """Keep the options of the target's optimizer as they are just before it steps."""
@@ -84,9 +89,13 @@ class Reference:
         self.module = duplicate(trainer, module, memo)
         self.optimizer = _copy_optimizer(trainer.optimizers[0], memo)
         self._scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
+        self._prepare()
         self._wrapped: torch.nn.Module = self.module
         if isinstance(trainer.strategy.model, DistributedDataParallel):
             self._wrapped = trainer.strategy._setup_model(self.module)
+
+    def _prepare(self) -> None:
+        """What a subclass changes on the copy, before processes agree on it."""
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -111,15 +120,25 @@ class Reference:
 
         self._follow_target()
         with replaying(record.random):
-            if record.options is None:  # accumulating: gradients are not yet shared between processes
-                distributed = isinstance(self._wrapped, DistributedDataParallel)
-                with self._wrapped.no_sync() if distributed else nullcontext():  # type: ignore[operator]
-                    closure()
-            else:
-                for group, options in zip(self.optimizer.param_groups, record.options, strict=True):
-                    group.update(options)
-                self._optimizer_step(closure)
+            self._run(closure, record.options)
         return results[0]
+
+    def _run(self, closure: Callable[[], Tensor | None], options: list[dict[str, Any]] | None) -> None:
+        """Step as the target did, with its options; or accumulate only, if it did not step (None)."""
+        if options is None:
+            with self._sharing(False):
+                closure()
+        else:
+            for group, given in zip(self.optimizer.param_groups, options, strict=True):
+                group.update(given)
+            self._optimizer_step(closure)
+
+    def _sharing(self, shared: bool) -> AbstractContextManager[None]:
+        """Whether gradients are shared between processes; while they accumulate they are not."""
+        if shared or not isinstance(self._wrapped, DistributedDataParallel):
+            return nullcontext()
+        unshared: AbstractContextManager[None] = self._wrapped.no_sync()
+        return unshared
 
     def _follow_target(self) -> None:
         """Take over what callbacks such as BackboneFinetuning changed on the target: modes, frozen parts, groups."""
@@ -136,29 +155,41 @@ class Reference:
                 self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
 
     def _forward_backward(self, record: StepRecord, batch_idx: int) -> StepResult:
+        capture = LossCapture()
+        output = self._backward(self._forward(record, capture), batch_idx)
+        if not output:
+            return StepResult()
+        return StepResult(output, capture.samples[0].mean_loss if capture.samples else None)
+
+    def _forward(self, record: StepRecord, capture: LossCapture) -> Any:
+        """What ``training_step`` returns, its losses seen by ``capture``."""
         trainer, module = self._trainer, self.module
-        with trainer.precision_plugin.train_step_context(), LossCapture() as capture:
+        with trainer.precision_plugin.train_step_context(), capture:
             if self._wrapped is module:
                 output = module.training_step(*record.args, **record.kwargs)
             else:
                 output = trainer.strategy._forward_redirection(
                     self._wrapped, module, "training_step", *record.args, **record.kwargs
                 )
-        capture.take_output(output)
+        return capture.take_output(output)
+
+    def _backward(self, output: Any, batch_idx: int) -> dict[str, Any]:
+        """Add the gradient of what ``training_step`` returned; returns that for hooks (see :class:`StepResult`)."""
+        trainer, module = self._trainer, self.module
         whole: dict[str, Any] = dict(output) if isinstance(output, Mapping) else {"loss": output}
         loss: Tensor | None = whole.get("loss")
         if batch_idx % trainer.accumulate_grad_batches == 0:
             module.on_before_zero_grad(self.optimizer)
             module.optimizer_zero_grad(trainer.current_epoch, batch_idx, self.optimizer)
         if loss is None:
-            return StepResult()
+            return {}
         scaled = loss / trainer.accumulate_grad_batches if trainer.accumulate_grad_batches > 1 else loss
         if self._scaler is not None:
             scaled = self._scaler.scale(scaled)
         module.on_before_backward(scaled)
         module.backward(scaled)
         module.on_after_backward()
-        return StepResult(whole | {"loss": loss.detach()}, capture.samples[0].mean_loss if capture.samples else None)
+        return whole | {"loss": loss.detach()}
 
     def _optimizer_step(self, closure: Callable[[], Tensor | None]) -> None:
         if self._scaler is None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one classification loss, detached from the graph.
+    """The samples of one classification loss; detached from the graph unless a weighting asks for it.
 
     Attributes:
         loss: per-sample losses, [B]. For dense predictions a sample's loss is its mean over positions.
@@ -18,6 +18,7 @@ class Samples:
         correct: how much of a sample the network gets right, [B] in [0, 1]; by default whether the largest logit
             is the target's.
         valid: False for samples without a target (``ignore_index``), [B]; None where all have one.
+        one_label: whether each sample has a single label; otherwise the logits are those of C separate questions.
     """
 
     loss: Tensor
@@ -25,9 +26,14 @@ class Samples:
     target: Tensor
     correct: Tensor | None = None
     valid: Tensor | None = None
+    one_label: bool = True
 
     def __len__(self) -> int:
         return self.loss.shape[0]
+
+    def detach(self) -> Samples:
+        """The same without the graph."""
+        return replace(self, loss=self.loss.detach(), logits=self.logits.detach())
 
     @property
     def num_classes(self) -> int:

@@ -38,7 +38,8 @@ class StrategyAgent(DDPG):
         actor_lr: Adam's learning rate for the actor and the stage embedding.
         critic_lr: Adam's learning rate for the critic.
         discount: gamma.
-        target_rate: share by which target networks follow at each update; None does without target networks.
+        target_rate: share by which target networks follow at each update; None does without target networks, which
+            whole-episode returns have no need of.
         standardize_rewards: divide rewards by their deviation over the buffer before they are learned from.
         epochs: E_n, passes over the whole buffer in a full data update.
         batch_size: B, transitions in a batch.
@@ -70,7 +71,7 @@ class StrategyAgent(DDPG):
         actor_lr: float = 6e-4,
         critic_lr: float = 1e-3,
         discount: float = 0.95,
-        target_rate: float | None = 0.01,
+        target_rate: float | None = None,
         standardize_rewards: bool = True,
         epochs: int = 1,
         batch_size: int = 128,

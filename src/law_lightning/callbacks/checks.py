@@ -34,23 +34,36 @@ def refuse_training(trainer: L.Trainer, module: L.LightningModule) -> None:
 
 def refuse_search(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Raise a MisconfigurationException where there can be no reference network or no reward."""
+    refuse_second_network(
+        trainer, module, "LAWCallback(mode='search')", " With a strategy found there, mode='apply' trains."
+    )
+    if trainer.limit_val_batches == 0:
+        raise MisconfigurationException(NO_DATA)
+
+
+def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: str, instead: str = "") -> None:
+    """Raise a MisconfigurationException where no second network can train beside the user's.
+
+    Args:
+        trainer: the Trainer.
+        module: the user's module.
+        who: trains the second network.
+        instead: a sentence on what works everywhere.
+    """
     if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise MisconfigurationException(
-            f"LAWCallback(mode='search') trains a second network beside the first, which "
-            f"{type(trainer.strategy).__name__} does not allow: use a single device or strategy='ddp'. With a "
-            "strategy found there, mode='apply' trains."
+            f"{who} trains a second network beside the first, which {type(trainer.strategy).__name__} does not allow: "
+            f"use a single device or strategy='ddp'.{instead}"
         )
     if trainer.strategy.root_device.type == "mps":
         raise MisconfigurationException(
-            "LAWCallback(mode='search') does not keep the random states of Apple's GPUs, so the reference would "
-            "not be plain training there: use accelerator='cpu' or a CUDA device, or mode='apply'."
+            f"{who} does not keep the random states of Apple's GPUs, so the second network would change what the "
+            f"first one draws: use accelerator='cpu' or a CUDA device.{instead}"
         )
-    if trainer.limit_val_batches == 0:
-        raise MisconfigurationException(NO_DATA)
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         raise MisconfigurationException(
-            f"{type(module).__name__}.training_step takes a dataloader_iter; for LAW's reference network it "
-            "must take a batch, which both networks can be given: training_step(self, batch, batch_idx)."
+            f"{type(module).__name__}.training_step takes a dataloader_iter; beside a second network it must take a "
+            "batch, which both networks can be given: training_step(self, batch, batch_idx)."
         )
 
 

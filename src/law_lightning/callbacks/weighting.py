@@ -20,7 +20,7 @@ from law_lightning.capture import TWO_WAYS, LossCapture
 from law_lightning.duplicate import WRAPPED
 from law_lightning.samples import Samples
 from law_lightning.stages import StageSchedule, TrainingPhase
-from law_lightning.weighting.base import Weighting, checked_weights
+from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights, is_attached
 
 Record = dict[str, Any]
 
@@ -122,6 +122,11 @@ class WeightingCallback(L.Callback):
         )
 
     @property
+    def attached(self) -> bool:
+        """Whether samples come with their graph, so that gradients may flow through the weights."""
+        return is_attached(self.weighting)
+
+    @property
     def in_warmup(self) -> bool:
         """Whether every sample weighs 1 for now."""
         return self._stage < self.warmup_stages
@@ -151,6 +156,8 @@ class WeightingCallback(L.Callback):
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
         self._statistics = StageStatistics()
         self._found_samples = self._loss_is_used = False
+        if isinstance(self.weighting, BaseWeighting):
+            self.weighting.start(trainer)
         state, self._loaded = self._loaded, None
         if state is not None:
             self._resume(trainer, pl_module, state)
@@ -171,13 +178,14 @@ class WeightingCallback(L.Callback):
     # -- steps ---------------------------------------------------------------------------------------------
 
     def _wrap(self, module: L.LightningModule) -> None:
-        original = module.training_step
+        original, attached = module.training_step, self.attached
 
         @functools.wraps(original)
         def training_step(*args: Any, **kwargs: Any) -> Any:
             self.before_step(args, kwargs)
             on_use = None if self._loss_is_used else self._note_use
-            with LossCapture(self._weigh, check_labels=not self._found_samples, on_use=on_use) as capture:
+            check = not self._found_samples
+            with LossCapture(self._weigh, attached=attached, check_labels=check, on_use=on_use) as capture:
                 output = original(*args, **kwargs)
             output = capture.take_output(output)
             if not capture.samples and not self._found_samples and output is not None:
@@ -207,7 +215,10 @@ class WeightingCallback(L.Callback):
 
     def _weigh(self, samples: Samples) -> Tensor | None:
         weights = self._weights(samples)
-        self._statistics.add(samples, weights)
+        if self.attached:
+            self._statistics.add(samples.detach(), None if weights is None else weights.detach())
+        else:
+            self._statistics.add(samples, weights)
         return weights
 
     def _weights(self, samples: Samples) -> Tensor | None:
@@ -289,7 +300,11 @@ class WeightingCallback(L.Callback):
             "acc_smooth": self._acc_smooth,
             "history": [dict(record) for record in self.history],
             "processes": of_every_process(
-                {"statistics": self._statistics.state_dict(), "order": self._order.state_dict()}
+                {
+                    "statistics": self._statistics.state_dict(),
+                    "order": self._order.state_dict(),
+                    "weighting": self.weighting.state_dict() if isinstance(self.weighting, BaseWeighting) else {},
+                }
             ),
         }
 
@@ -319,3 +334,5 @@ class WeightingCallback(L.Callback):
         own = state["processes"][trainer.global_rank]
         self._statistics.load_state_dict(own["statistics"], trainer.strategy.root_device)
         self._order.restore(trainer, own["order"])
+        if isinstance(self.weighting, BaseWeighting):
+            self.weighting.load_state_dict(own.get("weighting", {}))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
+import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from law_lightning.stages import TrainingPhase
 
 
 class Weighting(Protocol):
-    """A function from samples to weights; it may hold state, as a class."""
+    """A function from samples to weights; it may hold state, as a :class:`BaseWeighting`."""
 
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
         """Weigh a batch.
@@ -27,6 +28,35 @@ class Weighting(Protocol):
         ...
 
 
+class BaseWeighting:
+    """A weighting that learns of the training's beginning, or remembers something from batch to batch.
+
+    Attributes:
+        attached: whether the samples come with their graph and gradients flow through the weights, too.
+    """
+
+    attached: ClassVar[bool] = False
+
+    def start(self, trainer: L.Trainer) -> None:
+        """Called when a fit begins, also one that is resumed; what an earlier fit left is forgotten."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next weights depend on: tensors and plain Python."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+
+    def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
+        """Weights [B] of a batch; None for weights of one."""
+        raise NotImplementedError
+
+
+def is_attached(weighting: Weighting) -> bool:
+    """Whether gradients flow through the weights."""
+    return isinstance(weighting, BaseWeighting) and weighting.attached
+
+
 def checked_weights(weighting: Weighting, samples: Samples, phase: TrainingPhase) -> Tensor | None:
     """The weights that ``weighting`` gives, checked for their shape.
 
@@ -34,9 +64,11 @@ def checked_weights(weighting: Weighting, samples: Samples, phase: TrainingPhase
         MisconfigurationException: they are not [B].
     """
     weights = weighting(samples, phase)
-    if weights is not None and weights.shape != samples.loss.shape:
+    if weights is None:
+        return None
+    if weights.shape != samples.loss.shape:
         raise MisconfigurationException(
             f"The weighting {weighting!r} returned weights of shape {list(weights.shape)} for {len(samples)} samples; "
             f"it must return [{len(samples)}], one weight for each."
         )
-    return None if weights is None else weights.detach()
+    return weights if is_attached(weighting) else weights.detach()

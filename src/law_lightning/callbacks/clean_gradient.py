@@ -1,0 +1,146 @@
+"""What L2RW and Meta-Weight-Net share: clean batches, and a probe that asks which samples help on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from law_lightning.callbacks.checks import refuse_second_network
+from law_lightning.callbacks.weighting import WeightingCallback
+from law_lightning.clean import CleanBatches
+from law_lightning.probe import Mode, Probe
+from law_lightning.reference import StepRecord
+from law_lightning.samples import Samples
+from law_lightning.stages import TrainingPhase
+
+
+def _ones(samples: Samples, phase: TrainingPhase) -> None:
+    """The callback itself weighs."""
+
+
+class CleanGradientCallback(WeightingCallback):
+    """Weighs by gradients on clean data; a subclass says how.
+
+    Args:
+        clean: a loader of data whose labels can be trusted, batched like the training's; None takes the Trainer's
+            first validation loader. It is drawn from at random, in batches of the training's size.
+        clean_batch_size: another size of the clean batches.
+        products: how inner products of gradients are found: ``"forward"``, or ``"double_backward"`` for networks with
+            operators that have no forward-mode derivative.
+        seed: of the clean batches' order.
+        num_stages: of the history's records.
+        warmup_stages: the first stages, in which every sample weighs 1.
+        smoothing: see :class:`WeightingCallback`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        clean: DataLoader[Any] | None = None,
+        *,
+        clean_batch_size: int | None = None,
+        products: Mode = "forward",
+        seed: int = 0,
+        num_stages: int = 20,
+        warmup_stages: int = 0,
+        smoothing: float = 0.5,
+    ) -> None:
+        super().__init__(_ones, num_stages=num_stages, warmup_stages=warmup_stages, smoothing=smoothing)
+        if products not in ("forward", "double_backward"):
+            raise ValueError(f"products must be 'forward' or 'double_backward', not {products!r}.")
+        if clean is not None and not isinstance(clean, DataLoader):
+            raise ValueError(f"clean must be a DataLoader or None, not {clean!r}.")
+        if clean_batch_size is not None and clean_batch_size < 1:
+            raise ValueError(f"clean_batch_size must be at least 1, not {clean_batch_size}.")
+        self.clean = clean
+        self.clean_batch_size = clean_batch_size
+        self.products = products
+        self.seed = seed
+        self._batches: CleanBatches | None = None
+        self._probe: Probe | None = None
+        self._record: StepRecord | None = None
+        self._position = 0
+
+    # -- before training -----------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before anything runs."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            refuse_second_network(trainer, pl_module, type(self).__name__)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the clean data and try a batch of them, before the first step."""
+        name = type(self).__name__
+        self._batches = CleanBatches(trainer, pl_module, self.clean, self.clean_batch_size, self.seed, name)
+        self._probe = Probe(trainer, pl_module, self.products)
+        batch = self._batches.take()
+        try:
+            gradient = self._probe.gradient(batch)
+        except Exception as error:
+            raise MisconfigurationException(
+                f"{name} gives clean batches to {type(pl_module).__name__}.training_step, which failed on one: "
+                f"{error!r}. Clean batches must be like those of the training: give another loader as clean=..."
+            ) from error
+        self._probe.products(batch, gradient)  # names what cannot be differentiated
+        self._batches = CleanBatches(trainer, pl_module, self.clean, self.clean_batch_size, self.seed, name)
+        super().on_train_start(trainer, pl_module)
+
+    # -- steps ---------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Take over what the module's hooks did to it since the last epoch."""
+        if batch_idx == 0 and self._probe is not None:
+            self._probe.renew()
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what the step begins with."""
+        self._position = 0
+        self._record = None if self.in_warmup else StepRecord.of(args, kwargs)
+
+    def _weights(self, samples: Samples) -> Tensor | None:
+        if self._record is None:
+            return None
+        position, self._position = self._position, self._position + 1
+        return self.weights(samples, position)
+
+    def weights(self, samples: Samples, position: int) -> Tensor | None:
+        """The weights [B] of a step's loss.
+
+        Args:
+            samples: what the step revealed.
+            position: which of the step's losses it is, from 0.
+        """
+        raise NotImplementedError
+
+    def shared(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The mean of each tensor over all processes."""
+        assert self._probe is not None
+        return self._probe.shared(tensors)
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def _unwrap(self, module: L.LightningModule) -> None:
+        super()._unwrap(module)
+        self._batches = self._probe = self._record = None
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain Python."""
+        state = super().state_dict()
+        return state | {"clean_taken": self._batches.taken} if state and self._batches is not None else state
+
+    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        super()._resume(trainer, module, state)
+        assert self._batches is not None
+        self._batches.taken = state["clean_taken"]

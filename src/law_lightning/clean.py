@@ -1,0 +1,110 @@
+"""Batches of clean data, for methods that ask which samples help on data with trusted labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch.utils.data import DataLoader, Sampler
+
+from law_lightning.evaluation import validation_loaders
+from law_lightning.randomness import replaying
+from law_lightning.reference import StepRecord
+
+NO_CLEAN_DATA = (
+    "{name} needs clean data, with labels that can be trusted: give the Trainer val_dataloaders (or a val_dataloader "
+    "in the module or datamodule) whose batches are like the training's, or {name}(clean=DataLoader(...))."
+)
+
+
+class _Endless(Sampler[list[int]]):
+    """Batches of indices without an end; each pass is a permutation that depends on the seeds and its number alone."""
+
+    def __init__(self, count: int, batch_size: int, seeds: tuple[int, ...], first: int) -> None:
+        self.count, self.batch_size, self.seeds, self.first = count, batch_size, seeds, first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        each = max(self.count // self.batch_size, 1)  # whole batches of a pass
+        number = self.first
+        while True:
+            order = np.random.default_rng([*self.seeds, number // each]).permutation(self.count)
+            for place in range(number % each, each):
+                yield order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+                number += 1
+
+
+class CleanBatches:
+    """Shuffled batches of clean data without an end, ready for ``training_step``.
+
+    Args:
+        trainer: the Trainer, at the start of a fit.
+        module: the user's module.
+        loader: the clean data; None takes the first of the Trainer's validation loaders.
+        batch_size: by default that of the training's loader.
+        seed: of the order.
+        name: of the callback, for errors.
+
+    Attributes:
+        taken: batches so far; set it to go on from there.
+
+    Raises:
+        MisconfigurationException: there are no clean data.
+    """
+
+    def __init__(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        loader: Any,
+        batch_size: int | None,
+        seed: int,
+        name: str,
+    ) -> None:
+        self._trainer, self._module = trainer, module
+        loaders = validation_loaders(trainer) if loader is None else [loader]
+        if not loaders or not isinstance(loaders[0], DataLoader):
+            raise MisconfigurationException(NO_CLEAN_DATA.format(name=name))
+        source: DataLoader[Any] = loaders[0]
+        try:
+            self._count = len(source.dataset)  # type: ignore[arg-type]
+        except TypeError:
+            self._count = 0
+        if self._count < 1:
+            raise MisconfigurationException(
+                f"{name} draws clean batches at random, so the clean data set must have a length and hold samples."
+            )
+        self._source = source
+        train = trainer.train_dataloader
+        self._batch_size = batch_size or getattr(train, "batch_size", None) or source.batch_size or 1
+        self._seeds = (8_005, seed % 2**32, trainer.global_rank)
+        self._takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+        self.taken = 0
+        self._batches: Iterator[Any] | None = None
+
+    def take(self) -> StepRecord:
+        """The next batch as the arguments of ``training_step``, on the training's device."""
+        trainer, module = self._trainer, self._module
+        with replaying():  # loading may draw random numbers
+            if self._batches is None:
+                source = self._source
+                sampler = _Endless(self._count, min(self._batch_size, self._count), self._seeds, self.taken)
+                self._batches = iter(
+                    DataLoader(
+                        source.dataset,
+                        batch_sampler=sampler,
+                        num_workers=source.num_workers,
+                        collate_fn=source.collate_fn,
+                        pin_memory=source.pin_memory,
+                        worker_init_fn=source.worker_init_fn,
+                    )
+                )
+            batch = next(self._batches)
+            batch = trainer.precision_plugin.convert_input(batch)
+            batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+            batch = module._apply_batch_transfer_handler(batch, device=trainer.strategy.root_device, dataloader_idx=0)
+        self.taken += 1
+        return StepRecord((batch, 0) if self._takes_index else (batch,), {})

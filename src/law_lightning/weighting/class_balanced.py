@@ -1,0 +1,117 @@
+"""Class-Balanced loss (Cui et al., CVPR 2019, arXiv 1901.05555) as a weighting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from law_lightning.samples import Samples
+from law_lightning.stages import TrainingPhase
+from law_lightning.weighting.base import BaseWeighting
+from law_lightning.weighting.training_labels import training_labels
+
+
+def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
+    r"""One weight for each class, by the effective number of its samples (Equation 2 and Section 4 of the paper).
+
+    .. math:: \alpha_c = C \frac{1 / E_c}{\sum_k 1 / E_k}, \qquad E_c = \frac{1 - \beta^{n_c}}{1 - \beta}
+
+    where :math:`n_c` is the number of training samples of class c, :math:`E_c` their effective number and C the
+    number of classes, to which the weights sum up.
+
+    Args:
+        counts: n_c, [C], each at least 1.
+        beta: in [0, 1): 0 weighs all classes alike, near 1 by the inverse of their counts.
+
+    Returns:
+        The weights, float64 [C].
+    """
+    counts = counts.double()
+    effective = (1 - torch.tensor(beta, dtype=torch.float64) ** counts) / (1 - beta)
+    return len(counts) / (effective * effective.reciprocal().sum())
+
+
+class ClassBalancedWeighting(BaseWeighting):
+    """``WeightingCallback(ClassBalancedWeighting())``: samples of rare classes weigh more.
+
+    Args:
+        beta: in [0, 1). The paper tried 0.9, 0.99, 0.999 and 0.9999; the last was its best on CIFAR-10.
+        class_counts: training samples of each class, [C]; ``"auto"`` counts the labels of the training data set,
+            which needs them as its ``targets``, ``labels`` or ``y``, or to be a ``TensorDataset``.
+
+    Attributes:
+        counts: training samples of each class; None until a fit with ``"auto"`` has begun.
+
+    Raises:
+        ValueError: ``beta`` is out of its range, or a class has no sample.
+    """
+
+    def __init__(self, beta: float = 0.9999, class_counts: Sequence[int] | Literal["auto"] = "auto") -> None:
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta must be in [0, 1), not {beta}.")
+        self.beta = beta
+        self._automatic = isinstance(class_counts, str)
+        self.counts: Tensor | None = None
+        self._weights: Tensor | None = None
+        if isinstance(class_counts, str):
+            if class_counts != "auto":
+                raise ValueError(
+                    f"class_counts must be 'auto' or the number of samples of each class, not {class_counts!r}."
+                )
+        else:
+            self.counts = torch.tensor([int(count) for count in class_counts])
+            _check(self.counts)
+
+    def start(self, trainer: L.Trainer) -> None:
+        """Count the labels of the training data, if that is wanted."""
+        if self._automatic:
+            labels = training_labels(trainer)
+            if labels is None:
+                raise MisconfigurationException(
+                    "ClassBalancedWeighting cannot count the training labels: the data set of the training loader has "
+                    "no 'targets', 'labels' or 'y' and is no TensorDataset. Give the numbers: "
+                    "ClassBalancedWeighting(class_counts=[...])."
+                )
+            self.counts = labels.bincount()
+        self._weights = None
+
+    def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
+        """Weights [B].
+
+        Raises:
+            MisconfigurationException: the counts are of other classes than the network's.
+        """
+        if self._weights is None or self._weights.device != samples.loss.device:
+            self._weights = self._by_class(samples.num_classes).to(samples.loss.device)
+        return self._weights[samples.target]
+
+    def _by_class(self, num_classes: int) -> Tensor:
+        if self.counts is None:
+            raise MisconfigurationException(
+                "ClassBalancedWeighting(class_counts='auto') counts when a fit begins: use it in a WeightingCallback, "
+                "or give the class_counts."
+            )
+        counts = self.counts
+        if self._automatic and len(counts) < num_classes:  # the last classes have no sample
+            counts = torch.nn.functional.pad(counts, (0, num_classes - len(counts)))
+        if len(counts) != num_classes:
+            raise MisconfigurationException(
+                f"ClassBalancedWeighting has counts of {len(counts)} classes, but the network has {num_classes}: give "
+                "one for each."
+            )
+        _check(counts)
+        return class_balanced_weights(counts, self.beta).float()
+
+
+def _check(counts: Tensor) -> None:
+    empty = (counts < 1).nonzero().flatten().tolist()
+    if empty or not len(counts):
+        raise ValueError(
+            f"class_counts must be at least 1 for every class, but those of the classes {empty} are not: a class "
+            "without samples has no effective number. Leave it out of the network's classes, or give it a count."
+        )

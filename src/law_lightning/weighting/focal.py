@@ -1,0 +1,85 @@
+"""Focal loss (Lin et al., ICCV 2017, arXiv 1708.02002) as a weighting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from law_lightning.samples import Samples
+from law_lightning.stages import TrainingPhase
+from law_lightning.weighting.base import BaseWeighting
+
+
+def focal_factor(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    r"""The modulating factor of the focal loss (its Equation 4).
+
+    .. math:: (1 - p_t)^\gamma
+
+    where :math:`p_t` is the probability that the network gives to the label, and :math:`\gamma \ge 0` says how much
+    the samples that it is sure of are turned down.
+
+    Args:
+        logits: scores, [B, C].
+        target: class indices, [B].
+        gamma: the exponent.
+
+    Returns:
+        The factors, [B] in [0, 1], with their graph.
+    """
+    if gamma == 0:
+        return torch.ones_like(logits[:, 0])
+    log_p = logits.log_softmax(dim=1).gather(1, target.unsqueeze(1)).squeeze(1)
+    # Below an exponent of 1 the slope at p_t = 1 is infinite: there the factor counts as a constant.
+    doubt = -torch.expm1(log_p)
+    return doubt.clamp_min(torch.finfo(doubt.dtype).tiny) ** gamma
+
+
+class FocalWeighting(BaseWeighting):
+    """``WeightingCallback(FocalWeighting(gamma=2.0))``: the module's cross-entropy becomes a focal loss.
+
+    Gradients flow through the factor, as in the paper. A loss with class weights or label smoothing keeps them.
+
+    Args:
+        gamma: the exponent; 0 leaves the loss as it is, 2 is the paper's choice.
+        alpha: a constant factor for each class, [C]; for a binary loss ``(1 - alpha, alpha)`` in the paper's
+            notation. None for ones.
+
+    Raises:
+        ValueError: ``gamma`` is below 0 or not finite, or a factor of ``alpha`` is.
+    """
+
+    attached: ClassVar[bool] = True
+
+    def __init__(self, gamma: float = 2.0, alpha: Sequence[float] | None = None) -> None:
+        if not (math.isfinite(gamma) and gamma >= 0):
+            raise ValueError(f"gamma must be at least 0 and finite, not {gamma}.")
+        if alpha is not None and not (len(alpha) and all(math.isfinite(a) and a >= 0 for a in alpha)):
+            raise ValueError(f"alpha must hold a factor of at least 0 for each class, not {list(alpha)}.")
+        self.gamma = gamma
+        self.alpha = None if alpha is None else torch.tensor([float(a) for a in alpha])
+
+    def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
+        """Weights [B] with their graph.
+
+        Raises:
+            MisconfigurationException: the samples have several labels each, or other classes than ``alpha``.
+        """
+        if not samples.one_label:
+            raise MisconfigurationException(
+                "FocalWeighting gives a sample one weight, but here a sample has several labels (binary_cross_entropy_"
+                "with_logits with a logit for each of several classes): use torchvision.ops.sigmoid_focal_loss."
+            )
+        weights = focal_factor(samples.logits, samples.target, self.gamma)
+        if self.alpha is None:
+            return weights
+        if len(self.alpha) != samples.num_classes:
+            raise MisconfigurationException(
+                f"FocalWeighting's alpha has {len(self.alpha)} entries, but the network has {samples.num_classes} "
+                "classes: give one for each."
+            )
+        return weights * self.alpha.to(weights.device)[samples.target]

@@ -1,0 +1,91 @@
+"""Self-paced learning (Kumar et al., NeurIPS 2010; linear weights: Jiang et al., ACM MM 2014) as a weighting."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import lightning as L
+from torch import Tensor
+
+from law_lightning.samples import Samples
+from law_lightning.stages import TrainingPhase
+from law_lightning.weighting.base import BaseWeighting
+
+
+def self_paced_weights(loss: Tensor, age: float, kind: Literal["hard", "linear"] = "hard") -> Tensor:
+    r"""The weights that minimise the self-paced objective for given losses.
+
+    .. math:: v_i = [\ell_i < \lambda] \quad\text{(hard)}, \qquad
+        v_i = \max(0, 1 - \ell_i / \lambda) \quad\text{(linear)}
+
+    where :math:`\ell_i` is a sample's loss and :math:`\lambda` the age, the loss up to which samples are learned.
+
+    Args:
+        loss: per-sample losses, [B].
+        age: lambda, above 0.
+        kind: of weights.
+
+    Returns:
+        The weights, [B] in [0, 1]; 0 where a loss is not a number.
+    """
+    if kind == "hard":
+        return (loss < age).to(loss.dtype)
+    return (1 - loss / age).clamp(0, 1).nan_to_num(0)
+
+
+class SelfPacedWeighting(BaseWeighting):
+    """``WeightingCallback(SelfPacedWeighting(), warmup_stages=1)``: easy samples first, the others as it grows older.
+
+    The objective is the mean over the whole batch, so a batch of which few samples are easy moves the network little.
+
+    Args:
+        kind: ``"hard"``: a sample weighs 1 or 0; ``"linear"``: the less the greater its loss.
+        age: lambda in the first stage that is weighted, in nats; ``"auto"`` takes the median loss of that stage's first
+            batch, so that half of the samples are learned from, as Kumar et al. begin.
+        growth: factor on the age after every stage; Kumar et al. have 1.3.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["hard", "linear"] = "hard",
+        age: float | Literal["auto"] = "auto",
+        growth: float = 1.3,
+    ) -> None:
+        if kind not in ("hard", "linear"):
+            raise ValueError(f"kind must be 'hard' or 'linear', not {kind!r}.")
+        if (isinstance(age, str) and age != "auto") or (not isinstance(age, str) and not 0 < age < math.inf):
+            raise ValueError(f"age must be 'auto' or a loss above 0, not {age!r}.")
+        if not (math.isfinite(growth) and growth >= 1):
+            raise ValueError(f"growth must be at least 1 and finite, not {growth}.")
+        self.kind = kind
+        self.age = age
+        self.growth = growth
+        self._first: tuple[int, float] | None = None
+
+    def start(self, trainer: L.Trainer) -> None:
+        """Forget the age of an earlier fit."""
+        self._first = None
+
+    def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
+        """Weights [B] in [0, 1]."""
+        if self._first is None:
+            loss = samples.loss if samples.valid is None else samples.loss[samples.valid]
+            age = float(loss[loss.isfinite()].float().median()) if self.age == "auto" else float(self.age)
+            if not age > 0:  # every loss is 0 or none is finite: no age can be read from this batch
+                return self_paced_weights(samples.loss, math.inf, self.kind)
+            self._first = (phase.stage, age)
+        stage, age = self._first
+        return self_paced_weights(samples.loss, age * self.growth ** (phase.stage - stage), self.kind)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The age and the stage in which it was that."""
+        return {"first": None if self._first is None else list(self._first)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        first = state.get("first")
+        self._first = None if first is None else (int(first[0]), float(first[1]))

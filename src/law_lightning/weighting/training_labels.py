@@ -1,0 +1,50 @@
+"""The labels that a training is about to see, where its data set keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
+
+#: Where data sets keep their labels: torchvision's, our own and those of many others.
+_NAMES = ("targets", "labels", "y")
+
+
+def training_labels(trainer: L.Trainer) -> Tensor | None:
+    """All labels of the training data, int64 [N]; None where they cannot be had without reading every sample."""
+    loader = trainer.train_dataloader
+    return labels_of(loader.dataset) if isinstance(loader, DataLoader) else None
+
+
+def labels_of(dataset: Any) -> Tensor | None:
+    """The labels of a data set, int64 [N]; None where it does not keep them."""
+    if isinstance(dataset, Subset):
+        labels = labels_of(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [labels_of(part) for part in dataset.datasets]
+        known = [part for part in parts if part is not None]
+        return torch.cat(known) if len(known) == len(parts) else None
+    if isinstance(dataset, TensorDataset):
+        return _as_labels(dataset.tensors[-1], len(dataset))
+    for name in _NAMES:
+        labels = _as_labels(getattr(dataset, name, None), len(dataset))
+        if labels is not None:
+            return labels
+    return None
+
+
+def _as_labels(values: Any, count: int) -> Tensor | None:
+    """Class indices, or None if the values are something else."""
+    if values is None:
+        return None
+    try:
+        labels = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
+    fits = labels.shape == (count,) and whole and count > 0
+    return labels.long() if fits and int(labels.min()) >= 0 else None

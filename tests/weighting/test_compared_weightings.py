@@ -1,0 +1,352 @@
+"""The compared weightings against their published formulae, computed otherwise."""
+
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torchvision.ops import sigmoid_focal_loss
+
+from law_lightning import Samples, TrainingPhase, WeightingCallback
+from law_lightning.callbacks.weighting import LossCapture
+from law_lightning.weighting import (
+    ClassBalancedWeighting,
+    FocalWeighting,
+    MentorInputs,
+    MentorNetWeighting,
+    MentorNetwork,
+    SelfPacedWeighting,
+)
+from law_lightning.weighting.class_balanced import class_balanced_weights
+from law_lightning.weighting.focal import focal_factor
+from law_lightning.weighting.mentornet import predefined_curriculum
+from law_lightning.weighting.self_paced import self_paced_weights
+from law_lightning.weighting.training_labels import labels_of
+from zoo import DropoutMLP, assert_identical, fit, loaders, make_trainer
+
+
+def phase(stage=0, num_stages=20):
+    return TrainingPhase(stage, num_stages, 1.0, 0.0)
+
+
+def samples_of(loss, num_classes=4, target=None, valid=None):
+    loss = torch.as_tensor(loss, dtype=torch.float32)
+    target = torch.zeros(len(loss), dtype=torch.long) if target is None else torch.as_tensor(target)
+    return Samples(loss, torch.zeros(len(loss), num_classes), target, valid=valid)
+
+
+def weighted(weighting, loss_of):
+    """The loss that a step would return, with its graph."""
+    with LossCapture(lambda samples: weighting(samples, phase()), attached=weighting.attached):
+        return loss_of()
+
+
+# -- focal --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_the_focal_loss_and_its_gradient_are_the_published_formula(gamma):
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(20, 5, generator=generator, dtype=torch.float64)).requires_grad_()
+    target = torch.randint(5, (20,), generator=generator)
+    ours = weighted(FocalWeighting(gamma), lambda: F.cross_entropy(logits, target))
+    p = logits.exp() / logits.exp().sum(1, keepdim=True)
+    p_t = torch.stack([row[t] for row, t in zip(p, target.tolist(), strict=True)])
+    published = torch.stack([-((1 - q) ** gamma) * q.log() for q in p_t]).mean()
+    torch.testing.assert_close(ours, published)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, published)))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_a_binary_focal_loss_is_torchvisions(alpha):
+    generator = torch.Generator().manual_seed(1)
+    logits = (3 * torch.randn(30, generator=generator)).requires_grad_()
+    target = torch.randint(2, (30,), generator=generator).float()
+    weighting = FocalWeighting(2.0, None if alpha is None else (1 - alpha, alpha))
+    ours = weighted(weighting, lambda: F.binary_cross_entropy_with_logits(logits, target))
+    theirs = sigmoid_focal_loss(logits, target, alpha=-1 if alpha is None else alpha, gamma=2.0, reduction="mean")
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
+
+
+def test_a_gamma_of_zero_changes_nothing():
+    focal = fit(DropoutMLP, [WeightingCallback(FocalWeighting(0.0), num_stages=5)])
+    assert_identical(focal.state_dict(), fit(DropoutMLP).state_dict())
+
+
+@given(gamma=st.floats(0, 10), scale=st.floats(0, 1e4))
+def test_the_focal_factor_is_a_share_and_its_slope_finite(gamma, scale):
+    logits = (torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]) * scale).requires_grad_()
+    factor = focal_factor(logits, torch.tensor([0, 1, 2]), gamma)
+    assert bool(((factor >= 0) & (factor <= 1)).all())
+    if factor.requires_grad:
+        assert bool(torch.autograd.grad(factor.sum(), logits)[0].isfinite().all())
+
+
+def test_several_labels_a_sample_are_refused():
+    logits, target = torch.randn(4, 3, requires_grad=True), torch.ones(4, 3)
+    with pytest.raises(MisconfigurationException, match="a sample has several labels"):
+        weighted(FocalWeighting(), lambda: F.binary_cross_entropy_with_logits(logits, target))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"gamma": -1}, "gamma must be"), ({"gamma": math.nan}, "gamma must be"), ({"alpha": [-1.0]}, "alpha must hold"),
+     ({"alpha": []}, "alpha must hold")],
+)  # fmt: skip
+def test_bad_arguments_of_focal(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        FocalWeighting(**kwargs)
+
+
+def test_alpha_of_other_classes_is_named():
+    with pytest.raises(MisconfigurationException, match="alpha has 2 entries, but the network has 4"):
+        fit(DropoutMLP, [WeightingCallback(FocalWeighting(alpha=[1.0, 2.0]), num_stages=5)])
+
+
+# -- class-balanced -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.999, 0.9999])
+@given(counts=st.lists(st.integers(1, 10_000), min_size=1, max_size=12))
+def test_class_balanced_weights_are_the_published_formula(beta, counts):
+    effective = np.array([(1 - beta**n) / (1 - beta) for n in counts])
+    expected = 1 / effective / (1 / effective).sum() * len(counts)
+    found = class_balanced_weights(torch.tensor(counts), beta)
+    assert np.allclose(found.numpy(), expected, rtol=1e-6)
+    assert float(found.sum()) == pytest.approx(len(counts))
+    order = np.argsort(counts)
+    assert bool((found[order].diff() <= 1e-9).all())  # the rarer, the heavier
+
+
+def test_counting_the_training_labels():
+    callback = WeightingCallback(ClassBalancedWeighting(0.9), num_stages=5)
+    fit(DropoutMLP, [callback])
+    labels = loaders()[0].dataset.tensors[1]
+    assert callback.weighting.counts.tolist() == [int((labels == c).sum()) for c in range(4)]
+    given_counts = WeightingCallback(ClassBalancedWeighting(0.9, callback.weighting.counts.tolist()), num_stages=5)
+    assert_identical(
+        fit(DropoutMLP, [given_counts]).state_dict(),
+        fit(DropoutMLP, [WeightingCallback(ClassBalancedWeighting(0.9), num_stages=5)]).state_dict(),
+    )
+
+
+class Named(Dataset):
+    def __init__(self, name, labels):
+        setattr(self, name, labels)
+        self.count = len(labels)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return torch.randn(1, 6, 6), 0
+
+
+@pytest.mark.parametrize("name", ["targets", "labels", "y"])
+@pytest.mark.parametrize("labels", [[2, 0, 1], np.array([2, 0, 1]), torch.tensor([2, 0, 1], dtype=torch.uint8)])
+def test_where_data_sets_keep_their_labels(name, labels):
+    data = Named(name, labels)
+    assert labels_of(data).tolist() == [2, 0, 1]
+    assert labels_of(Subset(data, [2, 0])).tolist() == [1, 2]
+    both = ConcatDataset([data, TensorDataset(torch.zeros(2, 3), torch.tensor([3, 3]))])
+    assert labels_of(both).tolist() == [2, 0, 1, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "labels", [[0.5, 1.0, 2.0], ["a", "b", "c"], [True, False, True], [-1, 0, 1], [[0], [1], [2]], None]
+)
+def test_what_is_no_label_is_not_counted(labels):
+    data = Named("other", [0, 1, 2])
+    data.targets = labels
+    assert labels_of(data) is None
+
+
+def test_labels_that_cannot_be_counted_are_named():
+    loader = DataLoader(Named("other", [0] * 40), batch_size=8)
+    with pytest.raises(MisconfigurationException, match=r"cannot count the training labels.*class_counts=\[...\]"):
+        make_trainer([WeightingCallback(ClassBalancedWeighting(), num_stages=5)]).fit(DropoutMLP(), loader)
+
+
+def test_a_class_without_samples_is_named():
+    with pytest.raises(ValueError, match=r"those of the classes \[1\] are not"):
+        ClassBalancedWeighting(class_counts=[3, 0, 2])
+    x, y = loaders()[0].dataset.tensors
+    loader = DataLoader(TensorDataset(x, y.clamp(max=2)), batch_size=16)
+    with pytest.raises(ValueError, match=r"those of the classes \[3\] are not"):
+        make_trainer([WeightingCallback(ClassBalancedWeighting(), num_stages=5)]).fit(DropoutMLP(), loader)
+
+
+def test_bad_arguments_of_class_balanced():
+    for beta in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match="beta must be"):
+            ClassBalancedWeighting(beta)
+    with pytest.raises(ValueError, match="class_counts must be 'auto'"):
+        ClassBalancedWeighting(class_counts="count")
+    with pytest.raises(MisconfigurationException, match="counts of 2 classes, but the network has 4"):
+        fit(DropoutMLP, [WeightingCallback(ClassBalancedWeighting(class_counts=[1, 2]), num_stages=5)])
+
+
+# -- self-paced ---------------------------------------------------------------------------------------------------
+
+
+@given(
+    losses=st.lists(st.floats(0, 100), min_size=1, max_size=20),
+    age=st.floats(0.01, 50),
+    kind=st.sampled_from(["hard", "linear"]),
+)
+def test_self_paced_weights_minimise_their_objective(losses, age, kind):
+    """Over a grid of weights: sum v l - age sum v, and for linear weights + age / 2 sum v^2 (Jiang et al.)."""
+    found = self_paced_weights(torch.tensor(losses, dtype=torch.float64), age, kind).tolist()
+    grid = np.linspace(0, 1, 1001)
+    for loss, weight in zip(losses, found, strict=True):
+        regular = -age * grid if kind == "hard" else age * (grid**2 / 2 - grid)
+        best = (grid * loss + regular).min()
+        own = weight * loss + (-age * weight if kind == "hard" else age * (weight**2 / 2 - weight))
+        assert own <= best + 1e-9 * max(1, loss, age)
+
+
+def test_the_age_begins_at_the_median_and_grows():
+    weighting = SelfPacedWeighting(growth=2.0)
+    assert weighting(samples_of([1, 2, 3, 4, 5]), phase(3)).tolist() == [1, 1, 0, 0, 0]
+    assert weighting(samples_of([1, 2, 3, 4, 5, 6, 7]), phase(4)).tolist() == [1, 1, 1, 1, 1, 0, 0]
+    valid = torch.tensor([True, True, True, False, False])
+    assert SelfPacedWeighting()(samples_of([1, 2, 3, 0, 0], valid=valid), phase()).tolist() == [1, 0, 0, 1, 1]
+
+
+def test_losses_without_an_age_weigh_one_or_nothing():
+    weighting = SelfPacedWeighting()
+    assert weighting(samples_of([0.0, 0.0]), phase()).tolist() == [1, 1]
+    assert weighting(samples_of([math.nan, math.inf]), phase()).tolist() == [0, 0]
+    assert weighting.state_dict() == {"first": None}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"kind": "soft"}, "kind must be"), ({"age": 0.0}, "age must be"), ({"age": "old"}, "age must be"),
+     ({"growth": 0.9}, "growth must be"), ({"age": math.nan}, "age must be")],
+)  # fmt: skip
+def test_bad_arguments_of_self_paced(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SelfPacedWeighting(**kwargs)
+
+
+# -- MentorNet ----------------------------------------------------------------------------------------------------
+
+
+def published_mentor(batches, percentile, softness, decay):
+    """The moving percentile and the predefined weights, as a loop over numbers."""
+    moving, weights = 0.0, []
+    for losses in batches:
+        moving = moving * decay + (1 - decay) * np.percentile(losses, 100 * percentile)
+        weights.append([
+            min(1.0, max(0.0, 1 - (loss - moving) / softness)) if softness else float(loss <= moving) for loss in losses
+        ])  # fmt: skip
+    return moving, weights
+
+
+@given(
+    batches=st.lists(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=8), min_size=1, max_size=5),
+    percentile=st.floats(0.05, 0.95),
+    softness=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_the_predefined_curriculum_is_the_published_one(batches, percentile, softness):
+    weighting = MentorNetWeighting(percentile=percentile, softness=softness, dropout=(0.0, 0.0))
+    moving, expected = published_mentor(batches, percentile, softness, 0.9)
+    for losses, wanted in zip(batches, expected, strict=True):
+        found = weighting(samples_of(losses), phase()).tolist()
+        at_edge = [softness == 0 and abs(loss - weighting.threshold) < 1e-5 for loss in losses]
+        assert [f for f, edge in zip(found, at_edge, strict=True) if not edge] == pytest.approx(
+            [w for w, edge in zip(wanted, at_edge, strict=True) if not edge], abs=1e-4
+        )
+    assert weighting.threshold == pytest.approx(moving, rel=1e-4, abs=1e-5)
+
+
+def test_burn_in_and_dropout_follow_the_training():
+    weighting = MentorNetWeighting(burn_in=0.2, dropout=(0.5, 0.1), dropout_until=0.3)
+    weighting.threshold = -10.0  # nothing would be learned from
+    early = weighting(samples_of([1.0] * 100), phase(3))
+    assert early.sum() == 50
+    assert set(early.tolist()) == {0.0, 1.0}
+    weighting.threshold = 100.0
+    assert weighting(samples_of([1.0] * 100), phase(5)).sum() == 50
+    assert weighting(samples_of([1.0] * 100), phase(6)).sum() == 90
+    assert MentorNetWeighting(dropout=(0.9, 0.0))(samples_of([1.0]), phase()).numel() == 1
+
+
+def test_a_mentor_learns_which_labels_were_wrong():
+    generator = torch.Generator().manual_seed(0)
+    right = torch.rand(3000, generator=generator) < 0.6
+    loss = torch.where(right, 1.0, 3.0) + 0.3 * torch.randn(3000, generator=generator)
+    epoch = torch.randint(100, (3000,), generator=generator)
+    inputs = MentorInputs(loss, loss - 2.0, torch.zeros(3000, dtype=torch.long), epoch)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        mentor = MentorNetwork()
+    before = mentor.epoch.weight.clone()
+    assert mentor.learn(inputs, right, steps=500) < 0.1
+    assert torch.equal(mentor.epoch.weight, before)
+    weighting = MentorNetWeighting(mentor, dropout=(0.0, 0.0))
+    weighting.threshold = 2.0
+    weights = weighting(samples_of([0.9, 1.2, 2.9, 3.3]), phase(10))
+    assert bool((weights[:2] > 0.8).all())
+    assert bool((weights[2:] < 0.2).all())
+
+
+def test_the_mentor_is_its_published_network():
+    """One step of an LSTM in each direction on (loss, difference), written out."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        mentor = MentorNetwork(3)
+    inputs = MentorInputs(
+        torch.tensor([0.5, 2.0]), torch.tensor([-1.0, 0.7]), torch.tensor([2, 0]), torch.tensor([0, 120])
+    )
+    expected = []
+    for row in range(2):
+        x = torch.stack([inputs.loss[row], inputs.difference[row]])
+        states = []
+        for suffix in ("", "_reverse"):
+            weight, bias = (getattr(mentor.course, f"{kind}_ih_l0{suffix}") for kind in ("weight", "bias"))
+            i, _, g, o = weight @ x + bias + getattr(mentor.course, f"bias_hh_l0{suffix}")
+            states.append(o.sigmoid() * (i.sigmoid() * g.tanh()).tanh())
+        parts = [mentor.label.weight[inputs.label[row]], mentor.epoch.weight[min(int(inputs.epoch[row]), 99)]]
+        hidden = (mentor.hidden.weight @ torch.cat([*parts, torch.stack(states)]) + mentor.hidden.bias).tanh()
+        expected.append((mentor.out.weight @ hidden + mentor.out.bias).squeeze())
+    torch.testing.assert_close(mentor(inputs), torch.stack(expected))
+
+
+def test_losses_that_are_not_finite():
+    weighting = MentorNetWeighting(dropout=(0.0, 0.0))
+    assert weighting(samples_of([math.nan, math.inf]), phase()).tolist() == [0, 0]
+    assert weighting.threshold == 0
+    assert predefined_curriculum(torch.tensor([math.nan, 0.0]), 0.0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"percentile": 0.0}, "percentile must be"), ({"softness": -1.0}, "softness must be"),
+     ({"dropout": (1.0, 0.0)}, "rates of dropout"), ({"decay": 1.0}, "rates of dropout"),
+     ({"burn_in": 1.5}, "burn_in and dropout_until"), ({"dropout_until": -0.1}, "burn_in and dropout_until")],
+)  # fmt: skip
+def test_bad_arguments_of_mentornet(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        MentorNetWeighting(**kwargs)
+    with pytest.raises(ValueError, match="num_labels must be"):
+        MentorNetwork(0)
+
+
+def test_a_seed_decides_what_is_left_out():
+    L.seed_everything(0, verbose=False)
+    before = torch.get_rng_state()
+    once, again, other = (MentorNetWeighting(seed=seed)(samples_of([0.0] * 30), phase()) for seed in (1, 1, 2))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    assert torch.equal(before, torch.get_rng_state())
+    assert isinstance(MentorNetwork().course, nn.LSTM)
