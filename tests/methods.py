@@ -1,7 +1,7 @@
 """The methods as the tests set them up: one table for all of them, LAW included."""
 
 from law_lightning import LAWCallback, StrategyAgent, WeightingCallback
-from law_lightning.callbacks import L2RWCallback, MetaWeightNetCallback
+from law_lightning.callbacks import CoTeachingCallback, L2RWCallback, MetaWeightNetCallback
 from law_lightning.weighting import (
     ClassBalancedWeighting,
     FocalWeighting,
@@ -40,6 +40,7 @@ METHODS = {
     "self_paced_linear": lambda: WeightingCallback(SelfPacedWeighting("linear"), **STAGES),
     "mentornet": lambda: WeightingCallback(MentorNetWeighting(dropout_until=0.5), **STAGES),
     "mentornet_dd": lambda: WeightingCallback(MentorNetWeighting(a_mentor(), burn_in=0.3), **STAGES),
+    "co_teaching": lambda: CoTeachingCallback(0.3, gradual_epochs=2, **STAGES),
     "l2rw": lambda: L2RWCallback(warmup_stages=1, **STAGES),
     "meta_weight_net": lambda: MetaWeightNetCallback(lr=0.02, **STAGES),
 }

@@ -5,18 +5,32 @@ Add ``callbacks=[LAWCallback()]`` to a Trainer that already works; see the READM
 
 from law_lightning import functional
 from law_lightning.agent import ReplayBuffer, StrategyAgent
-from law_lightning.callbacks import LAWCallback, WeightingCallback
+from law_lightning.callbacks import (
+    CoTeachingCallback,
+    L2RWCallback,
+    LAWCallback,
+    MetaWeightNetCallback,
+    WeightingCallback,
+)
 from law_lightning.samples import Samples
 from law_lightning.search import SearchResult, StrategySearch
 from law_lightning.stages import StageSchedule, TrainingPhase
+from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, MentorNetWeighting, SelfPacedWeighting
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClassBalancedWeighting",
+    "CoTeachingCallback",
+    "FocalWeighting",
+    "L2RWCallback",
     "LAWCallback",
+    "MentorNetWeighting",
+    "MetaWeightNetCallback",
     "ReplayBuffer",
     "Samples",
     "SearchResult",
+    "SelfPacedWeighting",
     "StageSchedule",
     "StrategyAgent",
     "StrategySearch",

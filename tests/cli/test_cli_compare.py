@@ -57,7 +57,7 @@ def test_comparison_from_end_to_end(command, small, strategy, tmp_path):
 
 
 def test_finished_trainings_are_not_repeated(command, small, strategy, tmp_path, monkeypatch):
-    from law_lightning.cli import training
+    from law_lightning.cli import jobs
 
     arguments = [*small, f"strategy={strategy}", "run_dir=run"]
     command(main, *arguments, "seeds=3")
@@ -66,9 +66,9 @@ def test_finished_trainings_are_not_repeated(command, small, strategy, tmp_path,
     write_outcomes(whole[:3], file)  # as if it had been stopped in the second seed
 
     ran = []
-    train_once = training.train_once
+    train_once = jobs.train_once
     monkeypatch.setattr(
-        training,
+        jobs,
         "train_once",
         lambda method, seed, *rest: ran.append((method, seed)) or train_once(method, seed, *rest),
     )
@@ -78,6 +78,33 @@ def test_finished_trainings_are_not_repeated(command, small, strategy, tmp_path,
     command(main, *arguments, "seeds=2")
     assert len(ran) == 3
     assert "  2  " in (tmp_path / "run" / "summary.txt").read_text()
+
+
+METHODS = (
+    "base", "focal", "class_balanced", "self_paced", "mentornet", "co_teaching", "l2rw", "meta_weight_net", "law",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_methods_side_by_side(command, small, strategy, tmp_path, workers):
+    stages = [f"+method.{name}.num_stages=3" for name in METHODS if name not in ("base", "law")]
+    methods = f"methods=[{','.join(METHODS)}]"
+    out = command(
+        main, *small, f"strategy={strategy}", "seeds=2", "run_dir=run", methods, *stages, f"workers={workers}",
+        "trainer.accelerator=cpu",
+    )  # fmt: skip
+    outcomes = read_outcomes(tmp_path / "run" / "compare.csv")
+    assert {(o.method, o.seed) for o in outcomes} == {(name, seed) for name in METHODS for seed in (1000, 1001)}
+    base = {o.seed: o for o in outcomes if o.method == "base"}
+    for seed, outcome in base.items():
+        assert (outcome.acc_last, outcome.acc_best, outcome.best_epoch) == by_hand(seed)
+    assert "clean validation data (l2rw, meta_weight_net)" in out
+    assert "the rate of wrong labels (co_teaching)" in out
+
+
+def test_without_law_no_strategy_is_needed(command, small, tmp_path):
+    command(main, *small, "seeds=2", "run_dir=run", "methods=[base,focal]", "+method.focal.num_stages=3")
+    assert (tmp_path / "run" / "compare.csv").is_file()
 
 
 def test_another_strategy_or_setting_does_not_go_on(command, small, strategy, tmp_path):
@@ -98,7 +125,11 @@ def test_another_strategy_or_setting_does_not_go_on(command, small, strategy, tm
         (["strategy=none.pt"], r"No strategy file at .*none\.pt"),
         (["seeds=1"], "seeds=1: an interval needs at least 2 seeds"),
         (["first_seed=-1"], "first_seed=-1: seeds are whole numbers from 0 on"),
-        (["methods=[base,focal]"], r"methods=\['base', 'focal'\]: there is no method 'focal'"),
+        (["methods=[base,fokal]"], r"methods=\['base', 'fokal'\]: there is no method 'fokal'"),
+        (["methods=[base,focal]", "method.focal.gamma=-1"], "gamma must be at least 0"),
+        (["methods=[base,co_teaching]", "method.co_teaching.forget_rate=1"], r"forget_rate must be in \[0, 1\)"),
+        (["workers=0"], "workers=0: at least one"),
+        (["workers=2", "trainer.devices=2"], "workers=2 runs trainings of one device side by side"),
         (["methods=[base,base]"], "each only once"),
         (["methods=[]"], "at least one"),
         (["corruption.rate=-0.1"], r"-0\.1.*\[0, 1\]"),

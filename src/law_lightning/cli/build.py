@@ -60,6 +60,9 @@ def factories(
 
 def trainer_options(config: DictConfig) -> dict[str, Any]:
     """The keyword arguments of ``lightning.Trainer``, nested objects built."""
-    options = plain(config.trainer)
-    options["_target_"] = "builtins.dict"
-    return cast("dict[str, Any]", instantiate(options, _convert_="all"))
+    return trainer_arguments(plain(config.trainer))
+
+
+def trainer_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The same from a plain dictionary."""
+    return cast("dict[str, Any]", instantiate({**options, "_target_": "builtins.dict"}, _convert_="all"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from law_lightning.agent.resolve import strategy_path
 
@@ -45,6 +46,24 @@ def interval_confidence(confidence: float) -> float:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence is {confidence}, but it must lie in (0, 1); 0.95 is usual.")
     return confidence
+
+
+def own_processes(workers: int, trainer_options: dict[str, Any]) -> int:
+    """How many trainings run at a time.
+
+    Raises:
+        ValueError: If it is less than one, or the trainings have processes of their own.
+    """
+    if workers < 1:
+        raise ValueError(f"workers={workers}: at least one training runs at a time.")
+    strategy, devices = trainer_options.get("strategy"), trainer_options.get("devices")
+    several = devices not in (None, 1, "1", "auto") or strategy not in (None, "auto")
+    if workers > 1 and several:
+        raise ValueError(
+            f"workers={workers} runs trainings of one device side by side, but trainer.devices={devices} and "
+            f"trainer.strategy={strategy} give each several processes: use workers=1, or a single device."
+        )
+    return workers
 
 
 def known_methods(methods: Sequence[str], known: Sequence[str]) -> list[str]:

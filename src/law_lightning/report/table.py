@@ -49,6 +49,25 @@ def comparison_table(summaries: Sequence[Summary], baseline: str = "base", confi
     return format_table(rows)
 
 
+def told_table(told: dict[str, str]) -> str:
+    """What methods were told beside the training data, for below a table; empty if none was told anything.
+
+    Example:
+        >>> print(told_table({"base": "", "l2rw": "clean data", "law": "clean data"}))
+        <BLANKLINE>
+        <BLANKLINE>
+        Told beside the training data: clean data (l2rw, law).
+    """
+    methods: dict[str, list[str]] = {}
+    for method, what in told.items():
+        if what:
+            methods.setdefault(what, []).append(method)
+    if not methods:
+        return ""
+    parts = "; ".join(f"{what} ({', '.join(names)})" for what, names in methods.items())
+    return f"\n\nTold beside the training data: {parts}."
+
+
 def summary_rows(summaries: Sequence[Summary]) -> list[dict[str, object]]:
     """The summaries as flat dictionaries, accuracies in [0, 1], empty text where there is no difference."""
     return [

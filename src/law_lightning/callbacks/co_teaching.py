@@ -1,0 +1,305 @@
+"""Co-teaching: two networks, each of which tells the other what to learn from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from law_lightning.callbacks.checks import refuse_second_network
+from law_lightning.callbacks.order import of_every_process
+from law_lightning.callbacks.statistics import StageStatistics
+from law_lightning.callbacks.weighting import Record, WeightingCallback
+from law_lightning.capture import LossCapture
+from law_lightning.evaluation import Evaluator
+from law_lightning.peer import Peer, check_can_be_drawn, check_start
+from law_lightning.reference import StepRecord
+from law_lightning.samples import Samples
+from law_lightning.stages import TrainingPhase
+from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weights
+
+
+class CoTeachingCallback(WeightingCallback):
+    r"""Co-teaching on anyone's module: ``Trainer(callbacks=[CoTeachingCallback(forget_rate=0.4)])``.
+
+    Implements Algorithm 1 of Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy
+    Labels", NeurIPS 2018 (arXiv:1804.06872). Beside the user's network f trains a peer g, of the same architecture
+    from other initial parameters, on the same batches with the same randomness (augmentations, dropout). In each batch
+
+    .. math:: w_f \leftarrow w_f - \eta \nabla \operatorname{mean}_{i \in \mathcal{D}_g} L_i(f), \qquad
+        w_g \leftarrow w_g - \eta \nabla \operatorname{mean}_{i \in \mathcal{D}_f} L_i(g)
+
+    where :math:`\mathcal{D}_f` are the :math:`\lfloor R(T) B \rfloor` samples of the smallest loss under f,
+    :math:`\mathcal{D}_g` those under g, and R(T) is 1 less the forget rate of epoch T
+    (see :func:`~law_lightning.weighting.small_loss.forget_rate_at`). R is 1 in the first epoch, so that both networks
+    begin with all samples.
+
+    A step costs two forward and two backward passes. Of several losses in one step each is chosen from by itself.
+    With several processes each chooses within its own part of the batch.
+
+    Args:
+        forget_rate: tau, the share of samples left out in the end, in [0, 1): the assumed share of wrong labels.
+        gradual_epochs: T_k, the epochs over which the share grows; the paper's 10 are of 200.
+        exponent: c; the share grows to tau^c within those epochs.
+        peer: a second module of the same class, with whose parameters and buffers the peer begins; it is itself left
+            as it is. By default the peer's are drawn by ``reset_parameters`` of each submodule; pass a module where
+            its constructor initialises otherwise. Frozen submodules are not drawn anew.
+        seed: of the peer's initial parameters.
+        keep: which network is in the user's module at the end: ``"first"``, its own, or ``"best"``, the one that
+            validates better, for which validation data are needed.
+        num_stages: stages into which the history is cut.
+        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+        analyse_labels: record ``weight_clean`` and ``weight_wrong``, here the mean weights of samples with a right and
+            a wrong label as the user's network chooses them for the peer (see :class:`WeightingCallback`).
+
+    Attributes:
+        peer: the second network; None before a fit, on the CPU after it.
+        history: as for :class:`WeightingCallback`, and ``forget_rate`` (at the stage's end), ``peer_loss`` and
+            ``peer_accuracy`` (both of training, over all samples) and ``agreement``, the share of samples that both
+            networks chose or both left out.
+
+    Raises:
+        ValueError: a bad argument.
+
+    Note:
+        Hooks of the peer's (``on_before_backward``, ``on_train_batch_end``) are given its loss over all samples; its
+        gradient is that of the chosen ones.
+    """
+
+    def __init__(
+        self,
+        forget_rate: float,
+        *,
+        gradual_epochs: int = 10,
+        exponent: float = 1.0,
+        peer: L.LightningModule | None = None,
+        seed: int = 0,
+        keep: Literal["first", "best"] = "first",
+        num_stages: int = 20,
+        smoothing: float = 0.5,
+        analyse_labels: bool = False,
+    ) -> None:
+        if not 0 <= forget_rate < 1:
+            raise ValueError(f"forget_rate must be in [0, 1), not {forget_rate}.")
+        if not isinstance(gradual_epochs, int) or gradual_epochs < 1:
+            raise ValueError(f"gradual_epochs must be a whole number of at least 1, not {gradual_epochs}.")
+        if not (exponent > 0 and math.isfinite(exponent)):
+            raise ValueError(f"exponent must be above 0 and finite, not {exponent}.")
+        if keep not in ("first", "best"):
+            raise ValueError(f"keep must be 'first' or 'best', not {keep!r}.")
+        super().__init__(self._choose, num_stages=num_stages, smoothing=smoothing, analyse_labels=analyse_labels)
+        self.forget_rate = forget_rate
+        self.gradual_epochs = gradual_epochs
+        self.exponent = exponent
+        self.seed = seed
+        self.keep = keep
+        self._given_peer = peer
+        self._peer: Peer | None = None
+        self._released: L.LightningModule | None = None
+        self._evaluator: Evaluator | None = None
+        self._forget = 0.0
+        self._peer_statistics = StageStatistics()
+        self._agreed: Tensor | None = None  # samples on which the networks agreed, and all; [2]
+        self._end_step()
+
+    def _end_step(self) -> None:
+        self._record: StepRecord | None = None
+        self._revealed: list[Samples] = []  # by the peer's step
+        self._first_weights: list[Tensor | None] = []
+        self._peer_weights: list[Tensor | None] = []
+
+    @property
+    def peer(self) -> L.LightningModule | None:
+        """The second network; None before a fit."""
+        return self._released if self._peer is None else self._peer.module
+
+    # -- before training -----------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before anything runs."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        refuse_second_network(trainer, pl_module, "CoTeachingCallback")
+        if self._given_peer is None:
+            check_can_be_drawn(pl_module)
+        elif self._given_peer is pl_module:
+            raise MisconfigurationException("peer is the module that is fitted; it must be a second one.")
+        else:
+            check_start(pl_module, self._given_peer)
+        validates = trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined() and trainer.limit_val_batches != 0
+        if self.keep == "best" and not validates:
+            raise MisconfigurationException(
+                "CoTeachingCallback(keep='best') compares both networks on validation data, but there are none: give "
+                "the Trainer val_dataloaders and do not set limit_val_batches=0, or use keep='first'."
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin the second network, and cut the run into stages."""
+        optimizer = trainer.optimizers[0]
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise MisconfigurationException(self._several_evaluations(pl_module, type(optimizer).__name__))
+        self._end_step()
+        self._released, self._evaluator = None, None
+        self._peer_statistics = StageStatistics()
+        self._agreed = torch.zeros(2, dtype=torch.float64, device=trainer.strategy.root_device)
+        if self.keep == "best":
+            self._evaluator = Evaluator(trainer)
+            self._evaluator([pl_module], limit=1)
+        self._peer = Peer(trainer, pl_module, self._given_peer, self.seed)
+        super().on_train_start(trainer, pl_module)
+        self._peer.hook("on_train_start")
+
+    @staticmethod
+    def _several_evaluations(module: L.LightningModule, optimizer: str) -> str:
+        return (
+            f"The optimizer of {type(module).__name__}, {optimizer}, runs training_step several times in one step. In "
+            "co-teaching two networks take turns in each batch: use an optimizer that runs it once (SGD, Adam, ...)."
+        )
+
+    # -- steps ---------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The peer lives through the module's own hooks too."""
+        super().on_train_epoch_start(trainer, pl_module)
+        assert self._peer is not None
+        self._peer.hook("on_train_epoch_start")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The share of this batch that is left out."""
+        assert self._peer is not None
+        self._end_step()
+        # Not once an epoch: a fit that is resumed within one does not start it.
+        self._forget = forget_rate_at(trainer.current_epoch, self.forget_rate, self.gradual_epochs, self.exponent)
+        self._peer.hook("on_train_batch_start", batch, batch_idx)
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The peer's forward pass on the same batch: its losses are to weigh those of the user's network."""
+        assert self._peer is not None
+        if self._record is not None:
+            optimizer = type(self._peer.optimizer).__name__
+            raise MisconfigurationException(self._several_evaluations(self._peer.module, optimizer))
+        self._record = self._peer.begin_step(args, kwargs)
+        self._revealed = self._peer.look(self._record, check_labels=not self._found_samples)
+
+    def _choose(self, samples: Samples, phase: TrainingPhase | None = None) -> Tensor | None:
+        """The weights by which these samples' losses choose among them; None for all."""
+        return None if self._forget == 0 else small_loss_weights(samples.loss, self._forget, samples.valid)
+
+    def _weights(self, samples: Samples) -> Tensor | None:
+        if self._record is None:  # labels are analysed
+            return self._choose(samples)
+        position = len(self._first_weights)
+        if position >= len(self._revealed):
+            raise MisconfigurationException(self._other_losses(position + 1, len(self._revealed), "losses"))
+        others = self._revealed[position]
+        if len(others) != len(samples):
+            raise MisconfigurationException(self._other_losses(len(samples), len(others), "samples in a loss"))
+        self._first_weights.append(self._choose(others))
+        self._peer_weights.append(self._choose(samples))
+        return self._first_weights[-1]
+
+    @staticmethod
+    def _other_losses(first: int, second: int, what: str) -> str:
+        return (
+            f"Co-teaching chooses each network's samples by the other's losses, but the first has {first} {what} and "
+            f"the second {second}: training_step must compute the same losses whatever the parameters are."
+        )
+
+    def after_step(self, capture: LossCapture) -> None:
+        """Both networks' choices are known: take note of them."""
+        assert self._agreed is not None
+        if len(capture.samples) != len(self._revealed):
+            raise MisconfigurationException(self._other_losses(len(capture.samples), len(self._revealed), "losses"))
+        for samples, first, second in zip(capture.samples, self._first_weights, self._peer_weights, strict=True):
+            same = torch.ones_like(samples.loss) if first is None or second is None else (first > 0) == (second > 0)
+            counted = torch.ones_like(samples.loss) if samples.valid is None else samples.valid
+            self._agreed += torch.stack([(same * counted).sum(), counted.sum()])
+        for samples in self._revealed:
+            self._peer_statistics.add(samples, None)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """The learning rate and the like with which the user's network steps."""
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        if self._record is not None:
+            self._record.note_options(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The peer steps, too; then the stage may end."""
+        assert self._peer is not None
+        if self._record is not None:
+            output = self._peer.learn(self._record, self._peer_weights, batch_idx)
+            self._peer.hook("on_train_batch_end", output, batch, batch_idx)
+            self._end_step()
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The peer lives through the module's own hooks too."""
+        assert self._peer is not None
+        self._peer.hook("on_train_epoch_end")
+
+    def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
+        """What the peer did in the stage."""
+        assert self._agreed is not None
+        summary = self._peer_statistics.summary(trainer)
+        agreed, count = trainer.strategy.reduce(self._agreed, reduce_op="sum").tolist()
+        self._agreed = torch.zeros_like(self._agreed)
+        record |= {
+            "forget_rate": self._forget,
+            "peer_loss": summary["loss"],
+            "peer_accuracy": summary["accuracy"],
+            "agreement": agreed / count if count else 1.0,
+        }
+
+    def scalars(self, record: Record) -> dict[str, float]:
+        """A record's numbers under their log keys, ``law/*``."""
+        names = ("forget_rate", "peer_loss", "peer_accuracy", "agreement")
+        return super().scalars(record) | {f"law/{name}": record[name] for name in names}
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the network that validates better in the user's module (``keep="best"``)."""
+        if self._evaluator is not None and self._peer is not None:
+            first, second = self._evaluator([pl_module, self._peer.module])
+            if second > first:
+                self._peer.give_to(pl_module)
+
+    def _unwrap(self, module: L.LightningModule) -> None:
+        super()._unwrap(module)
+        if self._peer is not None:
+            self._released = self._peer.release()
+        self._peer = self._evaluator = None
+        self._end_step()
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain Python."""
+        state = super().state_dict()
+        if not state or self._peer is None or self._agreed is None:
+            return state
+        return state | {
+            "peer": self._peer.state_dict(),
+            "peer_processes": of_every_process(
+                {"statistics": self._peer_statistics.state_dict(), "agreed": self._agreed.cpu()}
+            ),
+        }
+
+    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        assert self._peer is not None
+        super()._resume(trainer, module, state)
+        self._peer.load_state_dict(state["peer"])
+        own, device = state["peer_processes"][trainer.global_rank], trainer.strategy.root_device
+        self._peer_statistics.load_state_dict(own["statistics"], device)
+        self._agreed = own["agreed"].to(device)

@@ -1,0 +1,212 @@
+"""The second network of Co-teaching: another beginning, the same batches, weights that come after its forward pass.
+
+Each of two networks is weighted by the other's losses, so one of them must run forward before its own weights are
+known. That is the peer: its gradient takes the weights in when it is computed, after the user's network's forward.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from law_lightning.capture import LossCapture, _Loss, _same_target
+from law_lightning.randomness import replaying
+from law_lightning.reference import Reference, StepRecord, copy_tensors, tensors
+from law_lightning.samples import Samples
+
+
+class _Weights:
+    """Weights [B] that are not known yet; None stands for ones."""
+
+    value: Tensor | None = None
+
+
+class _LateCorrection(torch.autograd.Function):
+    """The gradient of mean((K - 1) L), with weights K that are known when it is computed; its value is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, elements: Tensor, denominator: Tensor | int, weights: _Weights) -> Tensor:
+        ctx.shape, ctx.denominator, ctx.weights = elements.shape, denominator, weights
+        return elements.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+        weights = ctx.weights.value
+        if weights is None or len(weights) != ctx.shape[0]:
+            return None, None, None
+        excess = (weights - 1.0) / ctx.denominator  # as LossCapture has it
+        excess = excess.reshape(-1, *[1] * (len(ctx.shape) - 1)).to(gradient.dtype)
+        return (gradient * excess).expand(ctx.shape), None, None
+
+
+class LateCapture(LossCapture):
+    """A :class:`LossCapture` whose weights are given after the step, by :meth:`settle`, but before the gradient.
+
+    The losses keep their unweighted values; their gradients are those of the weighted ones.
+    """
+
+    def __init__(self, check_labels: bool = False) -> None:
+        super().__init__(check_labels=check_labels)
+        self._late: list[_Weights] = []
+
+    def settle(self, weights: Sequence[Tensor | None]) -> None:
+        """Give the weights [B] of each entry of ``samples``."""
+        for late, value in zip(self._late, weights, strict=True):
+            late.value = value
+
+    def _note(self, samples: Samples) -> None:
+        super()._note(samples)
+        self._late.append(_Weights())
+
+    def _capture(self, plain: Tensor, take_apart: Callable[[], _Loss], target: Tensor) -> Tensor:
+        loss = take_apart()
+        plain = super()._capture(plain, lambda: loss, target)
+        (late,) = (w for seen, w in zip(self._targets, self._late, strict=True) if _same_target(seen, target))
+        correction: Tensor = _LateCorrection.apply(loss.elements, loss.denominator, late)
+        return plain + correction
+
+    def take_output(self, output: Any) -> Any:
+        """As for :class:`LossCapture`."""
+        before = len(self.samples)
+        output = super().take_output(output)
+        if len(self.samples) == before:
+            return output
+        losses = output["losses"]
+        return {**output, "loss": output["loss"] + _LateCorrection.apply(losses, len(losses), self._late[-1])}
+
+
+class Peer(Reference):
+    """A second network with the optimizer, precision and strategy of the user's, begun elsewhere.
+
+    Args:
+        trainer: the Trainer that fits the user's module.
+        module: the user's module, to be copied together with the state of its optimizer.
+        start: a module whose parameters and buffers the copy begins with; None draws its parameters anew.
+        seed: of what is drawn.
+
+    Raises:
+        MisconfigurationException: see :func:`draw_anew` and :func:`check_start`.
+    """
+
+    def __init__(self, trainer: L.Trainer, module: L.LightningModule, start: L.LightningModule | None, seed: int):
+        self._start, self._seed = start, seed
+        self._capture = LateCapture()
+        self._output: Any = None
+        super().__init__(trainer, module)
+
+    def _prepare(self) -> None:
+        if self._start is None:
+            draw_anew(self.module, self._seed)
+        else:
+            check_start(self.module, self._start)
+            copy_tensors(tensors(self._start), tensors(self.module))
+
+    def look(self, record: StepRecord, check_labels: bool) -> list[Samples]:
+        """Run the step forward, from the random states as they are, which stay so.
+
+        Both networks thus see the same batch even where ``training_step`` augments or mixes it at random.
+
+        Args:
+            record: what the user's network's step has.
+            check_labels: see :class:`LossCapture`.
+
+        Returns:
+            What the step revealed.
+        """
+        self._follow_target()
+        self._capture = LateCapture(check_labels)
+        shared = getattr(self._trainer.strategy.model, "require_backward_grad_sync", True)
+        with replaying(), self._sharing(shared):
+            self._output = self._forward(record, self._capture)
+        return self._capture.samples
+
+    def learn(self, record: StepRecord, weights: Sequence[Tensor | None], batch_idx: int) -> dict[str, Any]:
+        """Go backward from where :meth:`look` ended, and step if the user's network did.
+
+        Args:
+            record: as for :meth:`look`, the options of the user's optimizer noted.
+            weights: for each entry of what :meth:`look` returned, [B] or None for ones.
+            batch_idx: index of the batch in its epoch.
+
+        Returns:
+            What ``training_step`` returned, as hooks get it: a dict, its loss detached; empty for None.
+        """
+        self._capture.settle(weights)
+        given: dict[str, Any] = {}
+
+        def closure() -> Tensor | None:
+            with torch.enable_grad():
+                given.update(self._backward(self._output, batch_idx))
+            return given.get("loss")
+
+        with replaying():
+            self._run(closure, record.options)
+        self._output = None
+        return given
+
+
+def draw_anew(module: nn.Module, seed: int) -> None:
+    """Draw the parameters of a network again, by the ``reset_parameters`` of each submodule that has some.
+
+    Submodules whose own parameters are all frozen stay as they are. The global random states are untouched.
+
+    Args:
+        module: the network.
+        seed: of what is drawn.
+
+    Raises:
+        MisconfigurationException: a submodule has parameters but no ``reset_parameters``.
+    """
+    check_can_be_drawn(module)
+    with replaying(), torch.no_grad():
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - a module of the user's may draw from it
+        random.seed(seed)
+        for part in reversed(list(module.modules())):  # the whole after its parts, as in a constructor
+            if _is_drawn(part):
+                _reset_of(part)()  # type: ignore[misc]
+
+
+def check_can_be_drawn(module: nn.Module) -> None:
+    """Raise a MisconfigurationException that names the submodules which :func:`draw_anew` could not draw."""
+    lacking = [name or "the module itself" for name, part in module.named_modules() if _is_drawn(part, lacking=True)]
+    if lacking:
+        raise MisconfigurationException(
+            f"Co-teaching needs a second {type(module).__name__} with other initial parameters, but these parts have "
+            f"parameters and no reset_parameters() to draw them anew: {', '.join(lacking)}. Give them one, or pass "
+            f"a second module: CoTeachingCallback(..., peer={type(module).__name__}(...))."
+        )
+
+
+def _is_drawn(part: nn.Module, lacking: bool = False) -> bool:
+    """Whether a submodule has parameters of its own to be drawn; with ``lacking``, and no way to do so."""
+    trained = any(parameter.requires_grad for parameter in part.parameters(recurse=False))
+    return trained and not (lacking and _reset_of(part) is not None)
+
+
+def _reset_of(part: nn.Module) -> Callable[[], Any] | None:
+    # torch.nn.MultiheadAttention has but the second.
+    reset: Callable[[], Any] | None = getattr(part, "reset_parameters", getattr(part, "_reset_parameters", None))
+    return reset
+
+
+def check_start(module: nn.Module, start: nn.Module) -> None:
+    """Raise a MisconfigurationException unless ``start`` has the parameters and buffers of ``module``."""
+
+    def shapes(each: nn.Module) -> dict[str, list[int]]:
+        return {name: list(t.shape) for named in (each.named_parameters(), each.named_buffers()) for name, t in named}
+
+    mine, theirs = shapes(module), shapes(start)
+    if type(start) is not type(module) or list(mine.items()) != list(theirs.items()):
+        differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        raise MisconfigurationException(
+            f"peer must be a {type(module).__name__} like the one that is fitted, but it is a {type(start).__name__}"
+            + (f" that differs in {', '.join(differing[:5])}." if differing else ".")
+        )

@@ -1,0 +1,658 @@
+"""Co-teaching against two networks in plain torch, and the promises of the design for it."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader
+
+from law_lightning import CoTeachingCallback, models
+from law_lightning.capture import LossCapture
+from law_lightning.data import DigitsDataModule, UniformNoise
+from law_lightning.peer import LateCapture, draw_anew
+from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weights
+from test_promises import MATRIX, StopAt, StopError, assert_same
+from zoo import (
+    CLASSES,
+    TRAINERS,
+    AdamCosine,
+    Auxiliary,
+    Base,
+    BatchNormCNN,
+    DropoutMLP,
+    ExplicitDict,
+    Hooked,
+    LineSearch,
+    Mixup,
+    OwnFunction,
+    TwoHeads,
+    assert_identical,
+    differ,
+    fit,
+    loaders,
+    make_data,
+    make_trainer,
+)
+
+
+def co_teaching(forget_rate=0.4, **kwargs):
+    return CoTeachingCallback(forget_rate, **{"gradual_epochs": 2, "num_stages": 5} | kwargs)
+
+
+# -- the equations -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tau", "gradual", "exponent"), [(0.4, 10, 1.0), (0.2, 5, 2.0), (0.45, 1, 1.0), (0.0, 10, 1.0)]
+)
+def test_the_published_schedule(tau, gradual, exponent):
+    published = np.ones(200) * tau
+    published[:gradual] = np.linspace(0, tau**exponent, gradual)
+    ours = [forget_rate_at(epoch, tau, gradual, exponent) for epoch in range(200)]
+    np.testing.assert_allclose(ours, published, rtol=1e-12)
+
+
+LOSSES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0, float("inf"), float("nan")]), min_size=1, max_size=40)
+
+
+@given(LOSSES, st.floats(0, 0.999), st.data())
+def test_the_selection_is_that_of_a_sort(losses, forget, data):
+    valid = data.draw(st.none() | st.lists(st.booleans(), min_size=len(losses), max_size=len(losses)))
+    possible = [i for i in range(len(losses)) if valid is None or valid[i]]
+    number = max(int((1 - forget) * len(possible)), 1)
+    ranked = sorted(possible, key=lambda i: (losses[i] != losses[i], losses[i] if losses[i] == losses[i] else 0, i))
+    mask = None if valid is None else torch.tensor(valid)
+    weights = small_loss_weights(torch.tensor(losses), forget, mask)
+    assert set(weights.nonzero().flatten().tolist()) == set(ranked[:number])
+    if possible:
+        assert weights.sum().item() == pytest.approx(len(possible), rel=1e-5)
+        assert weights[weights > 0].unique().tolist() == pytest.approx([len(possible) / number])
+
+
+def test_the_weighted_mean_is_that_of_the_chosen():
+    losses = torch.rand(128, generator=torch.Generator().manual_seed(0))
+    weights = small_loss_weights(losses, 0.4)
+    assert (weights > 0).sum() == int(0.6 * 128)
+    torch.testing.assert_close((weights * losses).mean(), losses.sort().values[: int(0.6 * 128)].mean())
+
+
+# -- weights that come late --------------------------------------------------------------------------------
+
+
+def _entropy(x, net, y):
+    return 0.5 * F.cross_entropy(net(x), y, label_smoothing=0.1)
+
+
+def _ignoring(x, net, y):
+    criterion = nn.CrossEntropyLoss(weight=torch.arange(1.0, CLASSES + 1), ignore_index=2)
+    return criterion(net(x), y) + 0.1 * criterion(-net(x), y)  # a second head on the same target
+
+
+def _two(x, net, y):
+    return F.cross_entropy(net(x), y) + F.nll_loss(net(x).log_softmax(1), (y + 1) % CLASSES)
+
+
+def _dense(x, net, y):
+    return F.cross_entropy(net(x).unsqueeze(2).expand(-1, -1, 3), y.unsqueeze(1).expand(-1, 3))
+
+
+def _binary(x, net, y):
+    return F.binary_cross_entropy_with_logits(net(x), F.one_hot(y, CLASSES).float())
+
+
+def _explicit(x, net, y):
+    logits = net(x)
+    losses = F.cross_entropy(logits, y, reduction="none")
+    return {"loss": 2 * losses.mean(), "losses": losses, "logits": logits, "target": y}
+
+
+@pytest.mark.parametrize("step", [_entropy, _ignoring, _two, _dense, _binary, _explicit])
+@pytest.mark.parametrize("ones", [False, True])
+def test_late_weights_give_the_gradient_of_early_ones(step, ones):
+    torch.manual_seed(0)
+    net, x, y = nn.Linear(5, CLASSES), torch.randn(12, 5), torch.randint(CLASSES, (12,))
+
+    def gradient(output):
+        net.zero_grad()
+        (output["loss"] if isinstance(output, dict) else output).backward()
+        return net.weight.grad.clone()
+
+    def weigh(samples):
+        return None if ones else torch.linspace(0, 2, len(samples)) * samples.loss
+
+    with LossCapture(weigh) as early:
+        output = step(x, net, y)
+    expected = gradient(early.take_output(output))
+    with LateCapture() as late:
+        output = step(x, net, y)
+    output = late.take_output(output)
+    late.settle([weigh(samples) for samples in late.samples])
+    assert torch.equal(gradient(output), expected)
+
+
+# -- against plain torch -----------------------------------------------------------------------------------
+
+
+class MLP(Base):
+    """Nothing random in it, so that two loops can be compared."""
+
+    def make_net(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+
+class Conv(Base):
+    def make_net(self):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, CLASSES)
+        )
+
+
+def other(module, seed=11):
+    torch.manual_seed(seed)
+    return module()
+
+
+def plain_co_teaching(nets, batches, epochs, schedule):
+    """Algorithm 1 in torch alone."""
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True) for net in nets]
+    for epoch in range(epochs):
+        for x, y in batches:
+            outputs = [net(x) for net in nets]
+            keep = max(int((1 - schedule[epoch]) * len(x)), 1)
+            chosen = [F.cross_entropy(out, y, reduction="none").argsort(stable=True)[:keep] for out in outputs]
+            for optimizer, output, theirs in zip(optimizers, outputs, reversed(chosen), strict=True):
+                optimizer.zero_grad()
+                F.cross_entropy(output[theirs], y[theirs]).backward()
+                optimizer.step()
+
+
+@pytest.mark.parametrize("module", [MLP, Conv])
+def test_both_networks_are_those_of_plain_torch(module):
+    first, second = other(module, 5), other(module, 6)
+    nets = copy.deepcopy(first.net), copy.deepcopy(second.net)
+    train = DataLoader(make_data(92, seed=1), batch_size=16)
+    schedule = [0.0, 0.2, 0.4, 0.4, 0.4]  # linspace(0, 0.4, 3), then 0.4
+    plain_co_teaching(nets, list(train), 5, schedule)
+
+    callback = CoTeachingCallback(0.4, gradual_epochs=3, peer=second, num_stages=5)
+    make_trainer([callback], max_epochs=5).fit(first, train)
+    for ours, theirs in ((first.net, nets[0]), (callback.peer.net, nets[1])):
+        for name, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    assert [record["forget_rate"] for record in callback.history] == pytest.approx(schedule)
+    for record in callback.history:
+        assert record["agreement"] == 1.0 if record["forget_rate"] == 0 else 0.5 < record["agreement"] < 1
+        assert record["weight_min"] == (1.0 if record["forget_rate"] == 0 else 0.0)
+        assert record["weight_mean"] == pytest.approx(1)
+
+
+SYMMETRIC = {
+    "MLP": (MLP, {}),
+    "Conv": (Conv, {}),
+    "BatchNormCNN": (BatchNormCNN, {}),  # dropout, a rate per batch
+    "Mixup": (Mixup, {}),
+    "ExplicitDict": (ExplicitDict, {}),
+    "Auxiliary": (Auxiliary, {}),
+    "TwoHeads": (TwoHeads, {}),
+    "Hooked": (Hooked, {}),
+    "accumulate": (AdamCosine, TRAINERS["accumulate"]),
+    "clip_norm": (AdamCosine, TRAINERS["clip_norm"]),
+    "bf16": (BatchNormCNN, TRAINERS["bf16"]),
+    "fp16": (AdamCosine, TRAINERS["fp16"]),
+}
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_the_networks_may_change_places(name):
+    """Whichever of two networks is the user's, both end the same, bit for bit."""
+    module, options = SYMMETRIC[name]
+
+    def run(first, second):
+        L.seed_everything(4, verbose=False)
+        callback = co_teaching(peer=second)
+        make_trainer([callback], **options).fit(first, *loaders())
+        return first.state_dict(), callback.peer.state_dict()
+
+    one, two = run(other(module, 5), other(module, 6))
+    two_again, one_again = run(other(module, 6), other(module, 5))
+    assert_identical(one, one_again)
+    assert_identical(two, two_again)
+    assert differ(one, two)
+
+
+# -- a forget rate of 0 ------------------------------------------------------------------------------------
+
+_plain: dict = {}
+
+
+def plain(module, name):
+    if (module, name) not in _plain:
+        _plain[module, name] = fit(module, **TRAINERS[name]).state_dict()
+    return _plain[module, name]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [pair for pair in MATRIX if pair[0] is not LineSearch],
+    ids=lambda x: x if isinstance(x, str) else x.__name__,
+)
+def test_forgetting_nothing_is_plain_training(module, name):
+    callback = co_teaching(0.0)
+    trained = fit(module, [callback], **TRAINERS[name])
+    assert_identical(trained.state_dict(), plain(module, name))
+    assert differ(callback.peer.state_dict(), plain(module, name))
+    assert [record["agreement"] for record in callback.history] == [1.0] * 5
+
+
+@pytest.mark.parametrize("module", [BatchNormCNN, AdamCosine, Hooked, OwnFunction], ids=lambda m: m.__name__)
+def test_forgetting_nothing_makes_the_peer_plain_too(module):
+    """From the user's own beginning it is the user's own network."""
+    torch.manual_seed(3)
+    callback = co_teaching(0.0, peer=other(module, 3))
+    assert_identical(fit(module, [callback]).state_dict(), plain(module, "default"))
+    assert_identical(callback.peer.state_dict(), plain(module, "default"))
+
+
+def test_the_selection_changes_the_training():
+    callback = co_teaching()
+    trained = fit(DropoutMLP, [callback])
+    assert differ(trained.state_dict(), plain(DropoutMLP, "default"))
+    assert set(callback.history[-1]) >= {"forget_rate", "peer_loss", "peer_accuracy", "agreement", "weight_per_class"}
+
+
+def test_what_is_logged():
+    callback, trainer = co_teaching(), make_trainer([])
+    trainer.callbacks.append(callback)
+    trainer.fit(DropoutMLP(), *loaders())
+    record = callback.history[-1]
+    for name in ("forget_rate", "peer_loss", "peer_accuracy", "agreement"):
+        assert float(trainer.callback_metrics[f"law/{name}"]) == pytest.approx(record[name])
+
+
+def test_wrong_labels_are_left_out():
+    """The choice keeps samples with a right label; analysing them changes nothing."""
+
+    def run(analyse):
+        L.seed_everything(0, verbose=False)
+        data = DigitsDataModule(train_size=300, val_size=100, batch_size=50, corruption=UniformNoise(0.5, seed=1))
+        module = models.ImageClassifier(models.MLP((1, 8, 8), 10, hidden=(32,)), lr=0.1)
+        callback = co_teaching(0.4, analyse_labels=analyse)
+        make_trainer([callback], max_epochs=10).fit(module, datamodule=data)
+        return module, callback
+
+    (module, callback), (untouched, without) = run(True), run(False)
+    early, late = callback.history[0], callback.history[-1]
+    assert late["weight_clean"] > early["weight_clean"] > 1 > early["weight_wrong"] > late["weight_wrong"]
+    assert_identical(module.state_dict(), untouched.state_dict())
+    assert_identical(callback.peer.state_dict(), without.peer.state_dict())
+
+
+class Backbone(BaseFinetuning):
+    """The first layer joins, with a parameter group of its own, in the second epoch."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net[1])
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 2:
+            self.unfreeze_and_add_param_group(pl_module.net[1], optimizer, lr=0.01)
+
+
+class Head(MLP):
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+
+
+def test_layers_that_join_later():
+    callback = co_teaching(0.0, peer=other(Head, 3))
+    trained = fit(Head, [callback, Backbone()])
+    assert_identical(trained.state_dict(), fit(Head, [Backbone()]).state_dict())
+    assert_identical(callback.peer.state_dict(), trained.state_dict())
+
+
+# -- a stop ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [BatchNormCNN, AdamCosine], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("stop", [3, 6, 11, 18])
+def test_a_stop_loses_nothing(tmp_path, module, stop):
+    def run(callbacks, ckpt_path=None):
+        callback = co_teaching()
+        trained = fit(module, [callback, *callbacks], ckpt_path=ckpt_path)
+        return {
+            "first": trained.state_dict(),
+            "peer": callback.peer.state_dict(),
+            "history": callback.history,
+            "random": torch.get_rng_state(),
+        }
+
+    def every_step(folder):
+        return ModelCheckpoint(tmp_path / folder, "last", every_n_train_steps=1, enable_version_counter=False)
+
+    whole = run([every_step("a")])
+    with pytest.raises(StopError):
+        run([StopAt(stop), every_step("b")])
+    torch.manual_seed(12345)
+    assert_same(run([], ckpt_path=tmp_path / "b" / "last.ckpt"), whole)
+    content = torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)  # tensors and plain Python
+    assert list(content["state_dict"]) == list(module().state_dict())
+
+
+def test_the_scaler_and_accumulation_go_on(tmp_path):
+    options = {**TRAINERS["fp16"], **TRAINERS["accumulate"]}
+
+    def run(callbacks, ckpt_path=None):
+        callback = co_teaching()
+        trained = fit(AdamCosine, [callback, *callbacks], ckpt_path=ckpt_path, **options)
+        return {"first": trained.state_dict(), "peer": callback.peer.state_dict(), "history": callback.history}
+
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = run([saving])
+    assert_same(run([], ckpt_path=tmp_path / "step=3.ckpt"), whole)
+
+
+# -- several processes -------------------------------------------------------------------------------------
+
+
+def test_two_processes(tmp_path):
+    out = tmp_path / "out"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")])
+    script = Path(__file__).with_name("co_teaching_run.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(out)], env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1))
+    assert_identical(one["zero"]["first"], one["plain"]["first"])  # a forget rate of 0 is plain training
+    for run in ("zero", "co"):
+        for network in ("first", "peer"):
+            for name, value in one[run][network].items():
+                if "running" not in name:  # BatchNorm's statistics belong to each process
+                    assert torch.equal(value, two[run][network][name]), (run, network, name)
+        assert differ(one[run]["first"], one[run]["peer"])
+        assert_same(one[run]["history"], two[run]["history"])
+    for network in ("first", "peer"):
+        assert_identical(one["resumed"][network], one["co"][network])
+        assert differ(one["co"][network], one["zero"][network])
+    assert_same(one["resumed"]["history"], one["co"]["history"])
+
+
+# -- the beginning -----------------------------------------------------------------------------------------
+
+
+def test_the_peer_begins_elsewhere():
+    module = BatchNormCNN()
+    twins = [copy.deepcopy(module) for _ in range(3)]
+    before = torch.get_rng_state()
+    for twin, seed in zip(twins, (1, 1, 2), strict=True):
+        draw_anew(twin, seed)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_identical(twins[0].state_dict(), twins[1].state_dict())
+    for twin in (twins[0], twins[2]):
+        assert not torch.equal(twin.net[0].weight, module.net[0].weight)
+    assert not torch.equal(twins[0].net[0].weight, twins[2].net[0].weight)
+
+
+def test_what_is_frozen_is_not_drawn_anew():
+    module = BatchNormCNN()
+    module.net[0].requires_grad_(False)
+    draw_anew(twin := copy.deepcopy(module), 1)
+    assert torch.equal(twin.net[0].weight, module.net[0].weight)
+    assert not torch.equal(twin.net[5].weight, module.net[5].weight)
+
+
+def test_attention_can_be_drawn_anew():
+    layer = nn.TransformerEncoderLayer(8, 2)
+    draw_anew(twin := copy.deepcopy(layer), 1)
+    assert not torch.equal(twin.self_attn.in_proj_weight, layer.self_attn.in_proj_weight)
+    assert not twin.self_attn.out_proj.bias.any()  # as its constructor has it
+
+
+def test_a_given_peer_is_left_as_it_is():
+    given = other(DropoutMLP)
+    before = copy.deepcopy(given.state_dict())
+    callback = co_teaching(peer=given)
+    fit(DropoutMLP, [callback])
+    assert_identical(given.state_dict(), before)
+    assert callback.peer is not given
+    assert differ(callback.peer.state_dict(), before)
+
+
+# -- degenerate batches ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forget_rate", [0.4, 0.99])
+def test_batches_of_one_sample(forget_rate):
+    callback = co_teaching(forget_rate, gradual_epochs=1)
+    train = DataLoader(make_data(9), batch_size=1)
+    make_trainer([callback], max_epochs=2).fit(MLP(), train)
+    assert all(record["weight_min"] == record["weight_max"] == 1.0 for record in callback.history)
+    assert all(p.isfinite().all() for p in callback.peer.parameters())
+
+
+def test_a_rate_that_leaves_one_sample():
+    callback = co_teaching(0.99, gradual_epochs=1)
+    fit(MLP, [callback])
+    assert callback.history[-1]["weight_max"] == 16.0
+
+
+class NaNLoss(MLP):
+    """One sample's losses are not numbers, though its gradients are."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        losses = F.cross_entropy(logits, y, reduction="none") + torch.tensor([float("nan")] + [0.0] * (len(x) - 1))
+        return {"loss": losses.mean(), "losses": losses, "logits": logits, "target": y}
+
+
+def test_losses_that_are_no_numbers():
+    callback = co_teaching(0.4, gradual_epochs=1)
+    trained = fit(NaNLoss, [callback])
+    for network in (trained, callback.peer):
+        assert all(p.isfinite().all() for p in network.parameters())
+    assert callback.history[-1]["agreement"] > 0.5
+
+
+class SometimesNone(DropoutMLP):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx == 2 else loss
+
+
+def test_steps_that_are_skipped():
+    callback = co_teaching(0.0)
+    assert_identical(fit(SometimesNone, [callback]).state_dict(), fit(SometimesNone).state_dict())
+    fit(SometimesNone, [co_teaching()])
+
+
+# -- bad input ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"forget_rate": 1.0}, r"forget_rate must be in \[0, 1\)"),
+        ({"forget_rate": -0.1}, "forget_rate"),
+        ({"forget_rate": float("nan")}, "forget_rate"),
+        ({"forget_rate": 0.4, "gradual_epochs": 0}, "gradual_epochs must be a whole number"),
+        ({"forget_rate": 0.4, "gradual_epochs": 2.5}, "gradual_epochs"),
+        ({"forget_rate": 0.4, "exponent": 0.0}, "exponent"),
+        ({"forget_rate": 0.4, "keep": "second"}, "keep must be 'first' or 'best'"),
+        ({"forget_rate": 0.4, "num_stages": 0}, "num_stages"),
+    ],
+)
+def test_bad_arguments(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        CoTeachingCallback(**kwargs)
+
+
+def refused(module, match, callback=None, val=True, **kwargs):
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    train, validation = loaders()
+    callback = callback or co_teaching()
+    with pytest.raises(MisconfigurationException, match=match):
+        make_trainer([callback], **kwargs).fit(module, train, validation if val else None)
+    assert_identical(module.state_dict(), before)
+    assert "training_step" not in vars(module)
+    assert "configure_optimizers" not in vars(module)
+
+
+class Scaled(MLP):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.net.append(nn.PReLU())
+        self.net.append(nn.utils.parametrizations.weight_norm(nn.Linear(CLASSES, CLASSES)))
+
+
+def test_a_part_that_cannot_be_drawn_anew():
+    refused(Scaled(), r"no reset_parameters.*: the module itself, net.5.parametrizations.weight\..*peer=Scaled\(")
+    make_trainer([co_teaching(peer=Scaled())]).fit(Scaled(), *loaders())
+
+
+class Wide(MLP):
+    def make_net(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+
+
+def test_a_peer_that_does_not_fit():
+    module = MLP()
+    refused(module, "peer is the module that is fitted", co_teaching(peer=module))
+    refused(module, "peer must be a MLP.*it is a Wide that differs in net.1.weight", co_teaching(peer=Wide()))
+
+
+class Manual(MLP):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+def test_manual_optimization():
+    refused(Manual(), "Manual uses manual optimization")
+
+
+class Twice(torch.optim.SGD):
+    """As sharpness-aware minimisation does, it evaluates the loss at two points."""
+
+    def step(self, closure=None):
+        closure()
+        return super().step(closure)
+
+
+class Sharpness(MLP):
+    def configure_optimizers(self):
+        return Twice(self.parameters(), lr=0.1)
+
+
+def test_optimizers_that_run_the_step_several_times():
+    refused(LineSearch(), "LBFGS, runs training_step several times")
+    refused(Sharpness(), "Sharpness, Twice, runs training_step several times")
+
+
+class Fickle(MLP):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.more:
+            loss = loss + F.cross_entropy(self(batch[0]), batch[1].flip(0))
+        return loss
+
+
+@pytest.mark.parametrize("first_has_more", [True, False])
+def test_networks_with_other_losses(first_has_more):
+    module = Fickle()
+    module.register_buffer("more", torch.tensor(first_has_more))
+    peer = Fickle()
+    peer.register_buffer("more", torch.tensor(not first_has_more))
+    refused(module, r"the first has \d losses and the second", co_teaching(peer=peer))
+
+
+def test_no_validation_data():
+    refused(MLP(), r"keep='best'.*there are none", co_teaching(keep="best"), val=False)
+    refused(MLP(), r"keep='best'.*there are none", co_teaching(keep="best"), limit_val_batches=0)
+    make_trainer([co_teaching()]).fit(MLP(), loaders()[0])
+
+
+class Silent(MLP):
+    def training_step(self, batch, batch_idx):
+        return self(batch[0]).square().mean()
+
+
+def test_no_per_sample_loss():
+    refused(Silent(), "Silent.training_step reveals no per-sample loss")
+
+
+# -- afterwards --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_better_network_is_kept(swapped):
+    """One of the two begins trained; it validates better."""
+    trained, fresh = other(MLP, 1), other(MLP, 2)
+    make_trainer(max_epochs=3).fit(trained, *loaders())
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.mul_(1e-3)  # learns slowly
+    first, second = (fresh, trained) if swapped else (trained, fresh)
+    callback = co_teaching(peer=second, keep="best", num_stages=1)
+    make_trainer([callback], max_epochs=1, limit_train_batches=1).fit(first, *loaders())
+    same = not differ(first.state_dict(), callback.peer.state_dict())
+    assert same == swapped
+
+
+@pytest.mark.parametrize("module", [Hooked, Mixup, OwnFunction], ids=lambda m: m.__name__)
+def test_the_users_module_comes_back_as_it_was(module):
+    untouched = fit(module)
+    callback = co_teaching()
+    trained = fit(module, [callback])
+    assert set(vars(trained)) == set(vars(untouched))
+    assert list(trained.state_dict()) == list(untouched.state_dict())
+    for part in (*trained.modules(), *callback.peer.modules()):
+        assert not part._forward_hooks
+        assert not part._forward_pre_hooks
+        assert not part._backward_hooks
+    assert "log" not in vars(callback.peer)
+    assert "training_step" not in vars(callback.peer)
+    assert callback.peer._trainer is None
+    copy.deepcopy(trained.net)
+    assert len(getattr(trained, "seen", [])) == len(getattr(untouched, "seen", []))
+
+
+def test_the_module_comes_back_after_an_error():
+    with pytest.raises(StopError):
+        make_trainer([callback := co_teaching(), StopAt(9)]).fit(module := DropoutMLP(), *loaders())
+    assert "training_step" not in vars(module)
+    assert callback.peer is not None
+
+
+def test_the_callers_random_states_are_untouched():
+    def after(callbacks):
+        fit(DropoutMLP, callbacks)
+        return torch.get_rng_state()
+
+    assert torch.equal(after([]), after([co_teaching()]))
+
+
+def test_a_callback_fits_twice_and_is_pickled():
+    callback = co_teaching()
+    first = fit(DropoutMLP, [callback]).state_dict()
+    peer, history = callback.peer.state_dict(), callback.history
+    again = pickle.loads(pickle.dumps(callback))
+    assert_identical(again.peer.state_dict(), peer)
+    assert_identical(fit(DropoutMLP, [callback]).state_dict(), first)
+    assert_identical(callback.peer.state_dict(), peer)
+    assert callback.history == history
