@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from law_lightning.cli.build import trainer_arguments
 from law_lightning.cli.methods import method_table
@@ -45,14 +46,18 @@ class Training:
 
     def run(self, on_epoch: Callable[[], object] = lambda: None) -> Outcome:
         """Train and test."""
-        callbacks = method_table(self.strategy, self.law, self.options)[self.method].make()
+        callbacks = method_table(self.strategy, self.law, self.options, self._peer)[self.method].make()
         options = trainer_arguments(self.trainer)
         return train_once(self.method, self.seed, self.make_module, self.make_data, callbacks, options, on_epoch)
 
+    def _peer(self) -> L.LightningModule:
+        """A second network, initialised like the first but from another seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + 2**31)
+            return self.make_module()
+
 
 def _alone(training: Training) -> Outcome:
-    import torch
-
     torch.set_num_threads(1)
     return training.run()
 

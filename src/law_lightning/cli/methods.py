@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from law_lightning import CoTeachingCallback, L2RWCallback, LAWCallback, MetaWeightNetCallback, WeightingCallback
@@ -57,7 +58,10 @@ def _weigh(weighting: type[BaseWeighting], given: dict[str, Any]) -> list[Callba
 
 
 def method_table(
-    strategy: Path | None, law_options: dict[str, Any], options: dict[str, dict[str, Any]]
+    strategy: Path | None,
+    law_options: dict[str, Any],
+    options: dict[str, dict[str, Any]],
+    make_peer: Callable[[], L.LightningModule] | None = None,
 ) -> dict[str, Method]:
     """Every method by its name: ``base`` is plain training, ``law`` weights with the strategy.
 
@@ -65,11 +69,16 @@ def method_table(
         strategy: the file of LAW's; None where LAW is not among the methods.
         law_options: further arguments of LAWCallback.
         options: arguments of the other methods, by name.
+        make_peer: makes co-teaching's second network; None leaves that to its callback.
     """
 
     def law_callbacks() -> list[Callback]:
         assert strategy is not None
         return [law(strategy, law_options)]
+
+    def co_teaching() -> list[Callback]:
+        peer = None if make_peer is None else make_peer()
+        return [CoTeachingCallback(**{"peer": peer, **given("co_teaching")})]
 
     def given(name: str) -> dict[str, Any]:
         return dict(options.get(name) or {})
@@ -83,5 +92,5 @@ def method_table(
         "mentornet": Method(lambda: _weigh(MentorNetWeighting, given("mentornet"))),
         "l2rw": Method(lambda: [L2RWCallback(**given("l2rw"))], CLEAN),
         "meta_weight_net": Method(lambda: [MetaWeightNetCallback(**given("meta_weight_net"))], CLEAN),
-        "co_teaching": Method(lambda: [CoTeachingCallback(**given("co_teaching"))], RATE),
+        "co_teaching": Method(co_teaching, RATE),
     }
