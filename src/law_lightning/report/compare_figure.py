@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 
 from law_lightning.report.compare import Epoch, judged_epochs, summarise
 from law_lightning.report.records import Outcome
 from law_lightning.report.style import colour_of, new_figure, save, tidy
+
+#: From so many methods on, their names no longer fit side by side.
+_MANY = 4
 
 _TITLES: dict[Epoch, str] = {"last": "Last epoch", "best": "Best epoch by validation"}
 
@@ -30,7 +34,8 @@ def draw_comparison(outcomes: Sequence[Outcome], path: Path, baseline: str = "ba
     methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
     paired = baseline in methods and len(methods) > 1
     epochs = judged_epochs(outcomes)
-    figure = new_figure(len(epochs) * (2.3 + 0.6 * len(methods)) + (2.6 if paired else 0.0), 3.8)
+    width = 2.6 + (0.5 * len(methods) if len(methods) >= _MANY else 0.0)
+    figure = new_figure(len(epochs) * (2.3 + 0.6 * len(methods)) + (width if paired else 0.0), 3.8)
     panels = figure.subplots(1, len(epochs) + paired, squeeze=False)[0]
     for axes, epoch in zip(panels, epochs, strict=False):
         _draw_seeds(axes, outcomes, methods, epoch, baseline)
@@ -61,7 +66,7 @@ def _draw_seeds(axes: Axes, outcomes: Sequence[Outcome], methods: Sequence[str],
             fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
         )
-    axes.set_xticks(range(len(methods)), methods)
+    _name(axes, methods, len(methods))
     axes.set_xlim(-0.5, len(methods) - 0.5 + 0.2)
     axes.set_title(_TITLES[epoch], fontsize=11)
     tidy(axes)
@@ -72,7 +77,11 @@ def _draw_differences(
 ) -> None:
     summaries = [s for s in summarise(outcomes, baseline, confidence) if s.difference is not None]
     summaries.sort(key=lambda summary: methods.index(summary.method))
-    for place, summary in enumerate(summaries):
+    many = len(methods) >= _MANY  # then a method has one place: last epoch filled, best epoch hollow beside it
+    others = list(dict.fromkeys(summary.method for summary in summaries))
+    for index, summary in enumerate(summaries):
+        best = summary.epoch == "best"
+        place = others.index(summary.method) + (0.2 if best else -0.1) if many else index
         assert summary.difference is not None
         mean = 100 * summary.difference.mean
         low, high = 100 * summary.difference.low, 100 * summary.difference.high
@@ -82,14 +91,22 @@ def _draw_differences(
             yerr=[[mean - low], [high - mean]],
             color=colour_of(methods.index(summary.method), summary.method, baseline),
             marker="o",
+            markerfacecolor="white" if many and best else None,
             capsize=4,
             linewidth=1.8,
         )
     axes.axhline(0, color="0.3", linewidth=1)
-    labels = [f"{summary.method}\n{summary.epoch} epoch" for summary in summaries]
-    axes.set_xticks(range(len(summaries)), labels)
-    axes.set_xlim(-0.6, len(summaries) - 0.4)
+    labels = others if many else [f"{summary.method}\n{summary.epoch} epoch" for summary in summaries]
+    _name(axes, labels, len(methods))
+    axes.set_xlim(-0.6, len(labels) - 0.4)
     axes.set_ylabel(f"Test accuracy above {baseline} (points)")
     seeds = len({outcome.seed for outcome in outcomes})
-    axes.set_title(f"Mean, {confidence:.0%} interval, n = {seeds}", fontsize=11)
+    hollow = ", best epoch hollow" if many and any(summary.epoch == "best" for summary in summaries) else ""
+    axes.set_title(f"Mean, {confidence:.0%} interval, n = {seeds}{hollow}", fontsize=11)
     tidy(axes)
+
+
+def _name(axes: Axes, labels: Sequence[str], methods: int) -> None:
+    """Put names below the places."""
+    slanted: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if methods >= _MANY else {}
+    axes.set_xticks(range(len(labels)), labels, **slanted)

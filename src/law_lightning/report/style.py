@@ -7,9 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-#: Colours that stay apart for colour-blind readers (Okabe and Ito).
+#: Colours that stay apart for colour-blind readers (Okabe and Ito, and a brown).
 BASE_COLOUR = "#7f7f7f"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B6508")
 
 
 def new_figure(width: float, height: float) -> Figure:
