@@ -31,8 +31,8 @@ CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32,
 - How the rivals came by their settings: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
   CEM, were given a first look at random points; CMA-ES got its step size on a bowl with noise. That was judged by the
   test gains of one or two searches of that task; seeds of searches and evaluation have been changed since.
-- Two draws of splits, noise and seeds: LAW's settings were chosen on ``--draw 0``; draw 1, the default, shares no image of
-  CIFAR-10 and no seed with it, and nothing is to be chosen on it.
+- Two draws of splits, noise and seeds: settings are chosen on ``--draw 0``; draw 1, the default, is reported, and
+  shares no image of CIFAR-10 and no seed with it.
 - Variants of LAW, one switch changed at a time: ``--variants``; see ``rivals/law.py``.
 """
 

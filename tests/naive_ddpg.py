@@ -8,7 +8,7 @@ import torch
 from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
 
 STAGES = 4
-SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_size": 4, "epochs": 3}
+SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_size": 4, "epochs": 3, "members": 1}
 PAPER = {
     "target_rate": None, "standardize_rewards": False, "theta_bound": None,
     "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1, "action_penalty": 0.0,

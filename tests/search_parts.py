@@ -54,8 +54,9 @@ def search_and_watch(group, report, *parts):
 
     def watched(self, *args, **kwargs):
         logs = update(self, *args, **kwargs)
-        learned = {name: self.full_state()[name] for name in ("networks", "optimizers")}
-        seen.append(digest(learned))
+        if self.others:  # its members are updated within
+            learned = {name: self.full_state()[name] for name in ("networks", "optimizers", "others")}
+            seen.append(digest(learned))
         return logs
 
     strategy.StrategyAgent.full_data_update = watched

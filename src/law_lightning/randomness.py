@@ -40,6 +40,11 @@ def _same_numpy(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     return a[0] == b[0] and a[2:] == b[2:] and np.array_equal(a[1], b[1])
 
 
+def derived_seed(*seeds: int) -> int:
+    """A seed that depends on several together."""
+    return int(np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1)[0])
+
+
 class OwnGenerator:
     """A random generator apart from the global one; unlike ``torch.Generator`` alone it travels to other processes.
 

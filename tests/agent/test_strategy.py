@@ -474,3 +474,57 @@ def test_incomplete_strategies_are_named(saved, change, message):
     save_state(saved, "strategy", state)
     with pytest.raises(ValueError, match=rf"(?s)strategy\.pt (is )?{message}"):
         StrategyAgent.load(saved)
+
+
+# -- members ---------------------------------------------------------------------------------------------------
+
+
+def test_members_take_turns_at_exploring_and_the_first_is_the_strategy():
+    agent = make(members=3, episode_noise=0.0, stage_noise=0.0)
+    for member, value in zip((agent, *agent.others), (0.1, 0.2, 0.3), strict=True):
+        member.actor.network[-1].bias.data.fill_(value)
+    greedy = agent.act(1, 0.5, 0.5)
+    explored = []
+    for _ in range(4):
+        agent.start_episode()
+        explored.append(agent.act(1, 0.5, 0.5, explore=True))
+        assert torch.equal(agent.act(1, 0.5, 0.5), greedy)
+    assert torch.equal(explored[0], greedy)
+    assert explored[0][-1] < explored[1][-1] < explored[2][-1]
+    assert torch.equal(explored[3], explored[0])
+
+
+def test_all_members_learn_from_all_transitions_as_they_would_alone():
+    agent, buffer = make(members=3), filled(13)
+    seeds = [member.hparams["seed"] for member in (agent, *agent.others)]
+    assert len(set(seeds)) == 3
+    agent.full_data_update(buffer)
+    for member, seed in zip((agent, *agent.others), seeds, strict=True):
+        alone = make(seed=seed)
+        alone.full_data_update(buffer)
+        assert same(member.state_dict(), alone.state_dict())
+
+
+def test_progress_tells_of_all_members():
+    calls = []
+    make(members=2).full_data_update(filled(10), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 18) for i in range(1, 19)]
+
+
+def test_members_survive_saving(tmp_path):
+    agent, buffer = make(members=3), filled(13)
+    agent.full_data_update(buffer)
+    agent.save(tmp_path / "whole.pt")
+    agent.save(tmp_path / "first.pt", resumable=False)
+    again, alone = StrategyAgent.load(tmp_path / "whole.pt"), StrategyAgent.load(tmp_path / "first.pt")
+    assert same(again.full_state(), agent.full_state())
+    assert alone.others == []
+    assert torch.equal(alone.act(1, 0.5, 0.5), agent.act(1, 0.5, 0.5))
+    again.full_data_update(buffer)
+    agent.full_data_update(buffer)
+    assert same(again.full_state(), agent.full_state())
+
+
+def test_no_members_are_refused():
+    with pytest.raises(ValueError, match="members must be at least 1"):
+        make(members=0)

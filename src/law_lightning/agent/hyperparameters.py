@@ -7,7 +7,7 @@ from typing import Any
 
 from law_lightning import functional as LF
 
-_AT_LEAST_ONE = ("num_stages", "embedding_dim", "epochs", "batch_size", "n_step")
+_AT_LEAST_ONE = ("num_stages", "embedding_dim", "epochs", "batch_size", "n_step", "members")
 _POSITIVE = ("actor_lr", "critic_lr", "theta_bound")
 _SHARE = ("discount", "target_rate")
 

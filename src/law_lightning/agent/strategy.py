@@ -17,13 +17,23 @@ from law_lightning.agent.exploration import Exploration
 from law_lightning.agent.hyperparameters import check_hyperparameters
 from law_lightning.agent.replay import ReplayBuffer
 from law_lightning.files import load_state, save_state
-from law_lightning.randomness import OwnGenerator
+from law_lightning.randomness import OwnGenerator, derived_seed
 
 Progress = Callable[[int, int], None]
 
 
+def _later(progress: Progress, offset: int, total: int, done: int, _: int) -> None:
+    """Tell of a member's batches after those of the members before it."""
+    progress(offset + done, total)
+
+
 class StrategyAgent(DDPG):
     """Actor, critic and stage embedding with their update (Equations 4, 5, 10 to 13).
+
+    A search that one actor leads often stays near the first theta that did well. So there may be several members, each
+    with an actor, a critic and an embedding of its own. They take turns at exploring, one an episode, and all learn
+    from all transitions. The agent itself is the first, whose networks and greedy theta are the strategy; a Trainer
+    trains that one alone.
 
     The agent lives on the CPU and draws from a generator of its own: building, exploring and updating leave the
     global random state untouched.
@@ -50,10 +60,12 @@ class StrategyAgent(DDPG):
             end of the episode.
         action_penalty: weight of the mean square of the actor's output before the bound, which keeps it from
             saturating there.
+        members: how many take turns.
         seed: of initialisation, exploration and shuffling.
 
     Attributes:
         updates: full data updates made so far.
+        others: the members after the first.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -80,6 +92,7 @@ class StrategyAgent(DDPG):
         noise_decay: float = 0.96,
         n_step: int | None = None,
         action_penalty: float = 0.1,
+        members: int = 3,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -93,7 +106,7 @@ class StrategyAgent(DDPG):
             "standardize_rewards": bool(standardize_rewards), "epochs": int(epochs), "batch_size": int(batch_size),
             "episode_noise": float(episode_noise), "stage_noise": float(stage_noise),
             "noise_decay": float(noise_decay), "n_step": None if n_step is None else int(n_step),
-            "action_penalty": float(action_penalty), "seed": seed,
+            "action_penalty": float(action_penalty), "members": int(members), "seed": seed,
         })  # fmt: skip
         check_hyperparameters(self.hparams)
         self.num_stages = int(num_stages)
@@ -106,6 +119,10 @@ class StrategyAgent(DDPG):
         self.exploration = Exploration(len(features) + 1, episode_noise, stage_noise, noise_decay, seed + 1)
         self.updates = 0
         self._shuffle = OwnGenerator(seed + 2)
+        self.others = [
+            StrategyAgent(**{**self.hparams, "members": 1, "seed": derived_seed(seed, number)})
+            for number in range(1, int(members))
+        ]
 
     # -- acting --------------------------------------------------------------------------------------------
 
@@ -126,9 +143,11 @@ class StrategyAgent(DDPG):
         """
         if not 0 <= stage < self.num_stages:
             raise ValueError(f"stage must be in 0 to {self.num_stages - 1}, not {stage}.")
+        turn = max(self.exploration.episode - 1, 0) % (1 + len(self.others)) if explore else 0
+        member = self if turn == 0 else self.others[turn - 1]
         with torch.no_grad():
-            state = self._state(self.embedding, torch.tensor([stage]), torch.tensor([[loss_smooth, acc_smooth]]))
-            theta: Tensor = self.actor(state)[0]
+            state = self._state(member.embedding, torch.tensor([stage]), torch.tensor([[loss_smooth, acc_smooth]]))
+            theta: Tensor = member.actor(state)[0]
             if explore:
                 theta = self.exploration(theta)
                 if self.theta_bound is not None:
@@ -136,7 +155,7 @@ class StrategyAgent(DDPG):
         return theta
 
     def start_episode(self) -> None:
-        """Begin a new episode: the exploration draws a new offset."""
+        """Begin a new episode: the exploration draws a new offset, and the next member takes its turn."""
         self.exploration.start_episode()
 
     # -- learning ------------------------------------------------------------------------------------------
@@ -161,7 +180,7 @@ class StrategyAgent(DDPG):
             progress: called with (batches done, batches in all) after every batch.
 
         Returns:
-            Means over the update: ``critic_loss``, ``actor_loss``, ``q_mean``.
+            Means over the first member's update: ``critic_loss``, ``actor_loss``, ``q_mean``.
 
         Raises:
             ValueError: the buffer is empty, or of an agent with other features or more stages.
@@ -173,7 +192,8 @@ class StrategyAgent(DDPG):
         packed = self._prepare(buffer.transitions())
         self._shuffle.reseed(self.hparams["seed"] + 2, self.updates)
         self.updates += 1
-        batches = epochs * -(-len(packed) // batch_size)
+        each = epochs * -(-len(packed) // batch_size)
+        batches = each * (1 + len(self.others))
         steps = [partial(adam.step, optimizer) for optimizer in self.configure_optimizers()]
         logs: list[Tensor] = []
         counts: list[int] = []
@@ -184,6 +204,9 @@ class StrategyAgent(DDPG):
                 counts.append(len(batch.reward))
                 if progress is not None:
                     progress(len(counts), batches)
+        for number, other in enumerate(self.others, start=1):
+            told = None if progress is None else partial(_later, progress, number * each, batches)
+            other.full_data_update(buffer, epochs, batch_size, told)
         names = ("critic_loss", "actor_loss", "q_mean")
         means = torch.stack(logs).view(-1, len(names)) / torch.tensor(counts).unsqueeze(1)
         return dict(zip(names, means.mean(dim=0).tolist(), strict=True))
@@ -198,6 +221,7 @@ class StrategyAgent(DDPG):
             "optimizers": self.learner().optimizer_states(),
             "exploration": self.exploration.state_dict(),
             "updates": self.updates,
+            "others": [other.full_state() for other in self.others],
         }
 
     def load_full_state(self, state: dict[str, Any]) -> None:
@@ -208,16 +232,22 @@ class StrategyAgent(DDPG):
             learner.load_optimizer_states(state["optimizers"])
         self.exploration.load_state_dict(state["exploration"])
         self.updates = int(state["updates"])
+        for other, own in zip(self.others, state.get("others", []), strict=True):
+            other.load_full_state(own)
 
     def save(self, path: str | Path, resumable: bool = True) -> None:
         """Write the strategy to a file that loads with ``weights_only=True``.
 
         Args:
             path: where to.
-            resumable: keep the optimizers' state, more than half of the file, so that learning goes on exactly.
+            resumable: keep the optimizers' state and the other members, most of the file, so that learning goes on
+                exactly.
         """
         state = self.full_state()
-        save_state(path, "strategy", state if resumable else state | {"optimizers": None})
+        if not resumable:
+            alone = {**state["hparams"], "members": 1}
+            state |= {"hparams": alone, "optimizers": None, "others": []}
+        save_state(path, "strategy", state)
 
     @classmethod
     def load(cls, path: str | Path) -> StrategyAgent:
@@ -229,7 +259,7 @@ class StrategyAgent(DDPG):
         """
         state = load_state(path, "strategy")
         try:
-            agent = cls(**state["hparams"])
+            agent = cls(**{"members": 1, **state["hparams"]})  # files of before have no members
             agent.load_full_state(state)
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error

@@ -147,7 +147,7 @@ class SearchLoop:
         return {
             "record": record,
             "trace": new,
-            "agent": digest([learned["networks"], learned["optimizers"]]),
+            "agent": digest([learned["networks"], learned["optimizers"], learned["others"]]),
             "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
         }
 
