@@ -2,8 +2,8 @@
 
     python benchmarks/methods.py --peers FOLDER
 
-2 cores of an x86-64 server CPU shared with other work, torch 2.15.0, lightning 2.6.6; a plain step took 147 ms; medians of
-3 rounds [min, max]:
+2 cores of an x86-64 server CPU shared with other work, torch 2.15.0, lightning 2.6.6; a plain step took 147 ms; medians
+of 3 rounds [min, max]:
 
                            times a plain step   aim
 law (apply)                 1.02 [0.98, 1.03]   1.05
@@ -19,8 +19,8 @@ published l2rw              5.59 [5.48, 5.75]
 published meta_weight_net   6.31 [6.25, 6.40]
 published co_teaching       2.02 [1.93, 2.07]
 
-L2RW misses its aim: a clean step costs 1.04, the step itself 1, and the pass with dual numbers about 1.3 on this network, a
-quarter of which is the derivative of BatchNorm.
+L2RW misses its aim: a clean step costs 1.04, the step itself 1, and the pass with dual numbers about 1.3 on this
+network, a quarter of which is the derivative of BatchNorm.
 
 - network: ResNet-32 for CIFAR (BatchNorm in training mode), batches of 32 random 3x32x32 images, SGD with momentum, one
   thread, processor time. A round is one fit of every method, each round starting with another; ratios are taken
