@@ -36,6 +36,8 @@ LAW = "law"
 #: One switch at a time.
 VARIANTS = {
     LAW: Variant(),
+    "law_one_member": Variant(agent={"members": 1}),
+    "law_five_members": Variant(agent={"members": 5}),
     "law_target_nets": Variant(agent={"target_rate": 0.01}),
     "law_raw_rewards": Variant(agent={"standardize_rewards": False}),
     "law_bootstrap": Variant(agent={"n_step": 1, "target_rate": 0.01}),
