@@ -210,8 +210,7 @@ def _function_of(error: Exception) -> str:
     """The autograd.Function of the user's that raised, which torch's message does not name."""
     place, found = error.__traceback__, ""
     while place is not None:
-        owner = place.tb_frame.f_locals.get("cls")
-        if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
-            found = owner.__name__
+        node = place.tb_frame.f_locals.get("self")  # its node in the graph knows it
+        found = getattr(getattr(type(node), "_forward_cls", None), "__name__", found)
         place = place.tb_next
     return found
