@@ -19,6 +19,8 @@ The second was stopped by --minutes 8. cached and pooled were identical after 24
 - pooled: the seeds of cached, but everything is trained; compared bit for bit with cached as far as it goes.
 - What both share (the target's training, evaluations, the update, which grows with the buffer) bounds the ratio. A step
   of the target's costs more than one of the reference's: it goes through the Trainer, and weighs its samples.
+
+Measured when the agent had one member, and target networks.
 """
 
 from __future__ import annotations
