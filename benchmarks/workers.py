@@ -25,9 +25,9 @@ So two workers give 1.80 times the episodes of one (1.78 and 1.81 in the two rou
 know nothing of each other would. What is lost: updates of twice the batch, and about 1.1 s while the workers' processes
 end. Nobody waits for a message at a stage's end; before that was so, it was 1.74.
 
-Measured when the agent had one member with two critics. With today's three members (one round of 120 episodes, 2026-11-25):
-46.8 episodes a minute with 1 worker, 83.7 with 2 searches of 1 worker, 72.3 with 2 workers: 1.54 times the episodes of
-one, 0.86 of two searches. Every worker computes the update of all members, which is the larger share of such short episodes.
+Measured when the agent had one member with two critics. With today's three members (one round of 120 episodes,
+2026-11-25): 46.8 episodes a minute with 1 worker, 83.7 with 2 searches of 1 worker, 72.3 with 2 workers: 1.54 times the
+episodes of one, 0.86 of two searches. Every worker computes the updates of all members.
 
 - Episodes: digits_noise40 of ``tasks.py``. Every round runs, one after the other, a search with 1 worker, two such
   searches at the same time that know nothing of each other, and a search with 2 workers; each has the same number of

@@ -37,7 +37,8 @@ class L2RWCallback(CleanGradientCallback):
             self._found = self._probe.products(self._record, direction)
         helps = reweighted(self._found[position], samples.valid)
         (total,) = self.shared([helps.sum()])
-        return helps * (len(helps) / total) if total > 0 else torch.zeros_like(helps)
+        count = len(helps) if samples.valid is None else samples.valid.sum()  # what the mean loss divides by
+        return helps * (count / total) if total > 0 else torch.zeros_like(helps)
 
 
 def reweighted(products: Tensor, valid: Tensor | None = None) -> Tensor:
