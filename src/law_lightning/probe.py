@@ -134,10 +134,11 @@ class Probe:
             raise MisconfigurationException(_unsupported(type(self._module).__name__, self.mode, error)) from error
 
     def _forward(self, step: StepRecord, direction: Sequence[Tensor]) -> list[Tensor]:
-        with torch.no_grad(), fw.dual_level():
+        # With a graph, so that the same losses are captured as in the step itself: those that need a gradient.
+        with torch.enable_grad(), fw.dual_level():
             tangents = iter(direction)
             duals = {
-                f"module.{name}": fw.make_dual(parameter.detach(), next(tangents).to(parameter.dtype))
+                f"module.{name}": fw.make_dual(parameter.detach().requires_grad_(), next(tangents).to(parameter.dtype))
                 for name, parameter in self._twin.named_parameters()
                 if parameter.requires_grad
             }
@@ -145,9 +146,9 @@ class Probe:
 
             def note(samples: Samples) -> None:
                 tangent = fw.unpack_dual(samples.loss).tangent
-                found.append(torch.zeros_like(samples.loss) if tangent is None else tangent.clone())
+                found.append(torch.zeros_like(samples.loss) if tangent is None else tangent.detach().clone())
 
-            with LossCapture(note, training=False, attached=True) as capture:
+            with LossCapture(note, attached=True) as capture:
                 capture.take_output(torch.func.functional_call(self._step, duals, step.args, step.kwargs))
         return found
 
