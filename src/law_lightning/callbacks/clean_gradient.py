@@ -129,8 +129,9 @@ class CleanGradientCallback(WeightingCallback):
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
-    def _unwrap(self, module: L.LightningModule) -> None:
-        super()._unwrap(module)
+    def release(self) -> None:
+        """Let go of the copy and of the clean data."""
+        super().release()
         self._batches = self._probe = self._record = None
 
     # -- state ---------------------------------------------------------------------------------------------

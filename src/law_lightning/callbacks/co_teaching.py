@@ -11,9 +11,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning.callbacks.checks import refuse_second_network
-from law_lightning.callbacks.order import of_every_process
+from law_lightning.callbacks.lockstep import LockstepCallback
+from law_lightning.callbacks.staged import Record
 from law_lightning.callbacks.statistics import StageStatistics
-from law_lightning.callbacks.weighting import Record, WeightingCallback
 from law_lightning.capture import LossCapture
 from law_lightning.evaluation import Evaluator
 from law_lightning.peer import Peer, check_can_be_drawn, check_start
@@ -23,7 +23,7 @@ from law_lightning.stages import TrainingPhase
 from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weights
 
 
-class CoTeachingCallback(WeightingCallback):
+class CoTeachingCallback(LockstepCallback):
     r"""Co-teaching on anyone's module: ``Trainer(callbacks=[CoTeachingCallback(forget_rate=0.4)])``.
 
     Implements Algorithm 1 of Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy
@@ -98,8 +98,7 @@ class CoTeachingCallback(WeightingCallback):
         self.seed = seed
         self.keep = keep
         self._given_peer = peer
-        self._peer: Peer | None = None
-        self._released: L.LightningModule | None = None
+        self._second: Peer | None = None
         self._evaluator: Evaluator | None = None
         self._forget = 0.0
         self._peer_statistics = StageStatistics()
@@ -107,7 +106,6 @@ class CoTeachingCallback(WeightingCallback):
         self._end_step()
 
     def _end_step(self) -> None:
-        self._record: StepRecord | None = None
         self._revealed: list[Samples] = []  # by the peer's step
         self._first_weights: list[Tensor | None] = []
         self._peer_weights: list[Tensor | None] = []
@@ -115,7 +113,7 @@ class CoTeachingCallback(WeightingCallback):
     @property
     def peer(self) -> L.LightningModule | None:
         """The second network; None before a fit."""
-        return self._released if self._peer is None else self._peer.module
+        return self._released if self._second is None else self._second.module
 
     # -- before training -----------------------------------------------------------------------------------
 
@@ -144,15 +142,15 @@ class CoTeachingCallback(WeightingCallback):
         if isinstance(optimizer, torch.optim.LBFGS):
             raise MisconfigurationException(self._several_evaluations(pl_module, type(optimizer).__name__))
         self._end_step()
-        self._released, self._evaluator = None, None
+        self._evaluator = None
         self._peer_statistics = StageStatistics()
         self._agreed = torch.zeros(2, dtype=torch.float64, device=trainer.strategy.root_device)
         if self.keep == "best":
             self._evaluator = Evaluator(trainer)
             self._evaluator([pl_module], limit=1)
-        self._peer = Peer(trainer, pl_module, self._given_peer, self.seed)
+        self._second = Peer(trainer, pl_module, self._given_peer, self.seed)
         super().on_train_start(trainer, pl_module)
-        self._peer.hook("on_train_start")
+        self._second.hook("on_train_start")
 
     @staticmethod
     def _several_evaluations(module: L.LightningModule, optimizer: str) -> str:
@@ -163,30 +161,23 @@ class CoTeachingCallback(WeightingCallback):
 
     # -- steps ---------------------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The peer lives through the module's own hooks too."""
-        super().on_train_epoch_start(trainer, pl_module)
-        assert self._peer is not None
-        self._peer.hook("on_train_epoch_start")
-
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The share of this batch that is left out."""
-        assert self._peer is not None
         self._end_step()
         # Not once an epoch: a fit that is resumed within one does not start it.
         self._forget = forget_rate_at(trainer.current_epoch, self.forget_rate, self.gradual_epochs, self.exponent)
-        self._peer.hook("on_train_batch_start", batch, batch_idx)
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The peer's forward pass on the same batch: its losses are to weigh those of the user's network."""
-        assert self._peer is not None
+        assert self._second is not None
         if self._record is not None:
-            optimizer = type(self._peer.optimizer).__name__
-            raise MisconfigurationException(self._several_evaluations(self._peer.module, optimizer))
-        self._record = self._peer.begin_step(args, kwargs)
-        self._revealed = self._peer.look(self._record, check_labels=not self._found_samples)
+            optimizer = type(self._second.optimizer).__name__
+            raise MisconfigurationException(self._several_evaluations(self._second.module, optimizer))
+        self._record = self._second.begin_step(args, kwargs)
+        self._revealed = self._second.look(self._record, check_labels=not self._found_samples)
 
     def _choose(self, samples: Samples, phase: TrainingPhase | None = None) -> Tensor | None:
         """The weights by which these samples' losses choose among them; None for all."""
@@ -224,29 +215,10 @@ class CoTeachingCallback(WeightingCallback):
         for samples in self._revealed:
             self._peer_statistics.add(samples, None)
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """The learning rate and the like with which the user's network steps."""
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if self._record is not None:
-            self._record.note_options(optimizer)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """The peer steps, too; then the stage may end."""
-        assert self._peer is not None
-        if self._record is not None:
-            output = self._peer.learn(self._record, self._peer_weights, batch_idx)
-            self._peer.hook("on_train_batch_end", output, batch, batch_idx)
-            self._end_step()
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The peer lives through the module's own hooks too."""
-        assert self._peer is not None
-        self._peer.hook("on_train_epoch_end")
+    def follow(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
+        """The peer learns from what the user's network chose."""
+        assert self._second is not None
+        return self._second.learn(record, self._peer_weights, batch_idx)
 
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
         """What the peer did in the stage."""
@@ -270,36 +242,40 @@ class CoTeachingCallback(WeightingCallback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the network that validates better in the user's module (``keep="best"``)."""
-        if self._evaluator is not None and self._peer is not None:
-            first, second = self._evaluator([pl_module, self._peer.module])
+        if self._evaluator is not None and self._second is not None:
+            first, second = self._evaluator([pl_module, self._second.module])
             if second > first:
-                self._peer.give_to(pl_module)
+                self._second.give_to(pl_module)
 
-    def _unwrap(self, module: L.LightningModule) -> None:
-        super()._unwrap(module)
-        if self._peer is not None:
-            self._released = self._peer.release()
-        self._peer = self._evaluator = None
+    def release(self) -> None:
+        """Take the peer off the Trainer; a plain module remains."""
+        super().release()
+        self._evaluator = None
         self._end_step()
 
     # -- state ---------------------------------------------------------------------------------------------
 
+    def process_state(self) -> dict[str, Any]:
+        """What each process has for itself: tensors and plain Python."""
+        assert self._agreed is not None
+        return super().process_state() | {
+            "peer_statistics": self._peer_statistics.state_dict(),
+            "agreed": self._agreed.cpu(),
+        }
+
+    def load_process_state(self, trainer: L.Trainer, own: dict[str, Any]) -> None:
+        """Go on where :meth:`process_state` was taken on this process."""
+        super().load_process_state(trainer, own)
+        device = trainer.strategy.root_device
+        self._peer_statistics.load_state_dict(own["peer_statistics"], device)
+        self._agreed = own["agreed"].to(device)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
         state = super().state_dict()
-        if not state or self._peer is None or self._agreed is None:
-            return state
-        return state | {
-            "peer": self._peer.state_dict(),
-            "peer_processes": of_every_process(
-                {"statistics": self._peer_statistics.state_dict(), "agreed": self._agreed.cpu()}
-            ),
-        }
+        return state | {"peer": self._second.state_dict()} if state and self._second is not None else state
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        assert self._peer is not None
+        assert self._second is not None
         super()._resume(trainer, module, state)
-        self._peer.load_state_dict(state["peer"])
-        own, device = state["peer_processes"][trainer.global_rank], trainer.strategy.root_device
-        self._peer_statistics.load_state_dict(own["statistics"], device)
-        self._agreed = own["agreed"].to(device)
+        self._second.load_state_dict(state["peer"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -16,7 +15,8 @@ from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.resolve import resolve_agent
 from law_lightning.callbacks.checks import refuse_search
-from law_lightning.callbacks.weighting import Record, WeightingCallback
+from law_lightning.callbacks.lockstep import LockstepCallback
+from law_lightning.callbacks.staged import Record
 from law_lightning.capture import LossCapture
 from law_lightning.evaluation import Evaluator
 from law_lightning.randomness import random_states
@@ -26,7 +26,7 @@ from law_lightning.trace import ReferenceTrace, TracedReference, fork_digest
 from law_lightning.weighting.law import LAWWeighting
 
 
-class LAWCallback(WeightingCallback):
+class LAWCallback(LockstepCallback):
     """Learning to Auto Weight on anyone's module: ``Trainer(callbacks=[LAWCallback()])``.
 
     In ``mode="search"`` a reference network trains beside the user's (the target) on the same batches with plain
@@ -116,9 +116,6 @@ class LAWCallback(WeightingCallback):
         self.reward_scale = reward_scale
         self.trace = trace
         self._evaluator: Evaluator | None = None
-        self._reference: Reference | TracedReference | None = None
-        self._released: L.LightningModule | None = None
-        self._record: StepRecord | None = None
         self._target_loss: Tensor | None = None
         self._last_accuracies: tuple[int, float, float] | None = None
 
@@ -130,7 +127,7 @@ class LAWCallback(WeightingCallback):
     @property
     def reference(self) -> L.LightningModule | None:
         """The reference network; None in apply mode, and until the warm-up ends (one network trains for both)."""
-        return self._released if self._reference is None else self._reference.module
+        return self._released if self._second is None else self._second.module
 
     # -- before training -----------------------------------------------------------------------------------
 
@@ -143,7 +140,6 @@ class LAWCallback(WeightingCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages, check the validation data on one batch, and begin."""
-        self._reference = self._released = self._record = None
         self._last_accuracies = None
         self.weighting.theta = None
         if self.mode == "search":
@@ -164,22 +160,14 @@ class LAWCallback(WeightingCallback):
 
     # -- the lockstep --------------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The reference lives through the module's own hooks too."""
-        super().on_train_epoch_start(trainer, pl_module)
-        if self._reference is not None:
-            self._reference.hook("on_train_epoch_start")
-
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Fork the reference when the warm-up has ended: until then one network trained for both."""
-        self._record = self._target_loss = None
-        if self.mode == "search":
-            if self._reference is None and not self.in_warmup:
-                self._reference = self._fork(trainer, pl_module, batch)
-            if self._reference is not None:
-                self._reference.hook("on_train_batch_start", batch, batch_idx)
+        self._target_loss = None
+        if self.mode == "search" and self._second is None and not self.in_warmup:
+            self._second = self._fork(trainer, pl_module, batch)
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def _fork(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> Reference | TracedReference:
         """The reference begins: a copy of the target, or what is known of such a copy's training."""
@@ -199,53 +187,36 @@ class LAWCallback(WeightingCallback):
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the target's step begins with (a second call in one step, as by LBFGS, changes nothing)."""
-        if self._reference is not None and self._record is None:
-            self._record = self._reference.begin_step(args, kwargs)
+        if self._second is not None and self._record is None:
+            self._record = self._second.begin_step(args, kwargs)
 
     def after_step(self, capture: LossCapture) -> None:
         """Note the target's unweighted loss, of the first loss where there are several."""
         if self._record is not None and self._target_loss is None and capture.samples:
             self._target_loss = capture.samples[0].mean_loss
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """The learning rate and the like with which the target steps."""
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if self._record is not None:
-            self._record.note_options(optimizer)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """The reference takes the same step; then the stage may end."""
-        if self._reference is not None and self._record is not None:
-            result = self._reference.step(self._record, batch_idx)
-            if self.trace is not None and not self.trace.complete:
-                self.trace.losses.append(None if result.loss is None else result.loss.detach())
-            if result.loss is not None and self._target_loss is not None:
-                self._statistics.add_gap((self._target_loss - result.loss).float())
-            self._reference.hook("on_train_batch_end", result.output, batch, batch_idx)
-            self._record = None
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The reference lives through the module's own hooks too."""
-        if self._reference is not None:
-            self._reference.hook("on_train_epoch_end")
+    def follow(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
+        """The reference takes the step that the target took, with plain losses."""
+        assert self._second is not None
+        result = self._second.step(record, batch_idx)
+        if self.trace is not None and not self.trace.complete:
+            self.trace.losses.append(None if result.loss is None else result.loss.detach())
+        if result.loss is not None and self._target_loss is not None:
+            self._statistics.add_gap((self._target_loss - result.loss).float())
+        return result.output
 
     # -- the reward ----------------------------------------------------------------------------------------
 
     def _accuracies(self, module: L.LightningModule) -> tuple[float, float]:
         """Validation accuracies of target and reference; one network stands for both in the warm-up."""
         assert self._evaluator is not None
-        if self._reference is None:
+        if self._second is None:
             (accuracy,) = self._evaluator([module])
             return accuracy, accuracy
-        if isinstance(self._reference, TracedReference):
+        if isinstance(self._second, TracedReference):
             (target,) = self._evaluator([module])
-            return target, self._reference.accuracy(self._stage)
-        target, reference = self._evaluator([module, self._reference.module])
+            return target, self._second.accuracy(self._stage)
+        target, reference = self._evaluator([module, self._second.module])
         if self.trace is not None:
             self.trace.accuracies[self._stage] = reference
         return target, reference
@@ -286,23 +257,22 @@ class LAWCallback(WeightingCallback):
         """Leave the network that validates better in the user's module (``keep="best"``)."""
         if self.mode == "apply":
             return
-        if self._reference is None:
-            self._reference = self._fork(trainer, pl_module, None)
+        if self._second is None:
+            self._second = self._fork(trainer, pl_module, None)
         if self.trace is not None:  # a training that was stopped early leaves it incomplete
             self.trace.complete = self.trace.complete or self._stage >= self.num_stages
-        if isinstance(self._reference, TracedReference) or self.keep == "target":
+        if isinstance(self._second, TracedReference) or self.keep == "target":
             return
         if self._last_accuracies is None or self._last_accuracies[0] != trainer.global_step:
             self._last_accuracies = (trainer.global_step, *self._accuracies(pl_module))
         _, target, reference = self._last_accuracies
         if reference > target:
-            self._reference.give_to(pl_module)
+            self._second.give_to(pl_module)
 
-    def _unwrap(self, module: L.LightningModule) -> None:
-        super()._unwrap(module)
-        if isinstance(self._reference, Reference):
-            self._released = self._reference.release()
-        self._reference = self._evaluator = self._record = self._target_loss = None
+    def release(self) -> None:
+        """Take the reference off the Trainer; a plain module remains."""
+        super().release()
+        self._evaluator = self._target_loss = None
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -316,7 +286,7 @@ class LAWCallback(WeightingCallback):
             "agent": self.agent.full_state(),
             "buffer": self.buffer.state_dict(),
             "theta": None if self.theta is None else self.theta.cpu(),
-            "reference": None if self._reference is None else self._reference.state_dict(),
+            "reference": None if self._second is None else self._second.state_dict(),
             "accuracies": None if self._last_accuracies is None else list(self._last_accuracies),
         }
 
@@ -343,8 +313,8 @@ class LAWCallback(WeightingCallback):
         self.weighting.theta = state["theta"]
         self._last_accuracies = None if state["accuracies"] is None else tuple(state["accuracies"])
         if state["reference"] is not None:
-            self._reference = Reference(trainer, module)
-            self._reference.load_state_dict(state["reference"])
+            self._second = Reference(trainer, module)
+            self._second.load_state_dict(state["reference"])
         super()._resume(trainer, module, state)
 
     def _resume_traced(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:

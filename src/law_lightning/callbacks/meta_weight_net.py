@@ -163,8 +163,9 @@ class MetaWeightNetCallback(CleanGradientCallback):
 
     # -- state ---------------------------------------------------------------------------------------------
 
-    def _unwrap(self, module: L.LightningModule) -> None:
-        super()._unwrap(module)
+    def release(self) -> None:
+        """Take V off the accelerator."""
+        super().release()
         self._options = []
         self.weight_net.cpu()
 

@@ -1,0 +1,89 @@
+"""A second network that lives through the fit beside the user's: the same hooks, the same options of the optimizer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import lightning as L
+import torch
+
+from law_lightning.callbacks.weighting import WeightingCallback
+from law_lightning.reference import Reference, StepRecord
+from law_lightning.trace import TracedReference
+
+
+class LockstepCallback(WeightingCallback):
+    """Takes a step of the second network after each step of the user's.
+
+    A subclass makes ``_second``, notes ``_record`` before a step, and says what :meth:`follow` does.
+    """
+
+    _second: Reference | TracedReference | None = None
+    _record: StepRecord | None = None
+    _released: L.LightningModule | None = None
+
+    @abstractmethod
+    def follow(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
+        """Take the second network's step.
+
+        Args:
+            record: what the user's network's step had.
+            batch_idx: index of the batch in its epoch.
+
+        Returns:
+            What ``training_step`` returned, as hooks get it: a dict, its loss detached; empty for None.
+        """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Cut the run into stages and begin to weight."""
+        self._released = self._record = None
+        super().on_train_start(trainer, pl_module)
+
+    # -- the lockstep --------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The second network lives through the module's own hooks too."""
+        super().on_train_epoch_start(trainer, pl_module)
+        if self._second is not None:
+            self._second.hook("on_train_epoch_start")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The second network lives through the module's own hooks too."""
+        self._record = None
+        if self._second is not None:
+            self._second.hook("on_train_batch_start", batch, batch_idx)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """The learning rate and the like with which the user's network steps."""
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        if self._record is not None:
+            self._record.note_options(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The second network takes its step; then the stage may end."""
+        if self._second is not None and self._record is not None:
+            output = self.follow(self._record, batch_idx)
+            self._second.hook("on_train_batch_end", output, batch, batch_idx)
+            self._record = None
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The second network lives through the module's own hooks too."""
+        if self._second is not None:
+            self._second.hook("on_train_epoch_end")
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Take the second network off the Trainer; a plain module remains."""
+        super().release()
+        if isinstance(self._second, Reference):
+            self._released = self._second.release()
+        self._second = self._record = None

@@ -1,0 +1,252 @@
+"""3SM on any fit: it is cut into stages, each of which leaves a record and the phase in which the next one begins."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from law_lightning import functional as LF
+from law_lightning.callbacks.checks import refuse_several_optimizers, refuse_training, restore, schedule_of
+from law_lightning.callbacks.order import DataOrder, of_every_process
+from law_lightning.callbacks.statistics import StageStatistics
+from law_lightning.stages import StageSchedule, TrainingPhase
+
+Record = dict[str, Any]
+
+#: Cuts off l_smooth: so many times the loss of a uniform guess says that a training has diverged, no more.
+MOST_LOSS = 10.0
+
+
+class StagedCallback(L.Callback):
+    """Cuts a fit into stages, and goes on within one when the fit is resumed.
+
+    A subclass gives ``_statistics`` what it sees of the samples.
+
+    Args:
+        num_stages: T_max.
+        warmup_stages: the first stages, in which every sample weighs 1.
+        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+
+    Attributes:
+        history: a record per finished stage, as plain numbers.
+        schedule: the stages of the fit; None before it begins.
+    """
+
+    def __init__(self, num_stages: int, warmup_stages: int, smoothing: float) -> None:
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), not {smoothing}.")
+        StageSchedule(num_stages, num_stages, warmup_stages)  # names bad arguments
+        self.num_stages = num_stages
+        self.warmup_stages = warmup_stages
+        self.smoothing = smoothing
+        self.history: list[Record] = []
+        self.schedule: StageSchedule | None = None
+        self._stage = 0
+        self._loss_smooth: float | None = None
+        self._acc_smooth: float | None = None
+        self._stage_phase = self.phase
+        self._statistics = StageStatistics()
+        self._order: DataOrder | None = None
+        self._fitting = False
+        self._loaded: dict[str, Any] | None = None
+
+    # -- what a subclass adds ------------------------------------------------------------------------------
+
+    def start_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Called at the beginning of every stage."""
+
+    def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
+        """Called at the end of every stage.
+
+        Args:
+            trainer: the Trainer.
+            module: the user's module.
+            record: the stage's entry of the history, to be added to.
+            phase: s_{T+1}, in which the next stage begins.
+        """
+
+    def analyse(self, trainer: L.Trainer, module: L.LightningModule) -> Record:
+        """Further entries of the record of the stage that ends, found by looking at the network."""
+        return {}
+
+    def scalars(self, record: Record) -> dict[str, float]:
+        """A record's numbers under their log keys."""
+        return {}
+
+    def restore(self, module: L.LightningModule) -> None:
+        """Leave the user's module as it was, whether the fit ended or failed."""
+        restore(module, "configure_optimizers")
+
+    def release(self) -> None:
+        """Let go of what only the fit needed. A fit that failed keeps it: a checkpoint may be written yet."""
+
+    # -- the phase -----------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> TrainingPhase:
+        """s_T; before anything was learned the loss is that of a uniform guess and the accuracy 0."""
+        return TrainingPhase(
+            stage=min(self._stage, self.num_stages - 1),
+            num_stages=self.num_stages,
+            loss_smooth=1.0 if self._loss_smooth is None else self._loss_smooth,
+            acc_smooth=0.0 if self._acc_smooth is None else self._acc_smooth,
+        )
+
+    @property
+    def in_warmup(self) -> bool:
+        """Whether every sample weighs 1 for now."""
+        return self._stage < self.warmup_stages
+
+    # -- before training -----------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before anything runs."""
+        # A checkpoint is restored after this, also for a test or a validation, which must not leak into a later fit.
+        self._fitting, self._loaded = stage == "fit", None
+        if not self._fitting:
+            return
+        self.release()  # what a fit that failed has kept
+        self.schedule, self._order = None, DataOrder()
+        refuse_training(trainer, pl_module)
+        refuse_several_optimizers(pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The data order of the first epoch is still to be drawn."""
+        if trainer.fit_loop._combined_loader is None and self._order is not None:
+            self._order.note_epoch(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Cut the run into stages."""
+        self.schedule = schedule_of(trainer, self.num_stages, self.warmup_stages)
+        self.history = []
+        self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
+        self._statistics = StageStatistics()
+        state, self._loaded = self._loaded, None
+        if state is not None:
+            self._resume(trainer, pl_module, state)
+            return
+        if trainer.global_step > 0:
+            raise MisconfigurationException(
+                f"LAW cuts a whole training into stages, but this one is already at step {trainer.global_step}: "
+                "begin anew, or resume from a checkpoint that was made with the callback."
+            )
+        self._start(trainer, pl_module)
+        self._stage_phase = self.phase
+        self.start_stage(trainer, pl_module)
+
+    def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Called once at the beginning of a fit that is not resumed."""
+
+    # -- stages --------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From the second epoch on, the data order is drawn right after this."""
+        if self._order is not None and trainer.current_epoch > 0:
+            self._order.note_epoch(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the stage if its last step was taken."""
+        assert self.schedule is not None
+        if self._stage >= self.num_stages or trainer.global_step < self.schedule.end(self._stage):
+            return
+        summary = self._statistics.summary(trainer)
+        chance = math.log(summary["num_classes"]) if summary["num_classes"] > 1 else 1.0
+        record: Record = {
+            "stage": self._stage,
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            **{name: value for name, value in summary.items() if name != "num_classes"},
+            **self.analyse(trainer, pl_module),
+        }
+        # A training that diverges must not drive the strategy's networks out of all bounds.
+        loss = min(summary["loss"] / chance, MOST_LOSS)
+        self._loss_smooth = LF.smooth(self._loss_smooth, loss, self.smoothing)
+        self._acc_smooth = LF.smooth(self._acc_smooth, summary["accuracy"], self.smoothing)
+        record |= {"loss_smooth": self._loss_smooth, "acc_smooth": self._acc_smooth}
+        following = TrainingPhase(
+            min(self._stage + 1, self.num_stages - 1), self.num_stages, self._loss_smooth, self._acc_smooth
+        )
+        self.end_stage(trainer, pl_module, record, following)
+        self.history.append(record)
+        self._log(trainer, self.scalars(record))
+        self._stage += 1
+        if self._stage < self.num_stages:
+            self._stage_phase = self.phase
+            self.start_stage(trainer, pl_module)
+
+    @staticmethod
+    def _log(trainer: L.Trainer, scalars: dict[str, float]) -> None:
+        """One row a stage to every logger, whatever ``log_every_n_steps``; and to the callback metrics."""
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=step)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        self.restore(pl_module)
+        self.release()
+        self._fitting, self._loaded = False, None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was; the state stays whole for a checkpoint that is written after this."""
+        self.restore(pl_module)
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def process_state(self) -> dict[str, Any]:
+        """What each process has for itself: tensors and plain Python."""
+        assert self._order is not None
+        return {"statistics": self._statistics.state_dict(), "order": self._order.state_dict()}
+
+    def load_process_state(self, trainer: L.Trainer, own: dict[str, Any]) -> None:
+        """Go on where :meth:`process_state` was taken on this process."""
+        assert self._order is not None
+        self._statistics.load_state_dict(own["statistics"], trainer.strategy.root_device)
+        self._order.restore(trainer, own["order"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain Python."""
+        if self.schedule is None or self._order is None:
+            return {}
+        return {
+            "total_steps": self.schedule.total_steps,
+            "num_stages": self.num_stages,
+            "stage": self._stage,
+            "loss_smooth": self._loss_smooth,
+            "acc_smooth": self._acc_smooth,
+            "history": [dict(record) for record in self.history],
+            "processes": of_every_process(self.process_state()),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state of a checkpoint until the fit that resumes from it begins."""
+        self._loaded = (state_dict or None) if self._fitting else None
+
+    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        assert self.schedule is not None
+        if len(state["processes"]) != trainer.world_size:
+            raise MisconfigurationException(
+                f"The checkpoint is of a run on {len(state['processes'])} processes, but this one has "
+                f"{trainer.world_size}: resume with as many devices."
+            )
+        before = (state["total_steps"], state["num_stages"])
+        if before != (self.schedule.total_steps, self.num_stages):
+            raise MisconfigurationException(
+                f"The checkpoint is of a run with {before[0]} steps in {before[1]} stages, but this one has "
+                f"{self.schedule.total_steps} in {self.num_stages}: resume with the same max_epochs, max_steps, data "
+                "and num_stages."
+            )
+        self._stage = state["stage"]
+        self._loss_smooth, self._acc_smooth = state["loss_smooth"], state["acc_smooth"]
+        self._stage_phase = self.phase
+        self.history = [dict(record) for record in state["history"]]
+        self.load_process_state(trainer, state["processes"][trainer.global_rank])
