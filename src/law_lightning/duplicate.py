@@ -8,13 +8,18 @@ from types import CellType, FunctionType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 WRAPPED = "_law_lightning_wraps"
 """Marks a function that a callback put on the user's module; holds what the instance had in its place, or None."""
 
 _LOG_METHODS = ("log", "log_dict")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+_CONTAINERS = (list, tuple, set, dict)
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -41,7 +46,7 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
         twin: L.LightningModule = copy.deepcopy(module, memo)
     except Exception as error:
         raise MisconfigurationException(
-            f"LAW needs a copy of {type(module).__name__} for its reference network, but copy.deepcopy failed: "
+            f"A copy of {type(module).__name__} is needed to run beside it, but copy.deepcopy failed: "
             f"{error!r}. Keep what cannot be copied (open files, locks, generators) out of the module, or leave it "
             "out in __getstate__."
         ) from error
@@ -53,6 +58,8 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
                     vars(part)[name] = copy.deepcopy(own, memo)
             elif isinstance(value, FunctionType):
                 vars(part)[name] = _rebound(value, memo)
+        for hooks in (getattr(part, name) for name in _HOOKS):
+            hooks.update({key: _rebound(hook, memo) for key, hook in hooks.items() if isinstance(hook, FunctionType)})
     if getattr(twin, "_compiler_ctx", None) is not None:  # a compiled LightningModule: its steps run the original
         for name in _COMPILED:
             vars(twin).pop(name, None)
@@ -61,6 +68,40 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
     for name in _LOG_METHODS:
         vars(twin)[name] = _silent
     return twin
+
+
+def refresh(twin: L.LightningModule, module: L.LightningModule) -> None:
+    """Give a copy the attributes that the module has by now: modes, numbers, tensors, and containers of such.
+
+    Steps and hooks may keep them: a temperature, a running prior, a list of losses. What else a module holds (objects
+    of its own) stays as it was when the copy was made.
+
+    Args:
+        twin: what :func:`duplicate` made of the module, with the same submodules still.
+        module: the user's module.
+    """
+    for own, copied in zip(module.modules(), twin.modules(), strict=True):
+        mine, theirs = vars(own), vars(copied)
+        for name, value in mine.items():
+            if name not in _MODULES_OWN and _is_plain(value):
+                theirs[name] = _plain_copy(value)
+        for name in [name for name in theirs if name not in mine and name not in _LOG_METHODS]:
+            del theirs[name]  # the copy's own step has set it
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in _CONTAINERS:
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, _PLAIN) or (isinstance(value, Tensor) and not isinstance(value, nn.Parameter))
+
+
+def _plain_copy(value: Any) -> Any:
+    """What shares no memory with the original: the copy's steps may write into it."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _plain_copy(entry) for key, entry in value.items()}
+    return type(value)(map(_plain_copy, value)) if isinstance(value, (list, tuple, set)) else value
 
 
 def _detach_into(memo: dict[int, Any], value: Any) -> None:

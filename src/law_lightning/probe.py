@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning.capture import LossCapture
-from law_lightning.duplicate import duplicate
+from law_lightning.duplicate import duplicate, refresh
 from law_lightning.randomness import replaying
 from law_lightning.reference import StepRecord
 from law_lightning.samples import Samples
@@ -91,11 +91,18 @@ class Probe:
         Returns:
             A tensor for each parameter; zeros for one that the loss does not depend on.
         """
-        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else float(scaler.get_scale())
-        found = torch.autograd.grad(loss * scale, list(parameters), retain_graph=retain_graph, allow_unused=True)
+        scaler = self._scaler
+        if scaler is not None:
+            loss = loss * scaler.get_scale()
+        found = torch.autograd.grad(loss, list(parameters), retain_graph=retain_graph, allow_unused=True)
         pairs = zip(found, parameters, strict=True)
-        return [torch.zeros_like(parameter) if each is None else each / scale for each, parameter in pairs]
+        gradients = [torch.zeros_like(parameter) if each is None else each for each, parameter in pairs]
+        return gradients if scaler is None else [gradient / scaler.get_scale() for gradient in gradients]
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        scaler: torch.amp.GradScaler | None = getattr(self._trainer.precision_plugin, "scaler", None)
+        return scaler
 
     def shared(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean of each tensor over all processes of the Trainer."""
@@ -125,9 +132,14 @@ class Probe:
             MisconfigurationException: an operator of the network cannot be differentiated in this way.
         """
         step = step.copy()
+        if self._scaler is not None:  # in float16 a small direction would vanish on its way
+            length = torch.stack([each.abs().max() for each in direction]).max().clamp_min(torch.finfo().tiny)
+            direction = [each / length for each in direction]
         try:
             with self._running(step, None):
-                return self._forward(step, direction) if self.mode == "forward" else self._backward(step, direction)
+                products = self._forward if self.mode == "forward" else self._backward
+                found = products(step, direction)
+            return found if self._scaler is None else [each.float() * length for each in found]
         except (NotImplementedError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _is_unsupported(error):
                 raise
@@ -170,11 +182,9 @@ class Probe:
     @contextmanager
     def _running(self, step: StepRecord, at: Sequence[Tensor] | None) -> Iterator[None]:
         """The copy as the module is now, at its parameters or at others."""
-        # What a module's hooks may set from step to step.
-        plain = {name: value for name, value in vars(self._module).items() if isinstance(value, (int, float, str))}
-        vars(self._twin).update(plain)
-        for part, copied_part in zip(self._module.modules(), self._twin.modules(), strict=True):
-            copied_part.training = part.training
+        if _shape(self._module) != _shape(self._twin):  # a hook has added something to the module
+            self.renew()
+        refresh(self._twin, self._module)
         others = None if at is None else iter(at)
         for own, copied in zip(self._module.parameters(), self._twin.parameters(), strict=True):
             copied.requires_grad_(own.requires_grad)
@@ -187,9 +197,16 @@ class Probe:
             yield
 
 
+def _shape(module: nn.Module) -> list[tuple[str, torch.Size]]:
+    """The names and sizes of all that a copy is given values of."""
+    named = (module.named_parameters(), module.named_buffers())
+    return [(name, tensor.shape) for tensors in named for name, tensor in tensors]
+
+
 def _is_unsupported(error: RuntimeError) -> bool:
     text = str(error)
-    return any(words in text for words in ("forward AD", "forward mode", "not implemented", "double backward"))
+    words = ("forward AD", "forward mode", "not implemented", "double backward", "donated buffers")
+    return any(each in text for each in words)
 
 
 def _unsupported(name: str, mode: Mode, error: Exception) -> str:
@@ -203,7 +220,7 @@ def _unsupported(name: str, mode: Mode, error: Exception) -> str:
         )
     return (
         f"The training_step of {name} uses an operator that torch cannot differentiate twice{where}: {first} "
-        "Use products='forward', or another operator."
+        "Use another operator, or products='forward' if it has a forward-mode derivative."
     )
 
 

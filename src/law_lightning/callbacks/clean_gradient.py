@@ -98,7 +98,7 @@ class CleanGradientCallback(WeightingCallback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Take over what the module's hooks did to it since the last epoch."""
+        """Take over what the module keeps in objects of its own; the rest is taken over at every step."""
         if batch_idx == 0 and self._probe is not None:
             self._probe.renew()
 
