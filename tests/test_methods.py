@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from law_lightning import WeightingCallback
 from methods import METHODS
 from zoo import (
     MODULES,
@@ -22,7 +25,9 @@ from zoo import (
     differ,
     fit,
     loaders,
+    make_data,
     make_trainer,
+    plain,
 )
 
 MATRIX = [(module, "default") for module in MODULES]
@@ -35,14 +40,6 @@ CASES = [
     for module, trainer in MATRIX
     if (name, module) not in REFUSED
 ]
-
-_plain: dict = {}
-
-
-def plain(module, trainer):
-    if (module, trainer) not in _plain:
-        _plain[module, trainer] = fit(module, **TRAINERS[trainer]).state_dict()
-    return _plain[module, trainer]
 
 
 @pytest.mark.parametrize(("name", "module", "trainer"), CASES)
@@ -71,6 +68,59 @@ def test_a_stop_loses_nothing(name, module, step, tmp_path):
     resumed_trainer.fit(resumed, *loaders(), ckpt_path=tmp_path / f"step={step}.ckpt", weights_only=True)
     assert_identical(resumed.state_dict(), expected)
     assert again.history == whole.history
+
+
+class Failing(L.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 9:
+            raise RuntimeError("the user's own")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_error_loses_nothing(name, tmp_path):
+    """A checkpoint that is written when the fit has failed is as good as any other."""
+    whole = METHODS[name]()
+    expected = fit(AdamCosine, [whole]).state_dict()
+    with pytest.raises(RuntimeError, match="the user's own"):
+        fit(AdamCosine, [METHODS[name](), Failing(), OnExceptionCheckpoint(tmp_path)])
+    again = METHODS[name]()
+    assert_identical(fit(AdamCosine, [again], ckpt_path=tmp_path / "on_exception.ckpt").state_dict(), expected)
+    assert again.history == whole.history
+
+
+@pytest.mark.parametrize("pair", [("l2rw", "focal"), ("focal", "law_apply"), ("law_search", "co_teaching")])
+def test_two_methods_at_once_are_refused(pair):
+    with pytest.raises(MisconfigurationException, match=r"has 2 callbacks that weight samples.*give it one"):
+        fit(AdamCosine, [METHODS[name]() for name in pair])
+
+
+class KnownLabels(L.LightningDataModule):
+    """A data module that knows which labels are wrong."""
+
+    def train_dataloader(self):
+        return loaders()[0]
+
+    def val_dataloader(self):
+        return loaders()[1]
+
+    def analysis_dataloader(self):
+        x, y = make_data(60, seed=1).tensors
+        wrong = torch.arange(60) % 5 == 0
+        return [((x[i : i + 20], y[i : i + 20]), wrong[i : i + 20]) for i in (0, 20, 40)]
+
+
+@pytest.mark.parametrize("name", [name for name, make in METHODS.items() if type(make()) is WeightingCallback])
+def test_looking_at_the_labels_changes_nothing(name):
+    trained = []
+    for analyse in (False, True):
+        callback = METHODS[name]()
+        callback.analyse_labels = analyse
+        L.seed_everything(3, verbose=False)
+        module = AdamCosine()
+        make_trainer([callback]).fit(module, datamodule=KnownLabels())
+        assert ("weight_wrong" in callback.history[-1]) == analyse
+        trained.append(module.state_dict())
+    assert_identical(*trained)
 
 
 @pytest.mark.parametrize("name", METHODS)

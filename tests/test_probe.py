@@ -8,8 +8,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.func import functional_call
 
-from law_lightning.callbacks.l2rw import L2RWCallback, reweighted
-from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback, WeightNet
+from law_lightning.callbacks import L2RWCallback
+from law_lightning.capture import LossCapture
 from law_lightning.probe import Probe
 from law_lightning.randomness import random_states, set_random_states
 from law_lightning.reference import StepRecord
@@ -24,9 +24,6 @@ from zoo import (
     TwoHeads,
     assert_identical,
     fit,
-    loaders,
-    make_data,
-    make_trainer,
 )
 
 MODES = ("forward", "double_backward")
@@ -167,176 +164,127 @@ def test_a_recurrent_network_can_be_differentiated_twice():
     fit(Recurrent, [L2RWCallback(num_stages=5, products="double_backward")])
 
 
-# -- L2RW ---------------------------------------------------------------------------------------------------------
+# -- a copy that follows -------------------------------------------------------------------------------------------
 
 
-class Smooth(Base):
-    """No dropout, so that a naive loop sees the same."""
-
-    def make_net(self):
-        return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(), nn.Linear(16, 4))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class Batches(L.Callback):
-    """Keeps the batches of a fit."""
+class Running(Base):
+    """Keeps on itself, and on a submodule, what its steps make: no buffers."""
 
     def __init__(self):
-        self.seen = []
+        super().__init__()
+        self.prior = torch.ones(4) / 4
+        self.net[0].temperature = 1.0
+        self.seen = {"losses": []}
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.seen.append([each.clone() for each in batch])
-
-
-def clean_batches_of(callback_class, module_class, **kwargs):
-    """A fit with a method, its batches, the clean batches it drew, and the module at its beginning."""
-    drawn = []
-
-    class Noted(callback_class):
-        def on_train_start(self, trainer, pl_module):
-            super().on_train_start(trainer, pl_module)
-            take = self._batches.take
-
-            def noted():
-                step = take()
-                drawn.append([each.clone() for each in step.args[0]])
-                return step
-
-            self._batches.take = noted
-
-    batches, callback = Batches(), Noted(num_stages=5, **kwargs)
-    L.seed_everything(3, verbose=False)
-    start = {name: value.clone() for name, value in module_class().state_dict().items()}
-    trained = fit(module_class, [callback, batches])
-    return trained, callback, start, batches.seen, drawn
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        self.prior = 0.9 * self.prior + 0.1 * F.one_hot(y, 4).float().mean(0)
+        self.net[0].temperature *= 1.01
+        loss = F.cross_entropy(self(x) * self.net[0].temperature + self.prior.log(), y)
+        self.seen["losses"].append(float(loss))
+        return loss
 
 
-def naive(module_class, start):
-    module = module_class()
-    module.load_state_dict(start)
-    return module, [name for name, _ in module.named_parameters()]
+def test_the_copy_begins_every_run_where_the_module_is():
+    def look(probe, owner, step):
+        for _ in range(2):  # a run leaves nothing for the next one
+            probe.gradient(step)
+        with probe._running(step, None):
+            assert torch.equal(probe._twin.prior, owner.prior)
+            assert probe._twin.net[0].temperature == owner.net[0].temperature
+            assert probe._twin.seen == owner.seen
+            assert probe._twin.seen["losses"] is not owner.seen["losses"]
+
+    probe = []
+
+    class Kept(Prober):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            probe.append(probe[0] if probe else Probe(trainer, pl_module))
+            look(probe[0], pl_module, StepRecord.of((batch, batch_idx), {}))
+
+    fit(Running, [Kept(look)])
+    assert len(probe) > 20
 
 
-def test_l2rw_is_the_two_step_definition():
-    """Weights of zero, a look-ahead step, its clean loss differentiated by the weights (Algorithm 1 of the paper)."""
-    trained, _, start, batches, clean = clean_batches_of(L2RWCallback, Smooth)
-    module, names = naive(Smooth, start)
-    optimizer = module.configure_optimizers()
-    assert len(batches) == len(clean)
-    for (x, y), (clean_x, clean_y) in zip(batches, clean, strict=True):
-        epsilon = torch.zeros(len(x), requires_grad=True)
-        losses = F.cross_entropy(module(x), y, reduction="none")
-        gradient = torch.autograd.grad((epsilon * losses).sum(), list(module.parameters()), create_graph=True)
-        ahead = {n: p - 0.05 * g for n, p, g in zip(names, module.parameters(), gradient, strict=True)}
-        clean_loss = F.cross_entropy(functional_call(module, ahead, (clean_x,)), clean_y)
-        weights = (-torch.autograd.grad(clean_loss, epsilon)[0]).clamp_min(0)
-        weights = weights / weights.sum() if weights.sum() > 0 else weights
-        loss = (weights.detach() * F.cross_entropy(module(x), y, reduction="none")).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for name, value in module.state_dict().items():
-        torch.testing.assert_close(trained.state_dict()[name], value, rtol=2e-3, atol=2e-4)
+class Tanh(Base):
+    """Without kinks, so that finite differences are right."""
+
+    def make_net(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 4))
 
 
-def test_no_sample_helps():
-    products = torch.tensor([-1.0, 0.0, float("nan"), float("-inf")])
-    assert reweighted(products).tolist() == [0, 0, 0, 0]
-    assert reweighted(torch.tensor([1.0, 2.0]), torch.tensor([True, False])).tolist() == [1, 0]
+class Grown(Tanh):
+    """Gets a buffer in the middle of an epoch."""
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if self.global_step == 3:
+            self.register_buffer("centre", torch.ones(4))
+
+    def forward(self, x):
+        return super().forward(x) + getattr(self, "centre", 0.0)
 
 
-# -- Meta-Weight-Net ----------------------------------------------------------------------------------------------
+class Watched(Tanh):
+    """A forward hook that closes over self keeps what the loss is made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+        self.net[1].register_forward_hook(lambda module, inputs, output: self.kept.__setitem__("h", output))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        return F.cross_entropy(logits, y) + 1e-2 * self.kept["h"].square().mean()
 
 
-def test_meta_weight_net_is_differentiating_through_the_step():
-    trained, callback, start, batches, clean = clean_batches_of(MetaWeightNetCallback, Smooth, lr=0.01)
-    module, names = naive(Smooth, start)
-    optimizer = module.configure_optimizers()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = WeightNet()
-    learner = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-4)
-    for (x, y), (clean_x, clean_y) in zip(batches, clean, strict=True):
-        losses = F.cross_entropy(module(x), y, reduction="none")
-        mean = (net(losses.detach()) * losses).sum() / len(x)
-        gradient = torch.autograd.grad(mean, list(module.parameters()), create_graph=True)
-        ahead = {n: p - 0.1 * g for n, p, g in zip(names, module.parameters(), gradient, strict=True)}
-        learner.zero_grad()
-        F.cross_entropy(functional_call(module, ahead, (clean_x,)), clean_y).backward()
-        learner.step()
-        losses = F.cross_entropy(module(x), y, reduction="none")
-        loss = (net(losses.detach()).detach() * losses).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for name, value in module.state_dict().items():
-        torch.testing.assert_close(trained.state_dict()[name], value, rtol=1e-3, atol=1e-4)
-    for name, value in net.state_dict().items():
-        torch.testing.assert_close(callback.weight_net.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+class GradientPenalty(Tanh):
+    """A step that itself differentiates, and computes a loss without a gradient first."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        with torch.no_grad():
+            self.log("before", F.cross_entropy(self(x), y))
+        x = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(self(x), y, reduction="sum"), x, create_graph=True)
+        return F.cross_entropy(self(x), y) + 0.1 * slope.square().mean()
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("module", [Grown, Watched, GradientPenalty])
+def test_products_of_steps_as_users_write_them(module, mode):
+    """The copy's products are those of finite differences of its losses, and the training stays as it was."""
 
-BOTH = pytest.mark.parametrize("callback", [L2RWCallback, MetaWeightNetCallback])
+    def look(probe, owner, step):
+        direction = direction_of(owner)
+        length = torch.cat([each.flatten() for each in direction]).norm()
+        direction = [each / length for each in direction]
+        (found,) = probe.products(step, direction)
+        losses = []
+        for sign in (-1, 1):
+            with torch.no_grad():
+                ahead = [p + sign * 1e-3 * d for p, d in zip(owner.parameters(), direction, strict=True)]
+            losses.append(losses_at(probe, step, ahead))
+        torch.testing.assert_close(found, (losses[1] - losses[0]) / 2e-3, rtol=1e-2, atol=1e-3)
 
-
-@BOTH
-def test_without_clean_data_it_is_refused(callback):
-    with pytest.raises(MisconfigurationException, match=f"{callback.__name__} needs clean data"):
-        make_trainer([callback(num_stages=5)]).fit(DropoutMLP(), loaders()[0])
-
-
-@BOTH
-def test_clean_data_of_another_kind_are_named(callback):
-    other = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(20, 5)), batch_size=4)
-    with pytest.raises(MisconfigurationException, match=r"failed on one.*clean="):
-        fit(DropoutMLP, [callback(other, num_stages=5)])
-
-
-@BOTH
-def test_clean_data_can_be_given(callback):
-    clean = torch.utils.data.DataLoader(make_data(30, seed=7), batch_size=10)
-    L.seed_everything(3, verbose=False)
-    make_trainer([callback(clean, num_stages=5)]).fit(DropoutMLP(), loaders()[0])
+    assert_identical(fit(module, [Prober(look, mode, steps=(0, 4))]).state_dict(), fit(module).state_dict())
 
 
-@BOTH
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"products": "exact"}, "products must be"),
-        ({"clean": [1, 2]}, "clean must be a DataLoader"),
-        ({"clean_batch_size": 0}, "clean_batch_size must be"),
-        ({"num_stages": 0}, "num_stages must be"),
-    ],
-)
-def test_bad_arguments(callback, kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        callback(**kwargs)
+def losses_at(probe, step, parameters):
+    """The per-sample losses of a step at other parameters, from its own random states."""
+    step = step.copy()
+    with probe._running(step, parameters), torch.enable_grad(), LossCapture() as capture:
+        probe._twin.training_step(*step.args, **step.kwargs)
+    return capture.samples[0].loss
 
 
-def test_bad_arguments_of_the_weight_net():
-    with pytest.raises(ValueError, match="hidden must be"):
-        MetaWeightNetCallback(hidden=0)
+def test_a_small_direction_survives_float16():
+    def look(probe, owner, step):
+        direction = direction_of(owner)
+        small = [1e-9 * each for each in direction]
+        (found,), (scaled,) = probe.products(step, direction), probe.products(step, small)
+        torch.testing.assert_close(scaled * 1e9, found.float(), rtol=1e-2, atol=1e-2)
 
-
-@BOTH
-def test_degenerate_batches(callback):
-    """One sample, one class, infinite losses: defined, and nothing but finite weights."""
-    x, y = make_data(40, seed=1).tensors
-    x = x.clone()
-    x[::7] = float("inf")
-    for inputs, labels, batch_size in (
-        (x, y, 8),
-        (make_data(40).tensors[0], y * 0, 8),
-        (make_data(40).tensors[0], y, 1),
-    ):
-        data = torch.utils.data.TensorDataset(inputs, labels)
-        method = callback(num_stages=5)
-        L.seed_everything(3, verbose=False)
-        loader = torch.utils.data.DataLoader(data, batch_size=batch_size)
-        make_trainer([method], max_epochs=1).fit(Smooth(), loader, loaders()[1])
-        for record in method.history:
-            assert all(0 <= record[name] < 1e4 for name in ("weight_mean", "weight_min", "weight_max"))
+    prober = Prober(look)
+    fit(DropoutMLP, [prober], **TRAINERS["fp16"])
+    assert prober.ran

@@ -23,20 +23,12 @@ from zoo import (
     fit,
     loaders,
     make_trainer,
+    plain,
 )
 
 MATRIX = [(module, "default") for module in MODULES]
 MATRIX += [(module, name) for module in (BatchNormCNN, AdamCosine, Mixup) for name in TRAINERS if name != "default"]
 IDS = [f"{module.__name__}-{name}" for module, name in MATRIX]
-
-_plain: dict = {}
-
-
-def plain(module, name):
-    """Plain training's parameters and buffers, trained once for all tests."""
-    if (module, name) not in _plain:
-        _plain[module, name] = fit(module, **TRAINERS[name]).state_dict()
-    return _plain[module, name]
 
 
 def bold_agent(**kwargs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import lightning as L
 import numpy as np
 import torch
@@ -290,6 +292,12 @@ def fit(module_class, callbacks=(), seed=3, ckpt_path=None, **kwargs):
     module = module_class()
     make_trainer(callbacks, **kwargs).fit(module, *loaders(), ckpt_path=ckpt_path)
     return module
+
+
+@functools.cache
+def plain(module_class, trainer="default"):
+    """Parameters and buffers of plain training, trained once for all tests."""
+    return fit(module_class, **TRAINERS[trainer]).state_dict()
 
 
 def assert_identical(a: dict, b: dict) -> None:

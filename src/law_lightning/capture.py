@@ -64,6 +64,7 @@ def _class_loss(
     elements = func(input, target, reduction="none", **options)
     logits = input
     valid: Tensor | None = None
+    one_label = elements.ndim == 1 and not target.is_floating_point()
     denominator: Tensor | int
     if target.is_floating_point():  # class probabilities, [B, C, ...]: nothing is ignored
         denominator = elements.numel()
@@ -80,12 +81,14 @@ def _class_loss(
             denominator = valid.sum() if weight is None else (weight[target] * valid).sum()
             correct = ((logits.argmax(dim=1) == target) & valid).float()
     loss = elements
+    divisor: Tensor | float = denominator
     if elements.ndim > 1:  # dense: a sample is the mean over its positions
         logits = logits.flatten(2).mean(dim=2)
         target = target.flatten(1)
         if valid is None:
             target = target.mode(dim=1).values
             loss, correct = _per_sample(loss), _per_sample(correct)
+            divisor = denominator * len(elements) / elements.numel()
         else:
             positions = valid.flatten(1)
             counts = torch.zeros(logits.shape, dtype=target.dtype, device=target.device)
@@ -94,7 +97,8 @@ def _class_loss(
             loss = loss.flatten(1).sum(dim=1) / positions.clamp_min(1)
             correct = correct.flatten(1).sum(dim=1) / positions.clamp_min(1)
             valid = positions > 0
-    return _Loss(elements, denominator, Samples(loss, logits, target, correct, valid))
+            divisor = denominator / positions
+    return _Loss(elements, denominator, Samples(loss, logits, target, correct, valid, one_label, divisor))
 
 
 def _binary_loss(

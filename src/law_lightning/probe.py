@@ -90,11 +90,23 @@ class Probe:
 
         Returns:
             A tensor for each parameter; zeros for one that the loss does not depend on.
+
+        Raises:
+            MisconfigurationException: the graph is needed once more, but the network was compiled to be rid of it.
         """
         scaler = self._scaler
         if scaler is not None:
             loss = loss * scaler.get_scale()
-        found = torch.autograd.grad(loss, list(parameters), retain_graph=retain_graph, allow_unused=True)
+        try:
+            found = torch.autograd.grad(loss, list(parameters), retain_graph=retain_graph, allow_unused=True)
+        except RuntimeError as error:
+            if "donated buffer" not in str(error):
+                raise
+            raise MisconfigurationException(
+                f"The network of {type(self._module).__name__} is compiled to free what its backward pass needs after "
+                "one gradient, but two are taken here: set torch._functorch.config.donated_buffer = False before the "
+                "network runs for the first time."
+            ) from error
         pairs = zip(found, parameters, strict=True)
         gradients = [torch.zeros_like(parameter) if each is None else each for each, parameter in pairs]
         return gradients if scaler is None else [gradient / scaler.get_scale() for gradient in gradients]

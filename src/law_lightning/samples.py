@@ -18,7 +18,10 @@ class Samples:
         correct: how much of a sample the network gets right, [B] in [0, 1]; by default whether the largest logit
             is the target's.
         valid: False for samples without a target (``ignore_index``), [B]; None where all have one.
-        one_label: whether each sample has a single label; otherwise the logits are those of C separate questions.
+        one_label: whether each sample is one question with one right answer: not one of many positions, not C separate
+            questions, and not a label spread over classes.
+        denominator: what the mean reduction divides each loss by, a scalar or [B]: ``(loss / denominator).sum()`` is
+            the plain loss. None where nothing is known of it: B.
     """
 
     loss: Tensor
@@ -27,6 +30,7 @@ class Samples:
     correct: Tensor | None = None
     valid: Tensor | None = None
     one_label: bool = True
+    denominator: Tensor | float | None = None
 
     def __len__(self) -> int:
         return self.loss.shape[0]
@@ -34,6 +38,11 @@ class Samples:
     def detach(self) -> Samples:
         """The same without the graph."""
         return replace(self, loss=self.loss.detach(), logits=self.logits.detach())
+
+    @property
+    def divisor(self) -> Tensor | float:
+        """What the mean divides each loss by, a scalar or [B]; infinite for a sample whose loss is not in it."""
+        return len(self) if self.denominator is None else self.denominator
 
     @property
     def num_classes(self) -> int:

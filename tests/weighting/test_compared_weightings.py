@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torchvision.ops import sigmoid_focal_loss
 
 from law_lightning import Samples, TrainingPhase, WeightingCallback
@@ -29,7 +38,7 @@ from law_lightning.weighting.focal import focal_factor
 from law_lightning.weighting.mentornet import predefined_curriculum
 from law_lightning.weighting.self_paced import self_paced_weights
 from law_lightning.weighting.training_labels import labels_of
-from zoo import DropoutMLP, assert_identical, fit, loaders, make_trainer
+from zoo import DropoutMLP, assert_identical, fit, loaders, make_data, make_trainer
 
 
 def phase(stage=0, num_stages=20):
@@ -97,6 +106,18 @@ def test_several_labels_a_sample_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("logits", "target"),
+    [
+        (torch.randn(4, 3, 5, 5), torch.randint(3, (4, 5, 5))),  # a label for each of many positions
+        (torch.randn(4, 3), torch.randn(4, 3).softmax(1)),  # a label spread over classes
+    ],
+)
+def test_what_has_no_factor_for_each_sample_is_refused(logits, target):
+    with pytest.raises(MisconfigurationException, match="many positions, or a label spread over classes"):
+        weighted(FocalWeighting(), lambda: F.cross_entropy(logits.requires_grad_(), target))
+
+
+@pytest.mark.parametrize(
     ("kwargs", "message"),
     [({"gamma": -1}, "gamma must be"), ({"gamma": math.nan}, "gamma must be"), ({"alpha": [-1.0]}, "alpha must hold"),
      ({"alpha": []}, "alpha must hold")],
@@ -158,6 +179,48 @@ def test_where_data_sets_keep_their_labels(name, labels):
     assert labels_of(Subset(data, [2, 0])).tolist() == [1, 2]
     both = ConcatDataset([data, TensorDataset(torch.zeros(2, 3), torch.tensor([3, 3]))])
     assert labels_of(both).tolist() == [2, 0, 1, 3, 3]
+
+
+def test_samples_without_a_label_are_not_counted():
+    x, y = make_data(40).tensors
+    y = y.clone()
+    y[::4] = -100
+    weighting = ClassBalancedWeighting(0.9)
+    trainer = make_trainer([WeightingCallback(weighting, num_stages=2)], max_epochs=1)
+    trainer.fit(DropoutMLP(), DataLoader(TensorDataset(x, y), batch_size=10))
+    assert weighting.counts.tolist() == y[y >= 0].bincount().tolist()
+
+
+def test_only_the_samples_that_are_drawn_are_counted():
+    data = make_data(60)
+    drawn = list(range(0, 60, 2))
+    weighting = ClassBalancedWeighting(0.9)
+    trainer = make_trainer([WeightingCallback(weighting, num_stages=2)], max_epochs=1)
+    trainer.fit(DropoutMLP(), DataLoader(data, batch_size=10, sampler=SubsetRandomSampler(drawn)))
+    assert weighting.counts.tolist() == data.tensors[1][drawn].bincount().tolist()
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(make_data(40))
+
+    def __len__(self):
+        return 40
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(make_data(40), batch_size=10, sampler=WeightedRandomSampler(torch.ones(40), 40)),
+        DataLoader(make_data(40), batch_sampler=[[0, 1], [2, 3], [4, 5], [6, 7]]),
+        DataLoader(Stream(), batch_size=10),
+    ],
+    ids=["weighted", "own batches", "stream"],
+)
+def test_what_a_sampler_of_the_users_draws_is_not_guessed(loader):
+    trainer = make_trainer([WeightingCallback(ClassBalancedWeighting(), num_stages=2)], max_epochs=1)
+    with pytest.raises(MisconfigurationException, match=r"cannot count.*sampler of its own.*class_counts=\[...\]"):
+        trainer.fit(DropoutMLP(), loader)
 
 
 @pytest.mark.parametrize(
@@ -241,41 +304,44 @@ def test_bad_arguments_of_self_paced(kwargs, message):
 # -- MentorNet ----------------------------------------------------------------------------------------------------
 
 
-def published_mentor(batches, percentile, softness, decay):
-    """The moving percentile and the predefined weights, as a loop over numbers."""
+def published_mentor(batches, percentile, epoch, decay):
+    """The moving percentile and what the published mentor was taught for an epoch of 100, as a loop over numbers."""
     moving, weights = 0.0, []
     for losses in batches:
         moving = moving * decay + (1 - decay) * np.percentile(losses, 100 * percentile)
-        weights.append([
-            min(1.0, max(0.0, 1 - (loss - moving) / softness)) if softness else float(loss <= moving) for loss in losses
-        ])  # fmt: skip
+        if epoch <= 18:
+            weights.append([1.0 for _ in losses])
+        elif epoch < 90:
+            weights.append([float(loss <= moving) for loss in losses])
+        else:
+            weights.append([min(1.0, max(0.0, 1 - (loss - moving))) for loss in losses])
     return moving, weights
 
 
 @given(
     batches=st.lists(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=8), min_size=1, max_size=5),
     percentile=st.floats(0.05, 0.95),
-    softness=st.sampled_from([0.0, 0.5, 1.0]),
+    epoch=st.integers(0, 99),
 )
-def test_the_predefined_curriculum_is_the_published_one(batches, percentile, softness):
-    weighting = MentorNetWeighting(percentile=percentile, softness=softness, dropout=(0.0, 0.0))
-    moving, expected = published_mentor(batches, percentile, softness, 0.9)
+def test_the_predefined_curriculum_is_the_published_one(batches, percentile, epoch):
+    weighting = MentorNetWeighting(percentile=percentile, dropout=(0.0, 0.0))
+    moving, expected = published_mentor(batches, percentile, epoch, 0.5)
     for losses, wanted in zip(batches, expected, strict=True):
-        found = weighting(samples_of(losses), phase()).tolist()
-        at_edge = [softness == 0 and abs(loss - weighting.threshold) < 1e-5 for loss in losses]
+        found = weighting(samples_of(losses), phase(epoch, 100)).tolist()
+        at_edge = [epoch < 90 and abs(loss - float(weighting.threshold)) < 1e-5 for loss in losses]
         assert [f for f, edge in zip(found, at_edge, strict=True) if not edge] == pytest.approx(
             [w for w, edge in zip(wanted, at_edge, strict=True) if not edge], abs=1e-4
         )
-    assert weighting.threshold == pytest.approx(moving, rel=1e-4, abs=1e-5)
+    assert float(weighting.threshold) == pytest.approx(moving, rel=1e-4, abs=1e-5)
 
 
 def test_burn_in_and_dropout_follow_the_training():
     weighting = MentorNetWeighting(burn_in=0.2, dropout=(0.5, 0.1), dropout_until=0.3)
-    weighting.threshold = -10.0  # nothing would be learned from
+    weighting.threshold = torch.tensor(-10.0)  # nothing would be learned from
     early = weighting(samples_of([1.0] * 100), phase(3))
     assert early.sum() == 50
     assert set(early.tolist()) == {0.0, 1.0}
-    weighting.threshold = 100.0
+    weighting.threshold = torch.tensor(100.0)
     assert weighting(samples_of([1.0] * 100), phase(5)).sum() == 50
     assert weighting(samples_of([1.0] * 100), phase(6)).sum() == 90
     assert MentorNetWeighting(dropout=(0.9, 0.0))(samples_of([1.0]), phase()).numel() == 1
@@ -294,7 +360,7 @@ def test_a_mentor_learns_which_labels_were_wrong():
     assert mentor.learn(inputs, right, steps=500) < 0.1
     assert torch.equal(mentor.epoch.weight, before)
     weighting = MentorNetWeighting(mentor, dropout=(0.0, 0.0))
-    weighting.threshold = 2.0
+    weighting.threshold = torch.tensor(2.0)
     weights = weighting(samples_of([0.9, 1.2, 2.9, 3.3]), phase(10))
     assert bool((weights[:2] > 0.8).all())
     assert bool((weights[2:] < 0.2).all())
@@ -324,7 +390,8 @@ def test_the_mentor_is_its_published_network():
 
 def test_losses_that_are_not_finite():
     weighting = MentorNetWeighting(dropout=(0.0, 0.0))
-    assert weighting(samples_of([math.nan, math.inf]), phase()).tolist() == [0, 0]
+    for stage in (10, 19):  # hard and soft
+        assert weighting(samples_of([math.nan, math.inf]), phase(stage)).tolist() == [0, 0]
     assert weighting.threshold == 0
     assert predefined_curriculum(torch.tensor([math.nan, 0.0]), 0.0).tolist() == [0, 1]
 
@@ -333,7 +400,8 @@ def test_losses_that_are_not_finite():
     ("kwargs", "message"),
     [({"percentile": 0.0}, "percentile must be"), ({"softness": -1.0}, "softness must be"),
      ({"dropout": (1.0, 0.0)}, "rates of dropout"), ({"decay": 1.0}, "rates of dropout"),
-     ({"burn_in": 1.5}, "burn_in and dropout_until"), ({"dropout_until": -0.1}, "burn_in and dropout_until")],
+     ({"burn_in": 1.5}, "burn_in, soft_from"), ({"soft_from": 2.0}, "burn_in, soft_from"),
+     ({"dropout_until": -0.1}, "burn_in, soft_from and dropout_until")],
 )  # fmt: skip
 def test_bad_arguments_of_mentornet(kwargs, message):
     with pytest.raises(ValueError, match=message):

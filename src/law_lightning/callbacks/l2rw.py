@@ -28,7 +28,7 @@ class L2RWCallback(CleanGradientCallback):
     _found: list[Tensor]
 
     def weights(self, samples: Samples, position: int) -> Tensor:
-        """Weights [B] with mean 1 (over all processes), or zeros."""
+        """Weights [B] under which the mean loss is the sum of w_i L_i; zeros where no sample helps."""
         assert self._batches is not None
         assert self._probe is not None
         assert self._record is not None
@@ -37,8 +37,7 @@ class L2RWCallback(CleanGradientCallback):
             self._found = self._probe.products(self._record, direction)
         helps = reweighted(self._found[position], samples.valid)
         (total,) = self.shared([helps.sum()])
-        count = len(helps) if samples.valid is None else samples.valid.sum()  # what the mean loss divides by
-        return helps * (count / total) if total > 0 else torch.zeros_like(helps)
+        return torch.where(helps > 0, helps * samples.divisor / total, 0)  # the mean's divisor cancels
 
 
 def reweighted(products: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from law_lightning.callbacks.clean_gradient import CleanGradientCallback
-from law_lightning.probe import Mode
 from law_lightning.samples import Samples
 
 
@@ -28,7 +27,8 @@ class WeightNet(nn.Module):
 
     def forward(self, loss: Tensor) -> Tensor:
         """Losses [B] to weights [B]."""
-        weights: Tensor = self.layers(loss.float().unsqueeze(1))
+        with torch.autocast(loss.device.type, enabled=False):
+            weights: Tensor = self.layers(loss.float().unsqueeze(1))
         return weights.squeeze(1)
 
 
@@ -45,16 +45,18 @@ class MetaWeightNetCallback(CleanGradientCallback):
 
     and the samples weigh :math:`V(L_i(w); \Theta)` (Equations 3 to 5 and 10 of the paper; beta's step is Adam's). The
     products are one forward-mode derivative, so no layer is rebuilt and no graph of a graph is kept. The look-ahead is
-    plain SGD on the weighted mean over the samples with a label, whatever the module's optimizer is, as published.
+    plain SGD whatever the module's optimizer is, as published, on the mean as the module's loss takes it (n is what it
+    divides by: the samples with a label, or the sum of their class weights).
 
     Where a step has several losses, V learns from the first and weighs all. Whatever is not finite teaches nothing.
     On several processes the gradients are means over all of them.
 
     Args:
-        clean: see :class:`CleanGradientCallback`, also for the others.
+        clean: see :class:`CleanGradientCallback`.
         hidden: width of V's hidden layer.
         lr: beta, V's learning rate.
         weight_decay: of V.
+        **options: see :class:`CleanGradientCallback`.
 
     Attributes:
         weight_net: V.
@@ -67,22 +69,9 @@ class MetaWeightNetCallback(CleanGradientCallback):
         hidden: int = 100,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
-        clean_batch_size: int | None = None,
-        products: Mode = "forward",
-        seed: int = 0,
-        num_stages: int = 20,
-        warmup_stages: int = 0,
-        smoothing: float = 0.5,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            clean,
-            clean_batch_size=clean_batch_size,
-            products=products,
-            seed=seed,
-            num_stages=num_stages,
-            warmup_stages=warmup_stages,
-            smoothing=smoothing,
-        )
+        super().__init__(clean, **options)
         if hidden < 1 or not lr > 0 or not weight_decay >= 0:
             raise ValueError(
                 f"hidden must be at least 1, lr above 0, weight_decay at least 0, not {hidden}, {lr}, {weight_decay}."
@@ -129,14 +118,11 @@ class MetaWeightNetCallback(CleanGradientCallback):
         clean = self.shared(self._probe.gradient(self._batches.take(), at=ahead))
         direction = [gradient * rate for gradient, rate in zip(clean, rates, strict=True)]
         products = self._probe.products(self._record, direction)[0].float()
-        if samples.valid is not None:
-            products = products.where(samples.valid, 0)
         with torch.enable_grad():
             value = self.weight_net(samples.loss.detach())
-            # Its gradient by Theta is that of the clean loss.
-            surrogate = -(value * products).sum() / _count(samples)
+            surrogate = -(value * products / samples.divisor).sum()  # its gradient by Theta is that of the clean loss
             gradients = self.shared(torch.autograd.grad(surrogate, list(self.weight_net.parameters())))
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
             return
         for parameter, gradient in zip(self.weight_net.parameters(), gradients, strict=True):
             parameter.grad = gradient
@@ -146,9 +132,8 @@ class MetaWeightNetCallback(CleanGradientCallback):
         """w-hat: the parameters after a plain step with the weights of V as it is."""
         with torch.no_grad():
             value = self.weight_net(samples.loss)
-        valid = 1.0 if samples.valid is None else samples.valid
         with torch.enable_grad():
-            loss = (value * samples.loss * valid).sum() / _count(samples)
+            loss = (value * samples.loss / samples.divisor).sum()
         assert self._probe is not None
         gradients = self.shared(self._probe.gradient_of(loss, parameters, retain_graph=True))
         return [
@@ -181,8 +166,3 @@ class MetaWeightNetCallback(CleanGradientCallback):
         super()._resume(trainer, module, state)
         self.weight_net.load_state_dict(state["weight_net"])
         self.optimizer.load_state_dict(state["weight_net_optimizer"])
-
-
-def _count(samples: Samples) -> Tensor | int:
-    """n: the samples that have a label."""
-    return len(samples) if samples.valid is None else samples.valid.sum().clamp_min(1)

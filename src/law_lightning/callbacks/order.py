@@ -49,7 +49,8 @@ class DataOrder:
         """
         fit_loop = trainer.fit_loop
         fetcher = fit_loop._data_fetcher
-        seen = fit_loop.epoch_loop.batch_progress.current.ready
+        seen: int = fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        # A batch that was begun and failed is ready, but not processed: it begins anew.
         within = 0 < seen < fit_loop.max_batches
         set_portable_states(state["epoch_start" if within else "now"])
         self._epoch_start = random_states()

@@ -74,10 +74,10 @@ class ClassBalancedWeighting(BaseWeighting):
             if labels is None:
                 raise MisconfigurationException(
                     "ClassBalancedWeighting cannot count the training labels: the data set of the training loader has "
-                    "no 'targets', 'labels' or 'y' and is no TensorDataset. Give the numbers: "
-                    "ClassBalancedWeighting(class_counts=[...])."
+                    "no 'targets', 'labels' or 'y' and is no TensorDataset, or a sampler of its own decides what is "
+                    "drawn. Give the numbers: ClassBalancedWeighting(class_counts=[...])."
                 )
-            self.counts = labels.bincount()
+            self.counts = labels[labels >= 0].bincount()
         self._weights = None
 
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:

@@ -67,12 +67,14 @@ class FocalWeighting(BaseWeighting):
         """Weights [B] with their graph.
 
         Raises:
-            MisconfigurationException: the samples have several labels each, or other classes than ``alpha``.
+            MisconfigurationException: the samples are more than one question each, or there are other classes than
+                ``alpha`` has.
         """
         if not samples.one_label:
             raise MisconfigurationException(
-                "FocalWeighting gives a sample one weight, but here a sample has several labels (binary_cross_entropy_"
-                "with_logits with a logit for each of several classes): use torchvision.ops.sigmoid_focal_loss."
+                "FocalWeighting gives a sample one factor, by the probability of its one label, but here a sample has "
+                "several labels, many positions, or a label spread over classes. Use torchvision.ops."
+                "sigmoid_focal_loss in the module, or (for label smoothing) cross_entropy(label_smoothing=...)."
             )
         weights = focal_factor(samples.logits, samples.target, self.gamma)
         if self.alpha is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -35,7 +36,7 @@ class MentorInputs(NamedTuple):
 
 
 def predefined_curriculum(difference: Tensor, softness: float) -> Tensor:
-    r"""MentorNet PD: the weights that minimise the paper's predefined objective (its Equation 5 and 6).
+    r"""The weights that minimise the paper's predefined objective (its Equations 5 and 6).
 
     .. math:: v_i = \min(1, \max(0, 1 - (\ell_i - \lambda_1) / \lambda_2)), \qquad
         v_i = [\ell_i \le \lambda_1] \text{ for } \lambda_2 = 0
@@ -115,15 +116,18 @@ class MentorNetwork(nn.Module):
 class MentorNetWeighting(BaseWeighting):
     """``WeightingCallback(MentorNetWeighting())``: a mentor looks at losses and says which samples to learn from.
 
+    The predefined curriculum (PD) is the one that the published network was taught: every sample weighs 1 during the
+    burn-in, then the samples up to lambda_1 do, and towards the end those above it weigh less the farther they are.
     The moving percentile is that of a process's own batches. The epoch advances with the callback's stages.
 
     Args:
-        mentor: a :class:`MentorNetwork` that has learned (MentorNet DD); None for the predefined curriculum (PD).
+        mentor: a :class:`MentorNetwork` that has learned (MentorNet DD); None for the predefined curriculum.
         percentile: share of a batch whose losses lie below lambda_1, in (0, 1). The published commands have 0.75 for
             20 % and 40 % of wrong labels and 0.5 for 80 %.
-        softness: lambda_2 of the predefined curriculum, in nats; 0 makes it hard. The published model has 1.
-        burn_in: share of the training in which every sample that is not dropped weighs 1. The published commands have
-            0 for PD, 0.18 for DD.
+        burn_in: share of the training in which every sample that is not dropped weighs 1: epochs 0 to 18 of 100 in
+            the published curriculum; 0.18 in the published commands of DD.
+        softness: lambda_2 of the predefined curriculum once it is soft, in nats; 0 keeps it hard.
+        soft_from: share of the training after which it is.
         dropout: share of each batch that is left out at random, until ``dropout_until`` and afterwards.
         dropout_until: share of the training.
         decay: of the moving percentile, which begins at 0.
@@ -138,11 +142,12 @@ class MentorNetWeighting(BaseWeighting):
         mentor: MentorNetwork | None = None,
         *,
         percentile: float = 0.75,
+        burn_in: float = 0.19,
         softness: float = 1.0,
-        burn_in: float = 0.0,
+        soft_from: float = 0.9,
         dropout: tuple[float, float] = (0.5, 0.05),
         dropout_until: float = 0.17,
-        decay: float = 0.9,
+        decay: float = 0.5,
         seed: int = 0,
     ) -> None:
         if not 0 < percentile < 1:
@@ -151,22 +156,26 @@ class MentorNetWeighting(BaseWeighting):
             raise ValueError(f"softness must be at least 0, not {softness}.")
         if len(dropout) != 2 or not all(0 <= rate < 1 for rate in (*dropout, decay)):
             raise ValueError(f"The two rates of dropout and decay must be in [0, 1), not {dropout} and {decay}.")
-        if not (0 <= burn_in <= 1 and 0 <= dropout_until <= 1):
-            raise ValueError(f"burn_in and dropout_until must be in [0, 1], not {burn_in} and {dropout_until}.")
+        if not all(0 <= share <= 1 for share in (burn_in, soft_from, dropout_until)):
+            raise ValueError(
+                "burn_in, soft_from and dropout_until must be in [0, 1], not "
+                f"{burn_in}, {soft_from} and {dropout_until}."
+            )
         self.mentor = mentor
         self.percentile = percentile
-        self.softness = softness
         self.burn_in = burn_in
+        self.softness = softness
+        self.soft_from = soft_from
         self.dropout = dropout
         self.dropout_until = dropout_until
         self.decay = decay
         self.seed = seed
-        self.threshold = 0.0
+        self.threshold = torch.zeros(())
         self._own = OwnGenerator(seed)
 
     def start(self, trainer: L.Trainer) -> None:
         """Begin anew, each process with draws of its own."""
-        self.threshold = 0.0
+        self.threshold = torch.zeros(())
         self._own.reseed(self.seed, trainer.global_rank)
 
     @torch.no_grad()
@@ -174,14 +183,16 @@ class MentorNetWeighting(BaseWeighting):
         """Weights [B] in [0, 1]."""
         loss, done = samples.loss.float(), phase.stage / phase.num_stages
         known = loss.isfinite() if samples.valid is None else loss.isfinite() & samples.valid
-        if known.any():
-            here = float(loss[known].quantile(self.percentile))
-            self.threshold = self.decay * self.threshold + (1 - self.decay) * here
+        before = self.threshold.to(loss.device)
+        here = loss.where(known, math.nan).nanquantile(
+            self.percentile
+        )  # a tensor: reading it would wait for the device
+        self.threshold = (self.decay * before + (1 - self.decay) * here).where(known.any(), before)
         difference = loss - self.threshold
         if done < self.burn_in:
             weights = torch.ones_like(loss)
         elif self.mentor is None:
-            weights = predefined_curriculum(difference, self.softness)
+            weights = predefined_curriculum(difference, self.softness if done >= self.soft_from else 0.0)
         else:
             epoch = torch.full_like(samples.target, int(EPOCHS * done))
             inputs = MentorInputs(loss, difference, samples.target, epoch)
@@ -197,11 +208,11 @@ class MentorNetWeighting(BaseWeighting):
     def state_dict(self) -> dict[str, Any]:
         """Moving percentile, random state, and the mentor's parameters."""
         mentor = None if self.mentor is None else {k: v.cpu().clone() for k, v in self.mentor.state_dict().items()}
-        return {"threshold": self.threshold, "generator": self._own.generator.get_state(), "mentor": mentor}
+        return {"threshold": self.threshold.cpu(), "generator": self._own.generator.get_state(), "mentor": mentor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken."""
-        self.threshold = float(state["threshold"])
+        self.threshold = state["threshold"]
         self._own.generator.set_state(state["generator"])
         if self.mentor is not None and state["mentor"] is not None:
             self.mentor.load_state_dict(state["mentor"])

@@ -6,21 +6,43 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 #: Where data sets keep their labels: torchvision's, our own and those of many others.
 _NAMES = ("targets", "labels", "y")
 
 
 def training_labels(trainer: L.Trainer) -> Tensor | None:
-    """All labels of the training data, int64 [N]; None where they cannot be had without reading every sample."""
+    """The labels that a pass over the training data goes through, int64 [N].
+
+    None where they cannot be had without reading every sample, or where a sampler of the user's decides.
+    """
     loader = trainer.train_dataloader
-    return labels_of(loader.dataset) if isinstance(loader, DataLoader) else None
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    sampler: Any = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
+    if isinstance(sampler, DistributedSamplerWrapper):  # what Lightning makes of a sampler on several processes
+        sampler = sampler.dataset._sampler  # type: ignore[attr-defined]
+    labels = labels_of(loader.dataset)
+    if labels is None or isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
+        return labels
+    return labels[torch.as_tensor(sampler.indices)] if isinstance(sampler, SubsetRandomSampler) else None
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The labels of a data set, int64 [N]; None where it does not keep them."""
+    """The labels of a data set, int64 [N], -100 for samples without one; None where it does not keep them."""
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
@@ -47,4 +69,4 @@ def _as_labels(values: Any, count: int) -> Tensor | None:
         return None
     whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
     fits = labels.shape == (count,) and whole and count > 0
-    return labels.long() if fits and int(labels.min()) >= 0 else None
+    return labels.long() if fits and bool(((labels >= 0) | (labels == -100)).all()) else None

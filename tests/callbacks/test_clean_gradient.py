@@ -1,0 +1,354 @@
+"""L2RW and Meta-Weight-Net against their papers' definitions, and the clean batches they draw."""
+
+import random
+from typing import ClassVar
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.func import functional_call
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+
+from law_lightning.callbacks.l2rw import L2RWCallback, reweighted
+from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback, WeightNet
+from zoo import AdamCosine, Base, DropoutMLP, assert_identical, fit, loaders, make_data, make_trainer
+
+# -- L2RW ---------------------------------------------------------------------------------------------------------
+
+
+class Batches(L.Callback):
+    """Keeps the batches of a fit."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append([each.clone() for each in batch])
+
+
+class Smooth(Base):
+    """No dropout, so that a naive loop sees the same."""
+
+    options: ClassVar[dict] = {}
+
+    def make_net(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def losses(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="none", **self.options)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1], **self.options)
+
+    def divisor(self, y):
+        """What torch documents its mean to divide by."""
+        weight = self.options.get("weight", torch.ones(4))
+        return weight[y][y != self.options.get("ignore_index", -100)].sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class ClassWeights(Smooth):
+    options: ClassVar[dict] = {"weight": torch.tensor([4.0, 1.0, 0.5, 2.0])}
+
+
+class Ignored(Smooth):
+    options: ClassVar[dict] = {"weight": torch.tensor([4.0, 1.0, 0.5, 2.0]), "ignore_index": 3}
+
+
+LOSSES = pytest.mark.parametrize("module_class", [Smooth, ClassWeights, Ignored])
+
+
+def clean_batches_of(callback_class, module_class, **kwargs):
+    """A fit with a method, its batches, the clean batches it drew, and the module at its beginning."""
+    drawn = []
+
+    class Noted(callback_class):
+        def on_train_start(self, trainer, pl_module):
+            super().on_train_start(trainer, pl_module)
+            take = self._batches.take
+
+            def noted():
+                step = take()
+                drawn.append([each.clone() for each in step.args[0]])
+                return step
+
+            self._batches.take = noted
+
+    batches, callback = Batches(), Noted(num_stages=5, **kwargs)
+    L.seed_everything(3, verbose=False)
+    start = {name: value.clone() for name, value in module_class().state_dict().items()}
+    trained = fit(module_class, [callback, batches])
+    return trained, callback, start, batches.seen, drawn
+
+
+def naive(module_class, start):
+    module = module_class()
+    module.load_state_dict(start)
+    return module, [name for name, _ in module.named_parameters()]
+
+
+@LOSSES
+def test_l2rw_is_the_two_step_definition(module_class):
+    """Weights of zero, a look-ahead step, its clean loss differentiated by the weights (Algorithm 1 of the paper)."""
+    trained, _, start, batches, clean = clean_batches_of(L2RWCallback, module_class)
+    module, names = naive(module_class, start)
+    optimizer = module.configure_optimizers()
+    assert len(batches) == len(clean)
+    for (x, y), (clean_x, clean_y) in zip(batches, clean, strict=True):
+        epsilon = torch.zeros(len(x), requires_grad=True)
+        losses = module.losses(module(x), y)
+        gradient = torch.autograd.grad((epsilon * losses).sum(), list(module.parameters()), create_graph=True)
+        ahead = {n: p - 0.05 * g for n, p, g in zip(names, module.parameters(), gradient, strict=True)}
+        clean_losses = module.losses(functional_call(module, ahead, (clean_x,)), clean_y)
+        clean_loss = clean_losses.sum() / module.divisor(clean_y)
+        weights = (-torch.autograd.grad(clean_loss, epsilon)[0]).clamp_min(0)
+        weights = weights / weights.sum() if weights.sum() > 0 else weights
+        loss = (weights.detach() * module.losses(module(x), y)).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value, rtol=2e-3, atol=2e-4)
+
+
+def test_no_sample_helps():
+    products = torch.tensor([-1.0, 0.0, float("nan"), float("-inf")])
+    assert reweighted(products).tolist() == [0, 0, 0, 0]
+    assert reweighted(torch.tensor([1.0, 2.0]), torch.tensor([True, False])).tolist() == [1, 0]
+
+
+# -- Meta-Weight-Net ----------------------------------------------------------------------------------------------
+
+
+@LOSSES
+def test_meta_weight_net_is_differentiating_through_the_step(module_class):
+    trained, callback, start, batches, clean = clean_batches_of(MetaWeightNetCallback, module_class, lr=0.01)
+    module, names = naive(module_class, start)
+    optimizer = module.configure_optimizers()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = WeightNet()
+    learner = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-4)
+    for (x, y), (clean_x, clean_y) in zip(batches, clean, strict=True):
+        losses = module.losses(module(x), y)
+        mean = (net(losses.detach()) * losses).sum() / module.divisor(y)
+        gradient = torch.autograd.grad(mean, list(module.parameters()), create_graph=True)
+        ahead = {n: p - 0.1 * g for n, p, g in zip(names, module.parameters(), gradient, strict=True)}
+        learner.zero_grad()
+        clean_losses = module.losses(functional_call(module, ahead, (clean_x,)), clean_y)
+        (clean_losses.sum() / module.divisor(clean_y)).backward()
+        learner.step()
+        losses = module.losses(module(x), y)
+        loss = (net(losses.detach()).detach() * losses).sum() / module.divisor(y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(callback.weight_net.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+# -- bad input ----------------------------------------------------------------------------------------------------
+
+BOTH = pytest.mark.parametrize("callback", [L2RWCallback, MetaWeightNetCallback])
+
+
+@BOTH
+def test_without_clean_data_it_is_refused(callback):
+    with pytest.raises(MisconfigurationException, match=f"{callback.__name__} needs clean data"):
+        make_trainer([callback(num_stages=5)]).fit(DropoutMLP(), loaders()[0])
+
+
+@BOTH
+def test_clean_data_of_another_kind_are_named(callback):
+    other = DataLoader(TensorDataset(torch.randn(20, 5)), batch_size=4)
+    with pytest.raises(MisconfigurationException, match=r"failed on one.*clean="):
+        fit(DropoutMLP, [callback(other, num_stages=5)])
+
+
+@BOTH
+def test_clean_data_can_be_given(callback):
+    clean = DataLoader(make_data(30, seed=7), batch_size=10)
+    L.seed_everything(3, verbose=False)
+    make_trainer([callback(clean, num_stages=5)]).fit(DropoutMLP(), loaders()[0])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"products": "exact"}, "products must be"),
+        ({"clean": [1, 2]}, "clean must be a DataLoader"),
+        ({"clean_batch_size": 0}, "clean_batch_size must be"),
+        ({"num_stages": 0}, "num_stages must be"),
+    ],
+)
+def test_bad_arguments(callback, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        callback(**kwargs)
+
+
+def test_bad_arguments_of_the_weight_net():
+    with pytest.raises(ValueError, match="hidden must be"):
+        MetaWeightNetCallback(hidden=0)
+
+
+@BOTH
+def test_degenerate_batches(callback):
+    """One sample, one class, infinite losses: defined, and nothing but finite weights."""
+    x, y = make_data(40, seed=1).tensors
+    x = x.clone()
+    x[::7] = float("inf")
+    for inputs, labels, batch_size in (
+        (x, y, 8),
+        (make_data(40).tensors[0], y * 0, 8),
+        (make_data(40).tensors[0], y, 1),
+    ):
+        data = TensorDataset(inputs, labels)
+        method = callback(num_stages=5)
+        L.seed_everything(3, verbose=False)
+        loader = DataLoader(data, batch_size=batch_size)
+        make_trainer([method], max_epochs=1).fit(Smooth(), loader, loaders()[1])
+        for record in method.history:
+            assert all(0 <= record[name] < 1e4 for name in ("weight_mean", "weight_min", "weight_max"))
+
+
+def test_the_weight_net_computes_in_full_precision():
+    callback = MetaWeightNetCallback(num_stages=5)
+    fit(DropoutMLP, [callback], precision="bf16-mixed")
+    losses = torch.linspace(0, 1, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = callback.weight_net(losses)
+    assert torch.equal(within, callback.weight_net(losses))
+
+
+class Compiled(DropoutMLP):
+    def make_net(self):
+        return torch.compile(super().make_net(), backend="aot_eager")
+
+
+def test_a_network_compiled_to_free_its_buffers_is_named():
+    with pytest.raises(MisconfigurationException, match=r"Compiled is compiled.*donated_buffer = False"):
+        fit(Compiled, [MetaWeightNetCallback(num_stages=2)], max_epochs=1)
+    fit(Compiled, [L2RWCallback(num_stages=2)], max_epochs=1)
+
+
+# -- clean batches -------------------------------------------------------------------------------------------------
+
+
+class Augmented(Dataset):
+    """Draws from every random state there is."""
+
+    def __init__(self, count=64):
+        self.data = make_data(count, seed=9)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        x, y = self.data[index]
+        return x + torch.randn(1) * random.random() + np.random.rand(), y  # noqa: NPY002
+
+
+def drawn_batches(clean, **kwargs):
+    drawn = []
+
+    class Noted(L2RWCallback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            if not drawn:
+                take = self._batches.take
+                self._batches.take = lambda: drawn.append(take()) or drawn[-1]
+
+    L.seed_everything(3, verbose=False)
+    make_trainer([Noted(clean, num_stages=2)], **{"max_epochs": 2} | kwargs).fit(Smooth(), loaders()[0])
+    return [step.args[0] for step in drawn]
+
+
+def test_augmentation_draws_anew_for_every_clean_batch():
+    batches = drawn_batches(DataLoader(Augmented(), batch_size=16))
+    clean = make_data(64, seed=9).tensors[0].flatten(1)
+    shifts = set()
+    for x, _ in batches:
+        flat = x.flatten(1)
+        origin = torch.cdist(flat - flat.mean(1, keepdim=True), clean - clean.mean(1, keepdim=True)).argmin(1)
+        shifts |= {round(float(shift), 4) for shift in (flat - clean[origin]).mean(1)}
+    assert len(shifts) > 0.9 * sum(len(x) for x, _ in batches)
+
+
+def test_clean_batches_are_the_same_with_workers():
+    alone = drawn_batches(DataLoader(Augmented(), batch_size=16))
+    with_worker = drawn_batches(
+        DataLoader(Augmented(), batch_size=16, num_workers=1, prefetch_factor=4, multiprocessing_context="fork")
+    )
+    for one, other in zip(alone, with_worker, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_stop_loses_nothing_of_augmented_clean_batches(num_workers, tmp_path):
+    def method():
+        clean = DataLoader(Augmented(), batch_size=16, num_workers=num_workers)
+        return L2RWCallback(clean, num_stages=5)
+
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(AdamCosine, [method(), saving], max_epochs=2).state_dict()
+    again = fit(AdamCosine, [method()], ckpt_path=tmp_path / "step=4.ckpt", max_epochs=2).state_dict()
+    assert_identical(again, whole)
+
+
+def test_clean_batches_have_the_size_of_the_trainings_own():
+    data = make_data(96, seed=1)
+    loader = DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 7, drop_last=False))
+    sizes = []
+
+    class Sized(L2RWCallback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            sizes.append(len(self._batches.take().args[0][0]))
+
+    make_trainer([Sized(num_stages=2)], max_epochs=1).fit(Smooth(), loader, loaders()[1])
+    assert set(sizes) == {7}
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(make_data(32))
+
+    def __len__(self):
+        return 32
+
+
+def test_a_stream_of_clean_data_is_refused():
+    with pytest.raises(MisconfigurationException, match="read by index and holds samples, not Stream"):
+        fit(Smooth, [L2RWCallback(DataLoader(Stream(), batch_size=8), num_stages=2)])
+
+
+class Opened(Augmented):
+    """Is told by the worker's init function where it is, as data sets on files are."""
+
+    def open(self):
+        self.opened = True
+
+    def __getitem__(self, index):
+        assert self.opened
+        return super().__getitem__(index)
+
+
+def open_it(worker):
+    torch.utils.data.get_worker_info().dataset.open()
+
+
+def test_the_workers_own_beginning_is_kept():
+    clean = DataLoader(Opened(), batch_size=16, num_workers=1, worker_init_fn=open_it)
+    batches = drawn_batches(clean, max_epochs=1)
+    assert len(batches) == 6
