@@ -270,6 +270,21 @@ def test_products_of_steps_as_users_write_them(module, mode):
     assert_identical(fit(module, [Prober(look, mode, steps=(0, 4))]).state_dict(), fit(module).state_dict())
 
 
+class OwnStep(Tanh):
+    """A step that differentiates by the parameters, as MAML does."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        gradient = torch.autograd.grad(F.cross_entropy(self(x), y, reduction="sum"), list(self.parameters()))
+        return F.cross_entropy(self(x), y) + 0.1 * sum(g.square().mean() for g in gradient)
+
+
+def test_a_step_that_differentiates_by_the_parameters_is_named():
+    with pytest.raises(MisconfigurationException, match=r"OwnStep.*require grad.*products='double_backward'"):
+        fit(OwnStep, [L2RWCallback(num_stages=5)])
+    fit(OwnStep, [L2RWCallback(num_stages=5, products="double_backward")])
+
+
 def losses_at(probe, step, parameters):
     """The per-sample losses of a step at other parameters, from its own random states."""
     step = step.copy()

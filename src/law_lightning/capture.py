@@ -196,9 +196,12 @@ class LossCapture(TorchFunctionMode):
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         given = dict(zip(_ARGUMENTS[func], args, strict=False)) | dict(kwargs)
-        needs_gradient = torch.is_grad_enabled() and given["input"].requires_grad
         averaged = given.get("reduction", "mean") == "mean" and given.get("size_average") is None
-        if not averaged or given.get("reduce") is not None or (self._training and not needs_gradient):
+        if (
+            not averaged
+            or given.get("reduce") is not None
+            or (self._training and not self.needs_gradient(given["input"]))
+        ):
             return func(*args, **kwargs)
         if self._check_labels and take_apart is _class_loss and not given["target"].is_floating_point():
             check_target(given["input"], given["target"], given.get("ignore_index", -100))
@@ -209,6 +212,10 @@ class LossCapture(TorchFunctionMode):
                 check_target(given["input"], given["target"], given.get("ignore_index", -100))
             raise
         return self._capture(plain, lambda: take_apart(func, **given), given["target"])
+
+    def needs_gradient(self, logits: Tensor) -> bool:
+        """Whether a loss of these logits may be one that the module trains on."""
+        return torch.is_grad_enabled() and logits.requires_grad
 
     def _capture(self, plain: Tensor, take_apart: Callable[[], _Loss], target: Tensor) -> Tensor:
         loss = take_apart()
