@@ -83,7 +83,8 @@ def refresh(twin: L.LightningModule, module: L.LightningModule) -> None:
     for own, copied in zip(module.modules(), twin.modules(), strict=True):
         mine, theirs = vars(own), vars(copied)
         for name, value in mine.items():
-            if name not in _MODULES_OWN and _is_plain(value):
+            # A copy of what cannot change is the same object: most attributes, so seen first.
+            if theirs.get(name, theirs) is not value and name not in _MODULES_OWN and _is_plain(value):
                 theirs[name] = _plain_copy(value)
         for name in [name for name in theirs if name not in mine and name not in _LOG_METHODS]:
             del theirs[name]  # the copy's own step has set it

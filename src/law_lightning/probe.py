@@ -21,6 +21,7 @@ from law_lightning.duplicate import duplicate, refresh
 from law_lightning.randomness import replaying
 from law_lightning.reference import StepRecord
 from law_lightning.samples import Samples
+from law_lightning.tangents import TangentCapture
 
 Mode = Literal["forward", "double_backward"]
 
@@ -34,14 +35,6 @@ class _Step(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module.training_step(*args, **kwargs)
-
-
-class _TangentCapture(LossCapture):
-    """Captures the same losses of a step whose parameters have tangents instead of gradients."""
-
-    def needs_gradient(self, logits: Tensor) -> bool:
-        needs = logits.requires_grad or fw.unpack_dual(logits).tangent is not None
-        return torch.is_grad_enabled() and needs
 
 
 class Probe:
@@ -181,7 +174,7 @@ class Probe:
                 tangent = fw.unpack_dual(samples.loss).tangent
                 found.append(torch.zeros_like(samples.loss) if tangent is None else tangent.detach().clone())
 
-            with _TangentCapture(note, attached=True) as capture:
+            with TangentCapture(note, attached=True) as capture:
                 capture.take_output(torch.func.functional_call(self._step, duals, step.args, step.kwargs))
         return found
 
