@@ -6,6 +6,7 @@ sample's loss changes along a direction.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -196,25 +197,31 @@ class Probe:
     @contextmanager
     def _running(self, step: StepRecord, at: Sequence[Tensor] | None) -> Iterator[None]:
         """The copy as the module is now, at its parameters or at others."""
-        if _shape(self._module) != _shape(self._twin):  # a hook has added something to the module
+        mine, theirs = _tensors(self._module), _tensors(self._twin)
+        if _shapes(mine) != _shapes(theirs):  # a hook has added something to the module
             self.renew()
+            theirs = _tensors(self._twin)
         refresh(self._twin, self._module)
         others = None if at is None else iter(at)
-        for own, copied in zip(self._module.parameters(), self._twin.parameters(), strict=True):
-            copied.requires_grad_(own.requires_grad)
-            copied.data = own.data if others is None or not own.requires_grad else next(others)  # shared, not copied
         with torch.no_grad():
-            for buffer, copied_buffer in zip(self._module.buffers(), self._twin.buffers(), strict=True):
-                copied_buffer.copy_(buffer)
+            for own, copied in zip(mine.values(), theirs.values(), strict=True):
+                if isinstance(own, nn.Parameter):  # shared, not copied
+                    copied.requires_grad_(own.requires_grad)
+                    copied.data = own.data if others is None or not own.requires_grad else next(others)
+                else:
+                    copied.copy_(own)
         eager = torch.compiler.set_stance("force_eager")  # compiled code knows of no duals
         with replaying(step.random), self._trainer.precision_plugin.train_step_context(), eager:
             yield
 
 
-def _shape(module: nn.Module) -> list[tuple[str, torch.Size]]:
-    """The names and sizes of all that a copy is given values of."""
-    named = (module.named_parameters(), module.named_buffers())
-    return [(name, tensor.shape) for tensors in named for name, tensor in tensors]
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All that a copy is given values of, by name."""
+    return dict(itertools.chain(module.named_parameters(), module.named_buffers()))
+
+
+def _shapes(tensors: dict[str, Tensor]) -> list[tuple[str, torch.Size]]:
+    return [(name, tensor.shape) for name, tensor in tensors.items()]
 
 
 def _is_unsupported(error: RuntimeError) -> bool:

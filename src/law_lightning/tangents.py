@@ -64,7 +64,7 @@ def batch_norm(
         backward = torch.ops.aten.native_batch_norm_backward
         statistics = (running_mean, running_var, mean, rate)
         parts.append(backward(along_x, x, scale, *statistics, True, eps, (True, False, False))[0])
-    dual: Tensor = fw.make_dual(y, sum(parts[1:], parts[0]))
+    dual: Tensor = fw.make_dual(y, parts[0] if len(parts) == 1 else parts[0].add_(parts[1]))
     return dual
 
 
