@@ -111,6 +111,25 @@ def test_more_episodes_go_on_where_it_ended(tmp_path):
     assert_same(everything(search(tmp_path / "b", episodes=4).run(make_module, make_data)), whole)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_capacity_must_hold_an_episode_of_every_worker(workers):
+    with pytest.raises(ValueError, match=f"capacity must hold an episode of every worker, {4 * workers} transitions"):
+        search(capacity=4 * workers - 1, workers=workers)
+
+
+def test_a_search_with_a_capacity_goes_on_where_it_ended(tmp_path):
+    """Updates learn from the newest transitions alone; the run folder keeps all, so that nothing is lost."""
+    run = {"capacity": 5}
+    whole = search(tmp_path / "whole", episodes=4, **run).run(make_module, make_data)
+    search(tmp_path / "halves", episodes=2, **run).run(make_module, make_data)
+    again = search(tmp_path / "halves", episodes=4, **run).run(make_module, make_data)
+    assert_same(everything(again), everything(whole))
+    assert len(whole.buffer) == 4 * 3
+    unlimited = search(episodes=4).run(make_module, make_data)
+    assert unlimited.history[0] == whole.history[0]
+    assert unlimited.history[-1]["critic_loss"] != whole.history[-1]["critic_loss"]
+
+
 def test_a_run_folder_of_another_search(tmp_path):
     search(tmp_path, episodes=1).run(make_module, make_data)
     with pytest.raises(MisconfigurationException, match=r"other settings .*trainer_kwargs"):

@@ -159,3 +159,27 @@ def test_numbers_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="must be finite"):
         buffer.add(phase, torch.zeros(WIDTH), float("nan"), phase, False)
     assert len(buffer) == 0
+
+
+@pytest.mark.parametrize("capacity", [1, 4, 9, 20])
+def test_a_capacity_keeps_the_newest(capacity):
+    limited, alone = SharedBuffer(Workers(), WIDTH, [ReplayBuffer()], capacity), filled(9)
+    add_all(limited, alone.transitions())
+    expected = [column[-capacity:] for column in alone.transitions()]
+    assert same(list(limited.transitions()), expected)
+    assert limited.received == [9]
+    begun = SharedBuffer(Workers(), WIDTH, [alone], capacity)  # as a search that goes on begins
+    assert same(list(begun.transitions()), expected)
+
+
+def test_each_worker_keeps_its_share_of_the_capacity():
+    def work(workers):
+        buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer(), ReplayBuffer()], capacity=6)
+        add_all(buffer, filled(9, seed=workers.rank).transitions())
+        buffer.settle()
+        return [list(lane) for lane in buffer.lanes]
+
+    first, second = together(2, work)
+    assert same(first, second)
+    for rank, lane in enumerate(first):
+        assert same(lane, [column[-3:] for column in filled(9, seed=rank).transitions()])

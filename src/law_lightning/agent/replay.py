@@ -84,7 +84,7 @@ class ReplayBuffer:
             raise ValueError(f"capacity must be at least 1 or None, not {capacity}.")
         self.capacity = capacity
         self._columns: Transitions | None = None
-        self._size = 0
+        self._first = self._size = 0  # the rows in use
 
     def __len__(self) -> int:
         return self._size
@@ -101,15 +101,17 @@ class ReplayBuffer:
         if len(row.theta) != self._columns.theta.shape[1]:
             raise ValueError(f"theta has length {len(row.theta)}, the buffer's have {self._columns.theta.shape[1]}.")
         if self._size == self.capacity:
-            self._columns = Transitions(*(column.roll(-1, dims=0) for column in self._columns))
+            self._first += 1
             self._size -= 1
-        if self._size == len(self._columns.reward):  # full: double it, so that adding costs O(1) on average
+        end = self._first + self._size
+        if end == len(self._columns.reward):  # full: as much room again, so that adding costs O(1) on average
             room = max(64, self._size)
             self._columns = Transitions(
-                *(torch.cat([column, column.new_zeros(room, *column.shape[1:])]) for column in self._columns)
+                *(torch.cat([c[self._first : end], c.new_zeros(room, *c.shape[1:])]) for c in self._columns)
             )
+            self._first, end = 0, self._size
         for column, value in zip(self._columns, row, strict=True):
-            column[self._size] = value
+            column[end] = value
         self._size += 1
 
     def extend(self, transitions: Transitions) -> None:
@@ -118,7 +120,7 @@ class ReplayBuffer:
         self._columns = Transitions(
             *(torch.cat([mine, new])[-(self.capacity or 0) :] for mine, new in zip(columns, transitions, strict=True))
         )
-        self._size = len(self._columns.reward)
+        self._first, self._size = 0, len(self._columns.reward)
 
     def transitions(self) -> Transitions:
         """All transitions, oldest first.
@@ -128,7 +130,7 @@ class ReplayBuffer:
         """
         if self._columns is None or not self._size:
             raise ValueError("The replay buffer is empty: run at least one stage after the warm-up first.")
-        return Transitions(*(column[: self._size] for column in self._columns))
+        return Transitions(*(column[self._first : self._first + self._size] for column in self._columns))
 
     def dataloader(
         self, batch_size: int = 64, shuffle: bool = True, generator: torch.Generator | None = None
@@ -154,7 +156,7 @@ class ReplayBuffer:
         columns: dict[str, Tensor] = state["columns"]
         self.capacity = state["capacity"]
         if not columns:
-            self._columns, self._size = None, 0
+            self._columns, self._first, self._size = None, 0, 0
             return
         if set(columns) != set(Transitions._fields):
             raise ValueError(f"Expected the columns {Transitions._fields}, found {tuple(columns)}.")
@@ -162,7 +164,7 @@ class ReplayBuffer:
         if len(lengths) != 1:
             raise ValueError(f"The columns of a replay buffer must be equally long, found lengths {sorted(lengths)}.")
         self._columns = Transitions(**{name: columns[name].clone() for name in Transitions._fields})
-        self._size = len(self._columns.reward)
+        self._first, self._size = 0, len(self._columns.reward)
 
     def save(self, path: str | Path) -> None:
         """Write the buffer to a file that loads with ``weights_only=True``."""

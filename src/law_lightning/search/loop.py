@@ -34,6 +34,7 @@ class SearchOptions:
     eval_every: int
     eval_seeds: int
     seed_pool: int
+    capacity: int | None
     run_dir: Path | None
     cache_dir: Path | None
     settings: dict[str, str]
@@ -70,7 +71,7 @@ class SearchLoop:
         self._datamodule = datamodule
         self._report: Report = report if workers.rank == 0 else lambda event, content: None
         buffers = [state.buffer(rank, workers.size) for rank in range(workers.size)]
-        self._buffer = SharedBuffer(workers, len(agent.features) + 1, buffers)
+        self._buffer = SharedBuffer(workers, len(agent.features) + 1, buffers, options.capacity)
         self._trainer_kwargs = options.trainer_kwargs
         if workers.size > 1:
             self._trainer_kwargs = on_one_device(options.trainer_kwargs, workers.rank)
@@ -95,11 +96,12 @@ class SearchLoop:
         if options.seed_pool and self._references is None:  # after the checks of the first evaluation
             self._references = self._cache()
         mine = first + (workers.rank - first) % workers.size  # episode e is of worker e mod N_a, however it resumes
-        before = [len(lane.reward) for lane in self._buffer.lanes]
+        before = list(self._buffer.received)
         results = workers.gather(self._episode(mine))
         self._check_agreement([result["agent"] for result in results])
         for rank, (result, lane) in enumerate(zip(results, self._buffer.lanes, strict=True)):
-            result["transitions"] = Transitions(*(column[before[rank] :] for column in lane))
+            new = self._buffer.received[rank] - before[rank]
+            result["transitions"] = Transitions(*(column[len(column) - new :] for column in lane))
         results.sort(key=lambda result: int(result["record"]["episode"]))
         for result in results:
             state.history.append(result["record"])

@@ -64,9 +64,11 @@ class StrategySearch:
         seed_pool: M seeds for the learning episodes, taken in turn. What does not depend on the strategy, a seed's
             warm-up and its reference, is trained once and kept; rewards are the same bit for bit. 0 takes a fresh seed
             every time, as the paper does.
-        cache_dir: where they are kept on disk; searches on the same data, model and stages may share it. A warm-up is a
-            checkpoint of network and optimizer. By default ``references`` in the run folder; without one references are
-            kept in memory, and warm-ups in a temporary folder.
+        capacity: how many transitions an update learns from, the newest, which bounds what it costs in a long search;
+            at least one episode of every worker. None takes all, as the paper does. The run folder keeps all anyway.
+        cache_dir: where references and warm-ups are kept on disk; searches on the same data, model and stages may
+            share it. A warm-up is a checkpoint of network and optimizer. By default ``references`` in the run folder;
+            without one references are kept in memory, and warm-ups in a temporary folder.
         run_dir: folder for ``strategy.pt`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the state).
         logger: a Lightning logger for ``law/*`` and ``agent/*`` per stage and ``search/*`` per episode.
         progress: whether to show a progress bar.
@@ -89,6 +91,7 @@ class StrategySearch:
         eval_every: int = 20,
         eval_seeds: int = 4,
         seed_pool: int = 0,
+        capacity: int | None = None,
         cache_dir: str | Path | None = None,
         run_dir: str | Path | None = None,
         logger: Logger | None = None,
@@ -106,6 +109,12 @@ class StrategySearch:
             )
         check_workers(workers)
         self.agent = StrategyAgent() if agent is None else agent
+        least = workers * self.agent.num_stages
+        if capacity is not None and capacity < least:
+            raise ValueError(
+                f"capacity must hold an episode of every worker, {least} transitions ({workers} x "
+                f"{self.agent.num_stages} stages), or be None, not {capacity}."
+            )
         self.episodes = episodes
         self.workers = workers
         self.trainer_kwargs = dict(trainer_kwargs or {})
@@ -114,6 +123,7 @@ class StrategySearch:
         self.eval_every = eval_every
         self.eval_seeds = eval_seeds
         self.seed_pool = seed_pool
+        self.capacity = capacity
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         if cache_dir is None and self.run_dir is not None:
@@ -174,6 +184,7 @@ class StrategySearch:
             eval_every=self.eval_every,
             eval_seeds=self.eval_seeds,
             seed_pool=self.seed_pool,
+            capacity=self.capacity,
             run_dir=self.run_dir,
             cache_dir=self.cache_dir,
             settings={  # what a resumed search must share with its beginning
@@ -184,6 +195,7 @@ class StrategySearch:
                 "eval_every": repr(self.eval_every),
                 "eval_seeds": repr(self.eval_seeds),
                 "seed_pool": repr(self.seed_pool),
+                "capacity": repr(self.capacity),
             },
         )
 

@@ -30,17 +30,24 @@ class SharedBuffer(ReplayBuffer):
         workers: the group.
         width: length of theta.
         buffers: what each worker has gone through so far, by rank.
+        capacity: how many transitions are kept, each worker's newest; None keeps all.
 
     Attributes:
         lanes: the transitions of each worker, by rank.
+        received: how many of each worker came in, also those that were let go since.
     """
 
-    def __init__(self, workers: Workers, width: int, buffers: Sequence[ReplayBuffer]) -> None:
-        super().__init__()
+    def __init__(
+        self, workers: Workers, width: int, buffers: Sequence[ReplayBuffer], capacity: int | None = None
+    ) -> None:
+        super().__init__(capacity)
         self.workers = workers.size
+        self._share = 0 if capacity is None else -(-capacity // workers.size)
+        self.received = [len(buffer) for buffer in buffers]
         self._group, self._width = workers, width
         self._arriving: Callable[[], list[Tensor]] | None = None
-        self.lanes = [buffer.transitions() if len(buffer) else _unpacked(_empty(width), width) for buffer in buffers]
+        lanes = [buffer.transitions() if len(buffer) else _unpacked(_empty(width), width) for buffer in buffers]
+        self.lanes = [self._newest(lane) for lane in lanes]
         self._join()
 
     def add(self, phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool) -> None:
@@ -62,7 +69,8 @@ class SharedBuffer(ReplayBuffer):
         for rank, theirs in enumerate(self._arriving()):
             rows = theirs[1:].view(1, -1)[: int(theirs[0])]
             new = _unpacked(rows, self._width)
-            self.lanes[rank] = Transitions(*map(torch.cat, zip(self.lanes[rank], new, strict=True)))
+            self.received[rank] += len(rows)
+            self.lanes[rank] = self._newest(Transitions(*map(torch.cat, zip(self.lanes[rank], new, strict=True))))
         self._arriving = None
         self._join()
 
@@ -74,6 +82,9 @@ class SharedBuffer(ReplayBuffer):
         self._arriving = self._group.send(message)
         if self.workers == 1:  # it has arrived
             self.settle()
+
+    def _newest(self, lane: Transitions) -> Transitions:
+        return Transitions(*(column[-self._share :] for column in lane))  # all of it where there is no limit
 
     def _join(self) -> None:
         self._columns = Transitions(*map(torch.cat, zip(*self.lanes, strict=True)))

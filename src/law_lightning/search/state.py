@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning.agent import ReplayBuffer
@@ -38,9 +39,9 @@ class SearchState:
     def buffer(self, rank: int = 0, size: int = 1) -> ReplayBuffer:
         """The transitions of every episode whose number leaves ``rank`` when divided by ``size``."""
         buffer = ReplayBuffer()
-        for transitions in self.episodes[rank::size]:
-            if len(transitions.reward):
-                buffer.extend(transitions)
+        parts = [transitions for transitions in self.episodes[rank::size] if len(transitions.reward)]
+        if parts:
+            buffer.extend(Transitions(*map(torch.cat, zip(*parts, strict=True))))
         return buffer
 
     def as_plain(self) -> dict[str, Any]:
