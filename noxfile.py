@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, lint, types, bench, fdu, cache, workers, rivals, build.
+"""Sessions: demo, tests, faults, lint, types, bench, fdu, cache, workers, large, rivals, build.
 
 They share one environment, as torch is large.
 """
@@ -126,6 +126,19 @@ def cache(session: nox.Session) -> None:
 def workers(session: nox.Session) -> None:
     """Measure episodes a minute by workers, and the cost of averaging gradients. Takes the script's arguments."""
     session.run(tool(session, "python"), "benchmarks/workers.py", *session.posargs, env=THREADS)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def large(session: nox.Session) -> None:
+    """Measure how memory and time grow in long runs. Takes the script's arguments."""
+    session.run(tool(session, "python"), "benchmarks/large.py", *session.posargs, env=THREADS)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def faults(session: nox.Session) -> None:
+    """Run the long version of the tests against faults. Arguments go to pytest."""
+    paths = session.posargs or ["tests/faults", "tests/test_matrix.py", "tests/test_methods.py", "tests/test_promises.py"]
+    session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *paths, env={"LAW_FAULTS": "long", **THREADS})
 
 
 @nox.session(venv_backend="none", requires=["env"])

@@ -1,0 +1,188 @@
+"""How memory and time grow: 10,000 stages of history, a million transitions, 1,000 episodes.
+
+    nox -s large
+
+- history: one fit of a small network with a strategy applied, as many stages as steps. What it holds is the size of
+  the callback's part of a checkpoint.
+- replay: transitions as a search makes them. An update is one pass over the buffer in batches of 128, of one member.
+- limited: the same buffer with a capacity of a tenth; an addition lets the oldest go.
+- search: episodes of 4 stages on 60 digits, with a capacity of 2,000 transitions. Memory is the process's own
+  (resident), read when everything that can be freed was freed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import io
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, StrategySearch, TrainingPhase
+from law_lightning.data import DigitsDataModule, UniformNoise
+from law_lightning.models import MLP, ImageClassifier
+from overhead import machine
+from quiet import quiet
+
+
+class Small(L.LightningModule):
+    """A linear classifier: the stages themselves are what is measured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(8, 4)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD."""
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Stamps(L.Callback):
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """A step, and here a stage, was taken."""
+        self.times.append(time.process_time())
+
+
+def size_of(state: Any) -> int:
+    """Bytes of a state in a file."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.tell()
+
+
+def resident() -> float:
+    """MiB of memory that the process holds."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def history(stages: int) -> None:
+    """A fit of so many stages."""
+    draw = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(64, 8, generator=draw), torch.randint(4, (64,), generator=draw))
+    agent = StrategyAgent(num_stages=stages, warmup_stages=1, members=1)
+    nn.init.constant_(agent.actor.network[-1].bias, -0.5)  # type: ignore[arg-type]
+    stamps, law, sizes = Stamps(), LAWCallback(agent, mode="apply"), []
+
+    class Sizes(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+            if trainer.global_step in (stages // 10, stages - 1):
+                sizes.append(size_of(law.state_dict()))
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=stages,
+        max_epochs=-1,
+        callbacks=[law, stamps, Sizes()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Small(), DataLoader(data, batch_size=16))
+    tenth, taken = stages // 10, stamps.times
+    rates = [1000 * (taken[end - 1] - taken[end - tenth]) / (tenth - 1) for end in (tenth, stages - 10)]
+    print(f"history of {stages:,} stages: a stage took {rates[0]:.2f} ms in the first tenth, {rates[1]:.2f} in the last;")
+    print(f"  state {sizes[0] / 2**20:.2f} MiB after a tenth, {sizes[1] / 2**20:.2f} at the end")
+
+
+def transitions(buffer: ReplayBuffer, count: int) -> float:
+    """Add so many transitions; microseconds each."""
+    theta = torch.zeros(5)
+    start = time.process_time()
+    for index in range(count):
+        stage = index % 20
+        phase = TrainingPhase(stage, 20, 0.5, 0.5)
+        following = TrainingPhase(min(stage + 1, 19), 20, 0.5, 0.5)
+        buffer.add(phase, theta, 0.01 * (index % 7), following, stage == 19)
+    return 1e6 * (time.process_time() - start) / count
+
+
+def replay(most: int) -> None:
+    """A buffer that grows tenfold and tenfold."""
+    agent, buffer = StrategyAgent(members=1), ReplayBuffer()
+    count = most // 100
+    while count <= most:
+        each = transitions(buffer, count - len(buffer))
+        start = time.process_time()
+        agent.full_data_update(buffer)
+        update = time.process_time() - start
+        held = size_of(buffer.state_dict())
+        print(
+            f"replay of {count:>9,}: {each:5.1f} us an addition, {held / count:.0f} bytes each; update {update:.2f} s, "
+            f"{1e6 * update / count:.1f} us a transition"
+        )
+        count *= 10
+    limited = ReplayBuffer(capacity=most // 10)
+    each = transitions(limited, most // 5)
+    print(f"limited to {len(limited):,}: {each:.1f} us an addition, {size_of(limited.state_dict()) / 2**20:.1f} MiB held")
+
+
+def make_module() -> L.LightningModule:
+    """A small network."""
+    return ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,)))
+
+
+def search(episodes: int) -> None:
+    """A long search, in tenths."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {
+            "trainer_kwargs": {"max_epochs": 4, "accelerator": "cpu"},
+            "eval_every": episodes,
+            "eval_seeds": 1,
+            "capacity": 2_000,
+            "progress": False,
+            "run_dir": folder,
+        }
+        make_data = partial(
+            DigitsDataModule, train_size=60, val_size=100, batch_size=30, corruption=UniformNoise(0.4)
+        )
+        for done in range(episodes // 10, episodes + 1, episodes // 10):
+            agent = StrategyAgent(num_stages=4, warmup_stages=1)
+            start = time.process_time()
+            StrategySearch(agent, episodes=done, **options).run(make_module, make_data)
+            seconds = (time.process_time() - start) / (episodes // 10)
+            files = sum(file.stat().st_size for file in Path(folder).glob("*.*"))
+            print(
+                f"search, episode {done:>5,}: {seconds:.3f} s an episode, {resident():.0f} MiB resident, "
+                f"{files / 2**20:.2f} MiB of files",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", type=int, default=10_000)
+    parser.add_argument("--transitions", type=int, default=1_000_000)
+    parser.add_argument("--episodes", type=int, default=1_000)
+    args = parser.parse_args()
+    quiet()
+    torch.set_num_threads(1)
+    print(machine("cpu"))
+    history(args.stages)
+    replay(args.transitions)
+    search(args.episodes)
+
+
+if __name__ == "__main__":
+    main()
