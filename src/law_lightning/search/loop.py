@@ -101,7 +101,8 @@ class SearchLoop:
         self._check_agreement([result["agent"] for result in results])
         for rank, (result, lane) in enumerate(zip(results, self._buffer.lanes, strict=True)):
             new = self._buffer.received[rank] - before[rank]
-            result["transitions"] = Transitions(*(column[len(column) - new :] for column in lane))
+            # Copies: a view would be kept, and written, with the whole lane that it is a view of.
+            result["transitions"] = Transitions(*(column[len(column) - new :].clone() for column in lane))
         results.sort(key=lambda result: int(result["record"]["episode"]))
         for result in results:
             state.history.append(result["record"])
