@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,19 +40,23 @@ class SearchState:
     def buffer(self, rank: int = 0, size: int = 1) -> ReplayBuffer:
         """The transitions of every episode whose number leaves ``rank`` when divided by ``size``."""
         buffer = ReplayBuffer()
-        parts = [transitions for transitions in self.episodes[rank::size] if len(transitions.reward)]
-        if parts:
-            buffer.extend(Transitions(*map(torch.cat, zip(*parts, strict=True))))
+        own = self.episodes[rank::size]
+        if any(len(transitions.reward) for transitions in own):
+            buffer.extend(_joined(own))
         return buffer
 
     def as_plain(self) -> dict[str, Any]:
-        """Tensors and plain Python."""
-        return vars(self) | {"episodes": [transitions._asdict() for transitions in self.episodes]}
+        """Tensors and plain Python: few tensors however many episodes there are, as each costs time to write."""
+        counts = [len(transitions.reward) for transitions in self.episodes]
+        columns = _joined(self.episodes)._asdict() if counts else {}
+        return vars(self) | {"episodes": {"counts": counts, "transitions": columns}}
 
     @classmethod
     def from_plain(cls, state: dict[str, Any]) -> SearchState:
         """What :meth:`as_plain` gave."""
-        return cls(**state | {"episodes": [Transitions(**columns) for columns in state["episodes"]]})
+        counts, columns = state["episodes"]["counts"], state["episodes"]["transitions"]
+        parts = [columns[name].split(counts) for name in Transitions._fields] if counts else []
+        return cls(**state | {"episodes": [Transitions(*part) for part in zip(*parts, strict=True)]})
 
     def write(self, folder: Path, settings: dict[str, str]) -> None:
         """Write ``search.pt``, and from the same state ``strategy.pt``, ``replay.pt`` and ``metrics.csv``.
@@ -93,5 +98,9 @@ class SearchState:
             )
         try:
             return cls.from_plain(state)
-        except TypeError as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"{path} is of another version of law-lightning: choose another run_dir.") from error
+
+
+def _joined(episodes: Sequence[Transitions]) -> Transitions:
+    return Transitions(*map(torch.cat, zip(*episodes, strict=True)))
