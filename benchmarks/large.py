@@ -2,6 +2,17 @@
 
     nox -s large
 
+2 cores of an x86-64 server CPU shared with other work, one thread; torch 2.15.0, lightning 2.6.6; once each:
+
+    10,000 stages      1.43 ms a stage in the first tenth, 1.42 in the last; 2.64 MiB of state at the end
+    transitions        60 bytes each; 63 us an addition to 10,000, 69 to 1,000,000; with a capacity, 66
+    an update          5.3 us a transition of 10,000, 4.8 of 100,000, 5.4 of 1,000,000
+    1,000 episodes     0.09 s an episode at first, 0.24 in the 700th, when the capacity is reached, 0.28 in the last
+                       844 MiB resident after the first hundred, 854 at the end; 2.7 MiB of files
+
+So time grows with the buffer, as the update reads all of it, and stops where a capacity does. What an episode gains after
+that, 0.13 ms for each before it, is the writing of the search's state. Memory grows by what there is to remember.
+
 - history: one fit of a small network with a strategy applied, as many stages as steps. What it holds is the size of
   the callback's part of a checkpoint.
 - replay: transitions as a search makes them. An update is one pass over the buffer in batches of 128, of one member.
@@ -101,7 +112,9 @@ def history(stages: int) -> None:
     trainer.fit(Small(), DataLoader(data, batch_size=16))
     tenth, taken = stages // 10, stamps.times
     rates = [1000 * (taken[end - 1] - taken[end - tenth]) / (tenth - 1) for end in (tenth, stages - 10)]
-    print(f"history of {stages:,} stages: a stage took {rates[0]:.2f} ms in the first tenth, {rates[1]:.2f} in the last;")
+    print(
+        f"history of {stages:,} stages: a stage took {rates[0]:.2f} ms in the first tenth, {rates[1]:.2f} in the last;"
+    )
     print(f"  state {sizes[0] / 2**20:.2f} MiB after a tenth, {sizes[1] / 2**20:.2f} at the end")
 
 
@@ -134,7 +147,9 @@ def replay(most: int) -> None:
         count *= 10
     limited = ReplayBuffer(capacity=most // 10)
     each = transitions(limited, most // 5)
-    print(f"limited to {len(limited):,}: {each:.1f} us an addition, {size_of(limited.state_dict()) / 2**20:.1f} MiB held")
+    print(
+        f"limited to {len(limited):,}: {each:.1f} us an addition, {size_of(limited.state_dict()) / 2**20:.1f} MiB held"
+    )
 
 
 def make_module() -> L.LightningModule:
@@ -153,9 +168,7 @@ def search(episodes: int) -> None:
             "progress": False,
             "run_dir": folder,
         }
-        make_data = partial(
-            DigitsDataModule, train_size=60, val_size=100, batch_size=30, corruption=UniformNoise(0.4)
-        )
+        make_data = partial(DigitsDataModule, train_size=60, val_size=100, batch_size=30, corruption=UniformNoise(0.4))
         for done in range(episodes // 10, episodes + 1, episodes // 10):
             agent = StrategyAgent(num_stages=4, warmup_stages=1)
             start = time.process_time()
