@@ -10,8 +10,8 @@
     1,000 episodes     0.09 s an episode at first, 0.24 in the 700th, when the capacity is reached, 0.28 in the last
                        844 MiB resident after the first hundred, 854 at the end; 2.7 MiB of files
 
-So time grows with the buffer, as the update reads all of it, and stops where a capacity does. What an episode gains after
-that, 0.13 ms for each before it, is the writing of the search's state. Memory grows by what there is to remember.
+So time grows with the buffer, as the update reads all of it, up to the capacity. What an episode takes more after that,
+0.13 ms for each before it, is the writing of the search's state. Memory grows by what there is to remember.
 
 - history: one fit of a small network with a strategy applied, as many stages as steps. What it holds is the size of
   the callback's part of a checkpoint.
