@@ -50,6 +50,18 @@ class Flat(Base):
         return F.cross_entropy(logits, batch[1].repeat_interleave(3))
 
 
+class Centred(Base):
+    """A running mean of the inputs, of each process's own, is taken off them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 6, 6))
+
+    def training_step(self, batch, batch_idx):
+        self.mean.lerp_(batch[0].mean(0), 0.3)
+        return super().training_step((batch[0] - self.mean, batch[1]), batch_idx)
+
+
 class Count(L.Callback):
     """The accuracy as LAW finds it when training starts, and the share of all samples by an independent count."""
 
@@ -117,13 +129,16 @@ def shared(**more) -> dict:
     fit = Fit(CELLS["adam"], LAWCallback(agent, keep="target"), **more)
     found["theta"] = [record["theta"] for record in fit.law.history]
     found["parameters"] = [parameter.detach() for parameter in fit.module.parameters()]
-    # Each process keeps its own running statistics, of data of its own.
-    own = more | {"strategy": DDPStrategy(broadcast_buffers=False, start_method="popen")}
-    plain = Fit(CELLS["cnn"], None, **own)
-    own["strategy"] = DDPStrategy(broadcast_buffers=False, start_method="popen")
-    ones = Fit(CELLS["cnn"], law("search", 0.0, explore=False, learn=False), **own)
-    found["own buffers"] = verdict(ones.law.reference.state_dict(), plain.state)
-    found["own rewards"] = [record["reward"] for record in ones.law.history]
+    # Buffers of the processes differ: for good, or while gradients accumulate unshared, when a step depends on them.
+    for name, cell, options in (
+        ("kept", CELLS["cnn"], {"broadcast_buffers": False}),
+        ("used", Cell("", Centred, {"accumulate_grad_batches": 3}), {}),
+    ):
+        plain = Fit(cell, None, **more | {"strategy": DDPStrategy(**options)})
+        zero = law("search", 0.0, explore=False, learn=False)
+        Fit(cell, zero, **more | {"strategy": DDPStrategy(**options)})
+        found[f"{name} buffers"] = verdict(zero.reference.state_dict(), plain.state)
+        found[f"{name} rewards"] = [record["reward"] for record in zero.history]
     return found
 
 

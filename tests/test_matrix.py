@@ -86,7 +86,8 @@ def test_fsdp_applies_a_strategy_and_refuses_to_search(on_two_processes):
         assert "which ModelParallelStrategy does not allow" in found["sharded search"]
 
 
-def test_a_process_may_keep_its_own_buffers(on_two_processes):
+@pytest.mark.parametrize("buffers", ["kept", "used"])
+def test_processes_may_have_buffers_of_their_own(buffers, on_two_processes):
     for found in on_two_processes("popen"):
-        assert found["own buffers"] == SAME
-        assert found["own rewards"] == [0.0] * 5
+        assert found[f"{buffers} buffers"] == SAME
+        assert found[f"{buffers} rewards"] == [0.0] * 5
