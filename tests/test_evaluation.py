@@ -137,7 +137,8 @@ def test_every_sample_is_counted_once_over_the_processes(processes, size):
         loader = DataLoader(data, batch_size=2, sampler=sampler)
         position = 0
         for (batch,) in loader:
-            once = _counted_once(loader, position, len(batch))
+            once, samples = _counted_once(loader, position, len(batch))
+            assert samples == len(batch)
             counted += batch[once].tolist()
             position += len(batch)
     assert sorted(counted) == list(range(size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import lightning as L
@@ -130,6 +130,8 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
             content = cell.cell_contents
         except ValueError:  # an empty cell
             return cell
+        if isinstance(content, MethodType) and id(content.__self__) in memo:  # as in torch.compile(self.method)
+            return CellType(MethodType(content.__func__, memo[id(content.__self__)]))
         return CellType(memo[id(content)]) if id(content) in memo else cell
 
     cells = function.__closure__ or ()

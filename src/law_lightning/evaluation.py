@@ -9,6 +9,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.trainer.connectors.data_connector import _process_dataloader, _request_dataloader
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
@@ -84,6 +86,9 @@ class Evaluator:
         stage = trainer.state.stage
         with replaying(), _GeneratorsKept(self._loaders), torch.no_grad():
             twins = [duplicate(trainer, module).eval() for module in modules]
+            if getattr(trainer.strategy.model, "broadcast_buffers", False):  # as the Trainer's validation does
+                for buffer in itertools.chain.from_iterable(twin.buffers() for twin in twins):
+                    torch.distributed.broadcast(buffer, 0)
             totals = torch.zeros(len(twins), 2, device=trainer.strategy.root_device, dtype=torch.float64)
             trainer.validating = True
             try:
@@ -105,6 +110,8 @@ class Evaluator:
         batches = _limit(loader, self._trainer.limit_val_batches)
         if limit is not None:
             batches = limit if batches is None else min(limit, batches)
+        # A resumed fit would else begin with another order, of which limit_val_batches takes other samples.
+        _set_sampler_epoch(loader, self._trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         position = 0
         for batch_idx, batch in enumerate(itertools.islice(iter(loader), batches)):
             before = random_states() if len(twins) > 1 else None
@@ -112,10 +119,11 @@ class Evaluator:
                 # All from the same random states; the data go on from where the first network left them.
                 with replaying(before) if row else nullcontext():
                     accuracy, valid = self._accuracy(twin, batch, batch_idx, loader_idx)
-                once = _counted_once(loader, position, len(accuracy)).to(accuracy.device) & valid
+                once, size = _counted_once(loader, position, len(accuracy))
+                once = once.to(accuracy.device) & valid
                 totals[row, 0] += (accuracy * once).sum()
                 totals[row, 1] += once.sum()
-            position += len(accuracy)
+            position += size
 
     def _accuracy(self, twin: L.LightningModule, batch: Any, batch_idx: int, loader_idx: int) -> tuple[Tensor, Tensor]:
         """How right the module is on each sample, [B], and which samples have a label, [B]."""
@@ -164,14 +172,34 @@ def _limit(loader: Any, limit_val_batches: int | float | None) -> int | None:
     return int(len(loader) * limit_val_batches)
 
 
-def _counted_once(loader: Any, position: int, length: int) -> Tensor:
-    """False for the samples with which a DistributedSampler pads the last processes' shares, [length] of bool."""
-    sampler = getattr(loader, "sampler", None)
-    if not isinstance(sampler, DistributedSampler) or sampler.shuffle or sampler.drop_last:
-        return torch.ones(length, dtype=torch.bool)
-    index = (torch.arange(length) + position) * sampler.num_replicas + sampler.rank
+def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:
+    """Which rows of a batch count; those do not with which a DistributedSampler pads the last processes' shares.
+
+    Args:
+        loader: a validation loader.
+        position: how many of this process's samples came before the batch.
+        rows: of the batch's losses; several for each sample if ``validation_step`` flattens positions into them.
+
+    Returns:
+        Rows that count, [rows] of bool, and the number of samples in the batch.
+    """
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = getattr(batches, "sampler", getattr(loader, "sampler", None))  # of a batch sampler of the user's too
+    everything = torch.ones(rows, dtype=torch.bool)
+    if not isinstance(sampler, DistributedSampler) or not _pads_at_the_end(sampler):
+        return everything, rows
+    batch_size = getattr(loader, "batch_size", None)
+    samples = rows if batch_size is None else min(batch_size, len(sampler) - position)
+    index = (torch.arange(samples) + position) * sampler.num_replicas + sampler.rank
     size: int = len(sampler.dataset)  # type: ignore[arg-type]
-    return index < size
+    if rows % samples:  # which row is of which sample nobody can tell
+        return everything, samples
+    return (index < size).repeat_interleave(rows // samples), samples
+
+
+def _pads_at_the_end(sampler: DistributedSampler[Any]) -> bool:
+    """Whether it shares out as torch does, shuffled or not; a subclass may have an order of its own."""
+    return type(sampler).__iter__ in (DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__)
 
 
 class _GeneratorsKept:

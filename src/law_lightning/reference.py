@@ -92,7 +92,10 @@ class Reference:
         self._prepare()
         self._wrapped: torch.nn.Module = self.module
         if isinstance(trainer.strategy.model, DistributedDataParallel):
+            # Wrapping gives all processes the first one's buffers; the target's, wrapped long ago, are each its own.
+            own = [buffer.clone() for buffer in self.module.buffers()]
             self._wrapped = trainer.strategy._setup_model(self.module)
+            copy_tensors(iter(own), self.module.buffers())
 
     def _prepare(self) -> None:
         """What a subclass changes on the copy, before processes agree on it."""
@@ -216,6 +219,11 @@ class Reference:
             gradient_clip_val=self._trainer.gradient_clip_val,
             gradient_clip_algorithm=self._trainer.gradient_clip_algorithm,
         )
+
+    def before_validation(self) -> None:
+        """Share the buffers where the Trainer's validation shares the target's: it runs through the DDP wrapper."""
+        if isinstance(self._wrapped, DistributedDataParallel) and self._wrapped.will_sync_module_buffers():
+            self._wrapped._sync_buffers()
 
     def hook(self, name: str, *args: Any) -> None:
         """Run one of the module's own hooks on the copy too, if the module has it.

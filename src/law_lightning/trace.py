@@ -109,6 +109,9 @@ class TracedReference:
         """At the end of a stage."""
         return self._trace.accuracies[stage]
 
+    def before_validation(self) -> None:
+        """No copy of the module is there that has buffers."""
+
     def hook(self, name: str, *args: Any) -> None:
         """No copy of the module is there to run its hooks on."""
 

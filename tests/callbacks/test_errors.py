@@ -4,13 +4,21 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    SingleDeviceXLAStrategy,
+    XLAStrategy,
+)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from law_lightning import LAWCallback, StrategyAgent, StrategySearch, WeightingCallback
 from law_lightning.agent.resolve import shipped_strategies
-from zoo import CLASSES, Base, DropoutMLP, loaders, make_data, make_trainer
+from zoo import CLASSES, Base, DropoutMLP, Plateau, loaders, make_data, make_trainer
 
 
 def law(**kwargs):
@@ -267,6 +275,41 @@ def test_search_arguments():
     ]:
         with pytest.raises(ValueError, match=match):
             StrategySearch(**kwargs)
+
+
+@pytest.mark.parametrize("strategy", [DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy, FSDPStrategy])
+@pytest.mark.parametrize("mode", ["search", "apply"])
+def test_engines_that_search_cannot_use(strategy, mode):
+    """Three of them are DDP or a single device by descent. They cannot be built here, so only the class stands in."""
+    callback = LAWCallback(StrategyAgent(num_stages=5), mode=mode)
+    trainer = make_trainer([callback])
+    trainer.strategy.__class__ = type(strategy.__name__, (strategy,), {"__init__": object.__init__})
+    if mode == "apply":
+        callback.setup(trainer, DropoutMLP(), "fit")  # nothing in it asks for more than a training step
+        return
+    with pytest.raises(MisconfigurationException, match=f"{strategy.__name__} does not allow.*mode='apply' trains"):
+        callback.setup(trainer, DropoutMLP(), "fit")
+
+
+@pytest.mark.parametrize("mode", ["search", "apply"])
+def test_gradients_that_are_shared_by_a_hook(mode):
+    """On a GPU, the Trainer registers it with the target's wrapper alone."""
+    strategy = DDPStrategy(ddp_comm_hook=fp16_compress_hook)
+    callback = LAWCallback(StrategyAgent(num_stages=5), mode=mode)
+    trainer = make_trainer([callback], strategy=strategy)
+    if mode == "apply":
+        callback.setup(trainer, DropoutMLP(), "fit")
+        return
+    with pytest.raises(MisconfigurationException, match=r"has a ddp_comm_hook.*leave it out"):
+        callback.setup(trainer, DropoutMLP(), "fit")
+
+
+def test_a_plateau_whose_validation_a_checkpoint_has_lost(tmp_path):
+    """Written after the last step of the first epoch: the Trainer goes on with the second, unvalidated."""
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    make_trainer([law(), saving]).fit(Plateau(), *loaders())
+    with pytest.raises(MisconfigurationException, match=r"ReduceLROnPlateau would miss 'val_loss'.*another step"):
+        make_trainer([law()]).fit(Plateau(), *loaders(), ckpt_path=tmp_path / "step=6.ckpt")
 
 
 def test_strategies_that_search_cannot_use():

@@ -8,13 +8,22 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    SingleDeviceStrategy,
+    SingleDeviceXLAStrategy,
+    XLAStrategy,
+)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from law_lightning.duplicate import WRAPPED
 from law_lightning.evaluation import NO_DATA
 from law_lightning.stages import StageSchedule
+
+#: Strategies that are DDP or a single device by descent, but run the training step in an engine of their own.
+OTHER_ENGINES = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
 
 
 def refuse_training(trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -50,10 +59,16 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
         who: trains the second network.
         instead: a sentence on what works everywhere.
     """
-    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+    strategy = trainer.strategy
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or isinstance(strategy, OTHER_ENGINES):
         raise MisconfigurationException(
             f"{who} trains a second network beside the first, which {type(trainer.strategy).__name__} does not allow: "
             f"use a single device or strategy='ddp'.{instead}"
+        )
+    if getattr(strategy, "_ddp_comm_hook", None) is not None:
+        raise MisconfigurationException(
+            f"{who} trains a second network, whose gradients are shared as plain DDP does; {type(strategy).__name__} "
+            f"has a ddp_comm_hook, which would not be the second network's: leave it out.{instead}"
         )
     if trainer.strategy.root_device.type == "mps":
         raise MisconfigurationException(

@@ -156,7 +156,9 @@ class LAWCallback(LockstepCallback):
         if not self.in_warmup:
             phase = self._stage_phase
             explore = self.mode == "search" and self.explore
-            self.weighting.theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore=explore)
+            theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore=explore)
+            # Processes may have been given other agents, or round otherwise: one network needs one theta.
+            self.weighting.theta = trainer.strategy.broadcast(theta)
 
     # -- the lockstep --------------------------------------------------------------------------------------
 

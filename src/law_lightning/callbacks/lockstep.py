@@ -76,8 +76,14 @@ class LockstepCallback(WeightingCallback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The second network lives through the module's own hooks too."""
+        super().on_train_epoch_end(trainer, pl_module)
         if self._second is not None:
             self._second.hook("on_train_epoch_end")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What the Trainer's validation does to the user's network between processes."""
+        if self._second is not None and not trainer.sanity_checking:
+            self._second.before_validation()
 
     # -- afterwards ----------------------------------------------------------------------------------------
 

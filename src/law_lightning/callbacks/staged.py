@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from law_lightning import functional as LF
 from law_lightning.callbacks.checks import refuse_several_optimizers, refuse_training, restore, schedule_of
 from law_lightning.callbacks.order import DataOrder, of_every_process
+from law_lightning.callbacks.plateau import catch_up, monitored, step_at_epoch_end
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.stages import StageSchedule, TrainingPhase
 
@@ -51,7 +52,7 @@ class StagedCallback(L.Callback):
         self._stage_phase = self.phase
         self._statistics = StageStatistics()
         self._order: DataOrder | None = None
-        self._fitting = False
+        self._fitting = self._plateau_is_due = False
         self._loaded: dict[str, Any] | None = None
 
     # -- what a subclass adds ------------------------------------------------------------------------------
@@ -126,6 +127,7 @@ class StagedCallback(L.Callback):
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
         self._statistics = StageStatistics()
         state, self._loaded = self._loaded, None
+        self._plateau_is_due = False
         if state is not None:
             self._resume(trainer, pl_module, state)
             return
@@ -147,6 +149,12 @@ class StagedCallback(L.Callback):
         """From the second epoch on, the data order is drawn right after this."""
         if self._order is not None and trainer.current_epoch > 0:
             self._order.note_epoch(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """In the epoch that a checkpoint was written in, the Trainer would leave out what follows a metric."""
+        if self._plateau_is_due:
+            step_at_epoch_end(trainer)
+        self._plateau_is_due = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -231,6 +239,11 @@ class StagedCallback(L.Callback):
             "processes": of_every_process(self.process_state()),
         }
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what only the Trainer knows."""
+        if state := checkpoint.get("callbacks", {}).get(self.state_key):
+            state["monitored"] = monitored(trainer)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of a checkpoint until the fit that resumes from it begins."""
         self._loaded = (state_dict or None) if self._fitting else None
@@ -254,3 +267,4 @@ class StagedCallback(L.Callback):
         self._stage_phase = self.phase
         self.history = [dict(record) for record in state["history"]]
         self.load_process_state(trainer, state["processes"][trainer.global_rank])
+        self._plateau_is_due = catch_up(trainer, module, state.get("monitored", {}))

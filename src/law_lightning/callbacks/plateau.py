@@ -1,0 +1,57 @@
+"""A resumed fit steps ReduceLROnPlateau as often as the uninterrupted one.
+
+Lightning does not step it at the end of the epoch that a checkpoint was written in, as it keeps no metrics.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+
+def _plateaus(trainer: L.Trainer) -> list[Any]:
+    return [each for each in trainer.lr_scheduler_configs if each.reduce_on_plateau and each.interval == "epoch"]
+
+
+def monitored(trainer: L.Trainer) -> dict[str, float]:
+    """The metrics as they are that the schedulers follow."""
+    metrics = trainer.callback_metrics if _plateaus(trainer) else {}
+    return {each.monitor: float(metrics[each.monitor]) for each in _plateaus(trainer) if each.monitor in metrics}
+
+
+def catch_up(trainer: L.Trainer, module: L.LightningModule, before: dict[str, float]) -> bool:
+    """Called when a resumed fit begins: take the step that is missing in the checkpoint.
+
+    Args:
+        trainer: the Trainer.
+        module: the user's module.
+        before: what :func:`monitored` gave for the checkpoint.
+
+    Returns:
+        Whether the epoch that was stopped is still to be validated, after which the schedulers must step.
+
+    Raises:
+        MisconfigurationException: the checkpoint was written after an epoch's last step, but before its validation.
+    """
+    loop = trainer.fit_loop
+    validated = loop.epoch_loop.restarted_on_last  # the epoch of the checkpoint has but to end
+    for each in _plateaus(trainer):
+        if each.scheduler.last_epoch >= (trainer.current_epoch + validated) // each.frequency:
+            continue
+        if each.monitor not in before or not (validated or loop.resumed_on_epoch_end):
+            raise MisconfigurationException(
+                "The checkpoint was written after the last step of an epoch and before its validation, which Lightning "
+                f"does not make up for, so ReduceLROnPlateau would miss {each.monitor!r}: resume from a checkpoint of "
+                "another step, or one that was written after validation."
+            )
+        module.lr_scheduler_step(each.scheduler, torch.tensor(before[each.monitor]))
+    return not validated
+
+
+def step_at_epoch_end(trainer: L.Trainer) -> None:
+    """Called at the end of the epoch that was stopped, with the metrics of its validation at hand."""
+    if all(each.monitor in trainer.callback_metrics for each in _plateaus(trainer)):
+        trainer.fit_loop._restarting = False  # else the Trainer leaves them out; it says so itself right after

@@ -1,0 +1,166 @@
+"""Rows of the promise matrix on two processes, all in one launch; each process saves what it found.
+
+python matrix_run.py popen|spawn OUT NAME...; without names, what processes must agree on.
+"""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import IterableDataset
+
+from law_lightning import LAWCallback, StrategyAgent
+from law_lightning.evaluation import Evaluator
+from matrix import (
+    CELLS,
+    Cell,
+    Fit,
+    SeveralLoaders,
+    law,
+    measure,
+    own_samplers,
+    plain_loaders,
+    several_loaders,
+    streams,
+    verdict,
+)
+from zoo import AdamCosine, Base, make_trainer
+
+STRATEGIES = {"popen": "ddp", "spawn": "ddp_spawn"}
+
+
+def in_this_process(trainer: L.Trainer) -> None:
+    """A Trainer of spawned processes spawns none, as it is in one already."""
+    trainer.strategy._launcher = None
+
+
+class Flat(Base):
+    """Three rows of the loss for each sample, as where positions are flattened into the batch."""
+
+    def validation_step(self, batch, batch_idx):
+        logits = self(batch[0]).repeat_interleave(3, dim=0)
+        logits[1::3] = 0  # always the first class
+        return F.cross_entropy(logits, batch[1].repeat_interleave(3))
+
+
+class Centred(Base):
+    """A running mean of the inputs, of each process's own, is taken off them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 6, 6))
+
+    def training_step(self, batch, batch_idx):
+        self.mean.lerp_(batch[0].mean(0), 0.3)
+        return super().training_step((batch[0] - self.mean, batch[1]), batch_idx)
+
+
+class Count(L.Callback):
+    """The accuracy as LAW finds it when training starts, and the share of all samples by an independent count."""
+
+    @torch.no_grad()
+    def on_train_start(self, trainer, pl_module):
+        self.found = Evaluator(trainer)([pl_module])[0]
+        right, total = 0, 0
+        for rank in range(trainer.world_size):  # the same data, not shared out or each share once
+            loaders = trainer.datamodule.loaders(rank, trainer.world_size)[1]
+            for loader in loaders if isinstance(loaders, list) else [loaders]:
+                if isinstance(loader.dataset, IterableDataset) or rank == 0:
+                    x, y = zip(*loader.dataset, strict=True)
+                    truth = torch.stack(y)
+                    logits = pl_module.net.eval()(torch.stack(x))
+                    pl_module.net.train()
+                    hits = (logits.argmax(1) == truth).sum()
+                    if isinstance(pl_module, Flat):
+                        hits = float(2 * hits + (truth == 0).sum()) / 3
+                    right, total = right + float(hits), total + len(truth)
+        self.expected = right / total
+
+
+class Sharded(AdamCosine):
+    def configure_model(self):
+        fully_shard(self.net[1])
+        fully_shard(self)
+
+
+class KeepWhole(L.Callback):
+    def on_train_end(self, trainer, pl_module):
+        self.state = {
+            name: value.full_tensor() for name, value in trainer.strategy.lightning_module_state_dict().items()
+        }
+
+
+def sharded(more) -> dict:
+    """FSDP2, as torch's first FSDP refuses the CPU: plain, with weights of one, weighted, and in a search."""
+    states = []
+    for callback in (None, law("apply", 0.0), law("apply")):
+        keep, strategy = KeepWhole(), ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+        Fit(Cell("FSDP2", Sharded), callback, [keep], **more | {"strategy": strategy})
+        states.append(keep.state)
+    found = {"sharded ones": verdict(states[1], states[0]), "sharded weights": verdict(states[2], states[0])}
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    try:
+        Fit(Cell("FSDP2", Sharded), law("search"), **more | {"strategy": strategy})
+    except MisconfigurationException as error:
+        found["sharded search"] = str(error)
+    return found
+
+
+def shared(**more) -> dict:
+    """What processes must agree on: how each kind of validation data is counted, theta, buffers of their own."""
+    found = {}
+    kinds = {"plain": plain_loaders, "several": several_loaders, "streams": streams, "own": own_samplers}
+    for name, loaders in kinds.items():
+        for module in (Base, Flat) if name != "several" else (SeveralLoaders,):
+            count = Count()
+            short = {"max_epochs": 1, "max_steps": 1, "num_sanity_val_steps": 0}
+            Fit(Cell(name, module, {}, loaders), None, [count], **short, **more)
+            found[f"count {name} {module.__name__}"] = (count.found, count.expected)
+    found |= sharded(more)
+    # Each process has another agent.
+    agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=2.0, seed=torch.distributed.get_rank())
+    fit = Fit(CELLS["adam"], LAWCallback(agent, keep="target"), **more)
+    found["theta"] = [record["theta"] for record in fit.law.history]
+    found["parameters"] = [parameter.detach() for parameter in fit.module.parameters()]
+    # Buffers of the processes differ: for good, or while gradients accumulate unshared, when a step depends on them.
+    for name, cell, options in (
+        ("kept", CELLS["cnn"], {"broadcast_buffers": False}),
+        ("used", Cell("", Centred, {"accumulate_grad_batches": 3}), {}),
+    ):
+        plain = Fit(cell, None, **more | {"strategy": DDPStrategy(**options)})
+        zero = law("search", 0.0, explore=False, learn=False)
+        Fit(cell, zero, **more | {"strategy": DDPStrategy(**options)})
+        found[f"{name} buffers"] = verdict(zero.reference.state_dict(), plain.state)
+        found[f"{name} rewards"] = [record["reward"] for record in zero.history]
+    return found
+
+
+def run(start: str, out: str, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    more = {"strategy": STRATEGIES[start], "devices": 2, "prepare": in_this_process if start == "spawn" else None}
+    found = {
+        (name, mode): measure(name, Path(out).parent, mode, **more) for name in names for mode in ("search", "apply")
+    }
+    if not names:
+        found = shared(**more)
+    torch.save(found, f"{out}.{torch.distributed.get_rank()}")
+
+
+def main(start: str, out: str, *names: str) -> None:
+    if start == "spawn":  # as the Trainer does it, but for many fits
+        make_trainer(strategy="ddp_spawn", devices=2).strategy.launcher.launch(run, start, out, list(names))
+    else:
+        run(start, out, list(names))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
