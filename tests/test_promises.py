@@ -156,6 +156,16 @@ def test_a_stop_loses_nothing(tmp_path, module, mode, stop):
     assert_same(resumed, whole)
 
 
+def test_a_checkpoint_before_an_epochs_validation_says_what_is_missing(tmp_path):
+    """Lightning leaves that validation out; the run goes on all the same."""
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(Plateau, [LAWCallback(bold_agent(), mode="apply"), saving])
+    law = LAWCallback(bold_agent(), mode="apply")
+    with pytest.warns(UserWarning, match="ReduceLROnPlateau misses one value of 'val_loss'"):
+        fit(Plateau, [law], ckpt_path=tmp_path / "step=12.ckpt")
+    assert len(law.history) == 5
+
+
 @pytest.mark.parametrize("at_epoch_end", [True, False, None])
 @pytest.mark.parametrize(("stop", "module"), [(6, AdamCosine), (14, AdamCosine), (14, Plateau)])
 def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, at_epoch_end):

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 
 def _plateaus(trainer: L.Trainer) -> list[Any]:
@@ -32,9 +32,6 @@ def catch_up(trainer: L.Trainer, module: L.LightningModule, before: dict[str, fl
 
     Returns:
         Whether the epoch that was stopped is still to be validated, after which the schedulers must step.
-
-    Raises:
-        MisconfigurationException: the checkpoint was written after an epoch's last step, but before its validation.
     """
     loop = trainer.fit_loop
     validated = loop.epoch_loop.restarted_on_last  # the epoch of the checkpoint has but to end
@@ -42,11 +39,14 @@ def catch_up(trainer: L.Trainer, module: L.LightningModule, before: dict[str, fl
         if each.scheduler.last_epoch >= (trainer.current_epoch + validated) // each.frequency:
             continue
         if each.monitor not in before or not (validated or loop.resumed_on_epoch_end):
-            raise MisconfigurationException(
+            # The run goes on: to refuse it might be to lose it.
+            rank_zero_warn(
                 "The checkpoint was written after the last step of an epoch and before its validation, which Lightning "
-                f"does not make up for, so ReduceLROnPlateau would miss {each.monitor!r}: resume from a checkpoint of "
-                "another step, or one that was written after validation."
+                f"does not make up for, so ReduceLROnPlateau misses one value of {each.monitor!r}, and the run may end "
+                "otherwise than without the stop. From a checkpoint of another step, or one that was written after "
+                "validation, it would end the same."
             )
+            continue
         module.lr_scheduler_step(each.scheduler, torch.tensor(before[each.monitor]))
     return not validated
 

@@ -161,10 +161,6 @@ class StagedCallback(L.Callback):
     ) -> None:
         """End the stage if its last step was taken."""
         assert self.schedule is not None
-        if trainer.fit_loop.restarting:
-            # Resumed within this epoch, Lightning takes its end for one that was there before, and leaves a
-            # ReduceLROnPlateau as it is. But the epoch is trained to its end.
-            trainer.fit_loop._restarting = False
         if self._stage >= self.num_stages or trainer.global_step < self.schedule.end(self._stage):
             return
         summary = self._statistics.summary(trainer)
