@@ -59,11 +59,17 @@ def load_parameter_state(optimizer: Adam, flat: Flat, parameters: list[nn.Parame
     (group,) = state["param_groups"]
     if len(group["params"]) != len(parameters) or len(state["state"]) not in (0, len(parameters)):
         raise ValueError(f"the optimizer's state is not that of {len(parameters)} parameters")
+    beta1, beta2 = group["betas"]
+    for number in (group["lr"], beta1, beta2, group["eps"]):
+        float(number)  # named now, not in the middle of an update
     whole = {}
     if state["state"]:
         (values,) = optimizer.param_groups[0]["params"]
         begin = flat.start(parameters[0])
-        whole[0] = {"step": state["state"][0]["step"].clone()} | {name: torch.zeros_like(values) for name in _MOMENTS}
+        step = state["state"][0]["step"]
+        if step.shape != ():
+            raise ValueError(f"the optimizer's state has {list(step.shape)} steps, not one number")
+        whole[0] = {"step": step.clone()} | {name: torch.zeros_like(values) for name in _MOMENTS}
         for index, parameter in enumerate(parameters):
             for name in _MOMENTS:
                 saved = state["state"][index][name]
