@@ -72,7 +72,13 @@ def _check_columns(columns: dict[str, Tensor]) -> None:
     for name, column in columns.items():
         whole, wide = name.endswith("stage"), name.endswith("phase") or name == "theta"
         right = column.dtype == (torch.int64 if whole else torch.float32) and column.ndim == (2 if wide else 1)
-        if not right or (name.endswith("phase") and column.shape[1] != 2) or not is_finite(column):
+        # One number that stands for any number of rows is not contiguous: a copy might fill the memory.
+        if (
+            not right
+            or not column.is_contiguous()
+            or (name.endswith("phase") and column.shape[1] != 2)
+            or not is_finite(column)
+        ):
             raise ValueError(
                 f"{name} of the transitions must be finite numbers, one or a row for each, not {column.dtype} of "
                 f"shape {list(column.shape)}."

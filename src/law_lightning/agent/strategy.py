@@ -228,10 +228,8 @@ class StrategyAgent(DDPG):
         """Go on where :meth:`full_state` was taken.
 
         Raises:
-            ValueError: a number in it is not finite.
+            ValueError: it is of another agent, or a number in it is not finite.
         """
-        if not is_finite(state):
-            raise ValueError("the strategy's state has numbers that are not finite")
         self.load_state_dict(state["networks"])
         learner = self.learner()
         if state["optimizers"] is not None:
@@ -240,6 +238,8 @@ class StrategyAgent(DDPG):
         self.updates = int(state["updates"])
         for other, own in zip(self.others, state.get("others", []), strict=True):
             other.load_full_state(own)
+        if not is_finite(self.full_state()):  # what was given may hold more, of any size
+            raise ValueError("the strategy's state has numbers that are not finite")
 
     def save(self, path: str | Path, resumable: bool = True) -> None:
         """Write the strategy to a file that loads with ``weights_only=True``.
