@@ -187,7 +187,8 @@ class DDPG(L.LightningModule):
 
     def check_fit(self, transitions: Transitions) -> None:
         """Raise a ValueError unless transitions, at least one, are of an agent with these features and stages."""
-        width, stages = transitions.theta.shape[1], int(transitions.next_stage.max()) + 1
+        width = transitions.theta.shape[1]
+        stages = int(max(transitions.stage.max(), transitions.next_stage.max())) + 1
         expected, most = len(self.hparams["features"]) + 1, self.hparams["num_stages"]
         if width != expected or stages > most:
             raise ValueError(

@@ -25,6 +25,8 @@ def check_hyperparameters(given: Mapping[str, Any]) -> None:
     for name in _AT_LEAST_ONE:
         if given[name] is not None and given[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {given[name]}.")
+        if given[name] is not None and given[name] >= 2**31:
+            raise ValueError(f"{name} must be below 2**31, not {given[name]}.")
     for name in _POSITIVE:
         if given[name] is not None and not given[name] > 0:
             raise ValueError(f"{name} must be greater than 0, not {given[name]}.")

@@ -1,0 +1,259 @@
+"""Files that are damaged, foreign or made up to do harm: one clear error each, and nothing in them is executed.
+
+Cases are drawn from seeds. By default a sample of them runs; with ``LAW_FAULTS=long`` all do.
+"""
+
+import copy
+import io
+import math
+import os
+import pickle
+import random
+import resource
+import signal
+import struct
+import sys
+import zipfile
+from contextlib import contextmanager
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
+from law_lightning.data import ArraysDataModule
+from law_lightning.data.corruption.label_file import read_labels
+from law_lightning.files import load_state
+from law_lightning.search.references import ReferenceCache
+from law_lightning.search.state import SearchState
+from law_lightning.search.warmups import Warmups, _hash
+from law_lightning.trace import TracedReference, digest
+from search_parts import make_data, make_module, new_search
+from zoo import DropoutMLP, loaders, make_trainer
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Detected pickle protocol", "ignore:.*ckpt_path", "ignore:.*_SamplerWrap"
+)
+
+LONG = os.environ.get("LAW_FAULTS") == "long"
+STATES = ("strategy", "replay", "search", "reference")
+ARRAYS = ("data.npz", "labels.npy", "labels.npz", "labels.pt")
+KINDS = (*STATES, "warmup", *ARRAYS)
+#: How many cases of each damage: of all, and of the sample.
+DAMAGES = {"truncated": (40, 4), "flipped": (50, 5), "overwritten": (20, 2)}
+FORGED, CHECKPOINTS = (100, 12), (120, 10)
+MOST_MEMORY, MOST_SECONDS = 2**30, 20
+
+
+def number(cases):
+    return cases[0] if LONG else cases[1]
+
+
+def test_there_are_a_thousand_cases():
+    damaged = len(KINDS) * sum(cases[0] for cases in DAMAGES.values())
+    assert damaged + len(STATES) * FORGED[0] + CHECKPOINTS[0] >= 1000
+
+
+class HangError(BaseException):  # of no kind that a reader would catch
+    pass
+
+
+@contextmanager
+def bounded():
+    """Neither a hang nor much memory; what a file asks for beyond that fails instead of ending the machine."""
+
+    def stop(*_):
+        raise HangError
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(MOST_SECONDS)
+    if sys.platform == "linux":
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 8 * 2**30, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < MOST_MEMORY
+
+
+# -- the files ---------------------------------------------------------------------------------------------------
+
+
+class Files:
+    """A whole file of each kind, and how the package reads and uses it."""
+
+    def __init__(self, folder):
+        search = new_search(folder / "run", episodes=1, seed_pool=1)
+        search.run(make_module, make_data)
+        self.settings, self.agent = search._options().settings, search.agent
+        cache = folder / "run" / "references"
+        (reference,), (warmup,) = cache.rglob("*.pt"), cache.rglob("*.ckpt")
+        self.experiment, self.seed = load_state(reference, "reference")["experiment"], int(reference.stem)
+        self.warmup = warmup
+        labels = np.arange(40) % 4
+        arrays = {f"{part}_x": np.ones((40, 6), np.float32) * labels[:, None] for part in ("train", "test")}
+        np.savez(folder / "data.npz", **arrays, train_y=labels, test_y=labels)
+        np.save(folder / "labels.npy", labels)
+        np.savez(folder / "labels.npz", labels)
+        torch.save(torch.from_numpy(labels), folder / "labels.pt")
+        paths = {kind: folder / "run" / f"{kind}.pt" for kind in STATES} | {kind: folder / kind for kind in ARRAYS}
+        paths |= {"reference": reference, "warmup": warmup}
+        self.content = {kind: path.read_bytes() for kind, path in paths.items()}
+
+    def path(self, kind, folder):
+        if kind in ("reference", "warmup"):
+            path = ReferenceCache(self.experiment, folder)._path(self.seed)
+            return path if kind == "reference" else path.with_name(self.warmup.name)
+        return folder / (kind if kind in ARRAYS else f"{kind}.pt")
+
+    def read(self, kind, path):
+        """What the file holds, and an error or none from using that."""
+        if kind == "strategy":
+            agent = StrategyAgent.load(path)
+            agent.start_episode()
+            agent.act(agent.num_stages - 1, 0.5, 0.5, explore=True)
+            return agent.full_state()
+        if kind == "replay":
+            buffer = ReplayBuffer.load(path)
+            buffer.add(self.agent_phase(), torch.zeros(5), 0.1, self.agent_phase(), True)
+            return buffer.state_dict()
+        if kind == "search":
+            state = SearchState.read(path.parent, self.settings, self.agent)
+            state.write(path.parent, self.settings)
+            return state.as_plain()
+        if kind == "reference":
+            trace = ReferenceCache(self.experiment, path.parents[1]).trace(self.seed)
+            reference = TracedReference(trace, trace.fork)
+            for _ in trace.losses:
+                reference.step(None, 0)
+            return trace.state_dict()
+        if kind == "warmup":
+            found = Warmups(path.parent).find(path.name.rpartition("-")[0])
+            return None if found is None else found.read_bytes()
+        if kind == "data.npz":
+            data = ArraysDataModule(path)
+            data.setup()
+            return list(data.train_dataloader().dataset.x)
+        return read_labels(path)
+
+    @staticmethod
+    def agent_phase():
+        return LAWCallback(StrategyAgent(num_stages=4, members=1)).phase
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return Files(tmp_path_factory.mktemp("hostile"))
+
+
+def outcome(files, kind, content, folder):
+    """Whether a file was refused, with one clear error; what it held otherwise."""
+    path = files.path(kind, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    with bounded():
+        try:
+            return False, files.read(kind, path)
+        except (ValueError, MisconfigurationException) as error:
+            assert str(path) in str(error) or (kind == "search" and str(path.parent) in str(error)), str(error)
+            assert len(str(error)) < 3000
+            return True, None
+
+
+# -- damage ------------------------------------------------------------------------------------------------------
+
+
+def damaged(content, damage, draw):
+    at = draw.randrange(len(content))
+    if damage == "truncated":
+        return content[:at]
+    changed = bytearray(content)
+    if damage == "flipped":
+        changed[at] ^= 1 << draw.randrange(8)
+    else:
+        changed[at : at + 64] = draw.randbytes(len(changed[at : at + 64]))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files(files, tmp_path, kind, damage):
+    refused, same = 0, digest(files.read(kind, write(files, kind, tmp_path)))
+    for case in range(number(DAMAGES[damage])):
+        content = damaged(files.content[kind], damage, random.Random(f"{kind} {damage} {case}"))
+        was_refused, found = outcome(files, kind, content, tmp_path)
+        refused += was_refused
+        # Of these formats two have no checksums, so that labels may be changed unnoticed.
+        assert was_refused or damage != "truncated"
+        assert was_refused or kind in ("labels.npy", "labels.pt") or digest(found) == same, case
+    assert refused or kind in ("labels.npy", "labels.pt")
+
+
+def write(files, kind, folder):
+    path = files.path(kind, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(files.content[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_another_kind(files, tmp_path, kind):
+    others = [content for other, content in files.content.items() if other.split(".")[0] != kind.split(".")[0]]
+    for content in [*others, b"", b"\0" * 10**5, b"PK\x05\x06" + bytes(18), random.Random(0).randbytes(10**4)]:
+        refused, found = outcome(files, kind, content, tmp_path)
+        # The data's .npz and the state of a warm-up's network are no labels.
+        assert refused, (kind, content[:20], found)
+
+
+# -- made up to do harm ------------------------------------------------------------------------------------------
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def payloads(marker):
+    """Files that make a folder when they are unpickled."""
+    evil = Evil(marker)
+    wrapped = [{"kind": kind, "format": 1, "state": {"hparams": evil, "settings": evil}} for kind in STATES]
+    for value in [*wrapped, evil, {"state_dict": evil, "callbacks": {"LAWCallback": evil}}]:
+        yield pickle.dumps(value)
+        for zipped in (True, False):
+            file = io.BytesIO()
+            torch.save(value, file, _use_new_zipfile_serialization=zipped)
+            yield file.getvalue()
+    objects = np.empty(1, object)
+    objects[0] = evil
+    for save in (np.save, lambda file, x: np.savez(file, train_x=x, train_y=x, test_x=x, test_y=x)):
+        file = io.BytesIO()
+        save(file, objects)
+        yield file.getvalue()
+
+
+def test_the_payload_would_be_executed(tmp_path):
+    pickle.loads(pickle.dumps(Evil(tmp_path / "marker")))
+    assert (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_executed(files, tmp_path, kind):
+    marker = tmp_path / "marker"
+    for content in payloads(marker):
+        if kind == "warmup":  # named after its content, as a whole one is
+            files.warmup = files.warmup.with_name(f"{files.warmup.stem.rpartition('-')[0]}-{_hash(content)}.ckpt")
+        assert outcome(files, kind, content, tmp_path / "files")[0]
+        assert not marker.exists()
