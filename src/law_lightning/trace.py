@@ -67,8 +67,10 @@ class ReferenceTrace:
             ValueError: the losses or the accuracies are not what a training gives.
         """
         revealed, losses = state["revealed"], state["losses"]
-        if revealed.dtype != torch.bool or not losses.is_floating_point() or losses.shape != (int(revealed.sum()),):
+        if revealed.dtype != torch.bool or revealed.ndim != 1 or losses.shape != (int(revealed.sum()),):
             raise ValueError("its losses are not those of its steps")
+        if not isinstance(state["fork"], str) or not losses.is_floating_point():
+            raise ValueError("it does not say what it was forked from, or its losses are no numbers")
         if not all(isinstance(stage, int) and 0 <= value <= 1 for stage, value in state["accuracies"].items()):
             raise ValueError("its accuracies are not in [0, 1]")
         each = iter(losses)

@@ -14,12 +14,14 @@ import signal
 import sys
 from contextlib import contextmanager, suppress
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from law_lightning import ReplayBuffer, StrategyAgent
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
 from law_lightning.data import ArraysDataModule
 from law_lightning.data.corruption.label_file import read_labels
 from law_lightning.files import load_state
@@ -28,6 +30,7 @@ from law_lightning.search.state import SearchState
 from law_lightning.search.warmups import Warmups, _hash
 from law_lightning.trace import TracedReference, digest
 from search_parts import make_data, make_module, new_search
+from zoo import AdamCosine, loaders, make_trainer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Detected pickle protocol", "ignore:.*ckpt_path", "ignore:.*_SamplerWrap"
@@ -315,10 +318,75 @@ def test_forged_states(files, tmp_path, kind):
         content = torch.load(io.BytesIO(files.content[kind]), weights_only=True)
         forged = forge(content["state"], random.Random(f"{kind} {case}"))
         try:
-            r = outcome(files, kind, written(content), tmp_path)[0]
-            refused += r
-            if not r:
-                print("ACC", kind, forged)
+            refused += outcome(files, kind, written(content), tmp_path)[0]
         except BaseException as error:
             raise AssertionError(f"{kind}, case {case}: {forged}") from error
     assert refused > number(FORGED) / 2
+
+
+# -- checkpoints of Lightning's, with the callback's state ---------------------------------------------------------
+
+
+class Began(L.Callback):
+    began = False
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.began = True
+
+
+def fit(callbacks, ckpt_path=None, weights_only=True):
+    L.seed_everything(3, verbose=False)
+    agent = StrategyAgent(num_stages=5, warmup_stages=1, members=2)
+    trainer = make_trainer([LAWCallback(agent, keep="target"), *callbacks])
+    trainer.fit(AdamCosine(), *loaders(), ckpt_path=ckpt_path, weights_only=weights_only)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """One that was made within an epoch and within a stage after the warm-up."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    fit([ModelCheckpoint(folder, "made", every_n_train_steps=14)])
+    return (folder / "made.ckpt").read_bytes()
+
+
+def resumed(content, path):
+    """Whether a checkpoint was refused, with one clear error and before the first step."""
+    path.write_bytes(content)
+    first = Began()
+    with bounded():
+        try:
+            fit([first], path)
+            return False
+        except (ValueError, MisconfigurationException) as error:
+            message = str(error)
+    assert not first.began, message
+    assert "checkpoint" in message, message
+    return True
+
+
+def test_forged_checkpoints(checkpoint, tmp_path):
+    assert not resumed(checkpoint, tmp_path / "whole.ckpt")
+    refused = 0
+    for case in range(number(CHECKPOINTS)):
+        content = torch.load(io.BytesIO(checkpoint), weights_only=True)
+        (state,) = (state for name, state in content["callbacks"].items() if name.startswith("LAWCallback"))
+        forged = forge(state, random.Random(f"checkpoint {case}"))
+        try:
+            refused += resumed(written(content), tmp_path / "forged.ckpt")
+        except BaseException as error:
+            raise AssertionError(f"case {case}: {forged}") from error
+    assert refused > number(CHECKPOINTS) / 2
+
+
+@pytest.mark.parametrize("weights_only", [True, None])
+def test_damaged_checkpoints(checkpoint, tmp_path, weights_only):
+    """Lightning reads the file, and says what is wrong with it."""
+    path, marker, first = tmp_path / "damaged.ckpt", tmp_path / "marker", Began()
+    content = torch.load(io.BytesIO(checkpoint), weights_only=True)
+    content["callbacks"] = dict.fromkeys(content["callbacks"], Evil(marker))
+    for damage in (checkpoint[: len(checkpoint) // 2], b"", written(content), *payloads(marker)):
+        path.write_bytes(damage)
+        with bounded(), pytest.raises(Exception, match=r"."):  # of torch's many kinds
+            fit([first], path, weights_only)
+        assert not first.began
+        assert not marker.exists()
