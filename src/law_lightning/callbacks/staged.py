@@ -264,10 +264,19 @@ class StagedCallback(L.Callback):
         if not isinstance(state["stage"], int) or not 0 <= state["stage"] <= self.num_stages:
             raise ValueError(f"its stage is {state['stage']!r}")
         smooth = (state["loss_smooth"], state["acc_smooth"])
-        if any(value is None and state["stage"] > 0 for value in smooth):
-            raise ValueError("it lacks loss_smooth or acc_smooth")
+        if not all(state["stage"] == 0 if value is None else math.isfinite(value) for value in smooth):
+            raise ValueError(f"its loss_smooth and acc_smooth are {smooth}")
+        if not all(map(_is_plain, (value for record in state["history"] for value in record.values()))):
+            raise ValueError("its history holds more than numbers")
         self._stage = state["stage"]
         self._loss_smooth, self._acc_smooth = (None if value is None else float(value) for value in smooth)
         self._stage_phase = self.phase
         self.history = [dict(record) for record in state["history"]]
         self.load_process_state(trainer, state["processes"][trainer.global_rank])
+
+
+def _is_plain(entry: Any) -> bool:
+    """Whether an entry of a record is a number, none, or a list of these."""
+    return all(
+        each is None or isinstance(each, (int, float)) for each in (entry if isinstance(entry, list) else [entry])
+    )
