@@ -19,7 +19,7 @@ from zoo import AdamCosine, loaders, make_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:.*ckpt_path", "ignore:.*resumable")
 
-CHECKPOINTS = (120, 12)
+CHECKPOINTS = (200, 15)
 
 
 class Began(L.Callback):
