@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import pickletools
+import re
+import reprlib
+import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.serialization import config
 
 FORMAT = 1
+
+#: All that a pickle of tensors and plain Python names. What torch allows beyond that can fill the memory:
+#: ``bytearray(n)``, say, or a sparse tensor of any size.
+_NAMED = re.compile(r"torch\._utils _rebuild_tensor_v2|torch \w+Storage|collections OrderedDict")
 
 
 def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
@@ -25,7 +37,9 @@ def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
         OSError: it cannot be written (the disk is full, say); the previous file is as it was.
     """
     content = io.BytesIO()
-    torch.save({"kind": kind, "format": FORMAT, "state": state}, content)  # on a full disk torch raises no OSError
+    # load_state compares the checksums, which a program may have turned off.
+    with config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
+        torch.save({"kind": kind, "format": FORMAT, "state": state}, content)  # on a full disk it raises no OSError
     write_whole(path, content.getbuffer())
 
 
@@ -66,20 +80,72 @@ def load_state(path: str | Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"No {kind} file at {path}.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        whole = path.read_bytes()
+        _check_archive(whole)
+        content = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
+        _check_sizes(content, len(whole))
     except PermissionError:
         raise
     except Exception as error:  # foreign bytes fail in every way: IndexError, struct.error, TypeError...
         raise ValueError(
-            f"{path} is damaged or was not written by law-lightning ({type(error).__name__}): give the path of a "
-            f"{kind} file."
+            f"{path} is damaged or was not written by law-lightning ({type(error).__name__}: "
+            f"{str(error)[:200]}): give the path of a {kind} file."
         ) from error
     if not isinstance(content, dict) or content.get("kind") != kind or not isinstance(content.get("state"), dict):
         found = content.get("kind", "none") if isinstance(content, dict) else "none"
-        raise ValueError(f"{path} is not a {kind} file of law-lightning (its kind: {found!r}).")
+        raise ValueError(f"{path} is not a {kind} file of law-lightning (its kind: {reprlib.repr(found)}).")
     if content.get("format") != FORMAT:
         raise ValueError(
-            f"{path} has format {content.get('format')!r}; this version of law-lightning reads format {FORMAT}."
+            f"{path} has format {reprlib.repr(content.get('format'))}; this version of law-lightning reads format "
+            f"{FORMAT}."
         )
     state: dict[str, Any] = content["state"]
     return state
+
+
+def _check_archive(whole: bytes) -> None:
+    """Raise an error unless a file is what torch.save writes for tensors and plain Python, every byte as written."""
+    if not whole.startswith(b"PK\x03\x04"):  # torch would take it for a file of its former format, without checksums
+        raise ValueError("it is no zip archive")
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        parts = archive.infolist()
+        # torch.save does not compress, so nothing is larger in memory than in the file.
+        compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if compressed or sum(part.file_size for part in parts) > len(whole):
+            raise ValueError("it would unpack to more than there is in it")
+        changed = archive.testzip()  # torch.load does not compare the checksums: it would return changed numbers
+        if changed is not None:
+            raise ValueError(f"{changed} in it was changed since it was written")
+        (pickled,) = [part for part in parts if part.filename.endswith("/data.pkl")]
+        for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
+            if opcode.name == "GLOBAL" and not _NAMED.fullmatch(str(argument)):
+                raise ValueError(f"it holds more than tensors and plain Python: {argument}")
+
+
+def _check_sizes(content: Any, most: int) -> None:
+    """Raise an error if the tensors of a file are larger than it: one number may stand for any number of equal ones."""
+    if sum(leaf.numel() * leaf.element_size() for leaf in _leaves(content) if isinstance(leaf, Tensor)) > most:
+        raise ValueError("its tensors are larger than the file")
+
+
+def is_finite(state: Any) -> bool:
+    """Whether all numbers in a nested state are."""
+    return all(
+        bool(leaf.isfinite().all()) if isinstance(leaf, Tensor) else math.isfinite(leaf)
+        for leaf in _leaves(state)
+        if isinstance(leaf, (Tensor, float))
+    )
+
+
+def _leaves(state: Any) -> Iterator[Any]:
+    """Everything in nested dicts, lists and tuples, each once: a few that hold each other may stand for very many."""
+    waiting, seen = [state], {id(state)}
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, (dict, list, tuple)):
+            inner = each.values() if isinstance(each, dict) else each
+            new = {id(one): one for one in inner if id(one) not in seen}
+            seen.update(new)
+            waiting.extend(new.values())
+        else:
+            yield each

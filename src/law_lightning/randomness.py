@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,6 +97,18 @@ def portable(states: dict[str, Any]) -> dict[str, Any]:
         "numpy": [algorithm, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
         "python": [version, list(words), gauss],
     }
+
+
+def check_portable_states(states: dict[str, Any]) -> None:
+    """Raise an error of any kind if these states cannot be put back; the present ones stay.
+
+    NumPy takes any position within its 624 words, and reads, or ends the process, where there are none.
+    """
+    _, keys, position, has_gauss, cached = states["numpy"]
+    if keys.shape != (624,) or not 0 <= position <= 624 or has_gauss not in (0, 1) or not math.isfinite(cached):
+        raise ValueError("the random state of NumPy is not one")
+    with replaying():
+        set_portable_states(states)
 
 
 def set_portable_states(states: dict[str, Any]) -> None:

@@ -245,8 +245,17 @@ class Reference:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: the state is of another network or optimizer.
+        """
         copy_tensors(state["tensors"], tensors(self.module))
+        known = self.optimizer.state_dict()["state"]  # the target's, which torch would not compare with it
+        for index, values in state["optimizer"]["state"].items():
+            for name, value in known.get(index, {}).items():
+                if isinstance(value, Tensor) and values[name].shape != value.shape:
+                    raise ValueError(f"{name} of parameter {index} has shape {list(values[name].shape)}")
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
@@ -268,8 +277,14 @@ def tensors(module: torch.nn.Module) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> None:
-    """Copy values one by one; both sides are of the same module."""
+    """Copy values one by one; both sides are of the same module.
+
+    Raises:
+        ValueError: they are not.
+    """
     for new, old in zip(source, destination, strict=True):
+        if new.shape != old.shape:  # torch would repeat one number
+            raise ValueError(f"a tensor of the network has shape {list(old.shape)}, but {list(new.shape)} was given")
         old.copy_(new)
 
 

@@ -61,10 +61,24 @@ class ReferenceTrace:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ReferenceTrace:
-        """A complete trace, as :meth:`state_dict` wrote it."""
-        losses = iter(state["losses"])
-        steps = [next(losses) if revealed else None for revealed in state["revealed"].tolist()]
+        """A complete trace, as :meth:`state_dict` wrote it.
+
+        Raises:
+            ValueError: the losses or the accuracies are not what a training gives.
+        """
+        revealed, losses = state["revealed"], state["losses"]
+        if revealed.dtype != torch.bool or revealed.ndim != 1 or losses.shape != (int(revealed.sum()),):
+            raise ValueError("its losses are not those of its steps")
+        if not isinstance(state["fork"], str) or not losses.is_floating_point():
+            raise ValueError("it does not say what it was forked from, or its losses are no numbers")
+        if not all(isinstance(stage, int) and 0 <= value <= 1 for stage, value in state["accuracies"].items()):
+            raise ValueError("its accuracies are not in [0, 1]")
+        each = iter(losses)
+        steps = [next(each) if here else None for here in revealed.tolist()]
         return cls(state["fork"], steps, dict(state["accuracies"]), state.get("remembered"), complete=True)
+
+
+_TOO_SHORT = "The kept reference holds less than a whole training, so it is damaged: delete the kept references."
 
 
 class TraceMismatchError(MisconfigurationException):
@@ -101,12 +115,16 @@ class TracedReference:
 
     def step(self, record: StepRecord, batch_idx: int) -> StepResult:
         """The loss of the next step."""
+        if self._step == len(self._trace.losses):
+            raise MisconfigurationException(_TOO_SHORT)
         loss = self._trace.losses[self._step]
         self._step += 1
         return StepResult(loss=loss)
 
     def accuracy(self, stage: int) -> float:
         """At the end of a stage."""
+        if stage not in self._trace.accuracies:
+            raise MisconfigurationException(_TOO_SHORT)
         return self._trace.accuracies[stage]
 
     def before_validation(self) -> None:

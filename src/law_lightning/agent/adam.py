@@ -59,15 +59,22 @@ def load_parameter_state(optimizer: Adam, flat: Flat, parameters: list[nn.Parame
     (group,) = state["param_groups"]
     if len(group["params"]) != len(parameters) or len(state["state"]) not in (0, len(parameters)):
         raise ValueError(f"the optimizer's state is not that of {len(parameters)} parameters")
+    beta1, beta2 = map(float, group["betas"])
+    given = {"lr": float(group["lr"]), "betas": (beta1, beta2), "eps": float(group["eps"])}
     whole = {}
     if state["state"]:
         (values,) = optimizer.param_groups[0]["params"]
         begin = flat.start(parameters[0])
-        whole[0] = {"step": state["state"][0]["step"].clone()} | {name: torch.zeros_like(values) for name in _MOMENTS}
+        step = state["state"][0]["step"]
+        if step.shape != ():
+            raise ValueError(f"the optimizer's state has {list(step.shape)} steps, not one number")
+        whole[0] = {"step": step.clone()} | {name: torch.zeros_like(values) for name in _MOMENTS}
         for index, parameter in enumerate(parameters):
             for name in _MOMENTS:
                 saved = state["state"][index][name]
                 if saved.shape != parameter.shape:
                     raise ValueError(f"the optimizer's state has {list(saved.shape)} for {list(parameter.shape)}")
                 flat.part(whole[0][name], parameter, begin).copy_(saved)
-    optimizer.load_state_dict({"state": whole, "param_groups": [{**group, "params": [0]}]})
+    # The other options are always those that the agent's optimizers are made with.
+    own = optimizer.state_dict()["param_groups"][0]
+    optimizer.load_state_dict({"state": whole, "param_groups": [{**own, **given, "params": [0]}]})

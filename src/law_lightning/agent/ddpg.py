@@ -176,7 +176,7 @@ class DDPG(L.LightningModule):
 
     def _prepare(self, transitions: Transitions) -> PackedTransitions:
         """Sum up n steps of what a buffer holds, and scale what they earn."""
-        self._check_fit(transitions)
+        self.check_fit(transitions)
         steps = self.hparams["n_step"] or self.hparams["num_stages"]
         transitions, discount = n_step_transitions(transitions, steps, self.hparams["discount"])
         if self.hparams["standardize_rewards"]:
@@ -185,8 +185,10 @@ class DDPG(L.LightningModule):
             transitions = transitions._replace(reward=transitions.reward / (deviation or 1.0))
         return PackedTransitions(transitions, discount, self.hparams["embedding_dim"])
 
-    def _check_fit(self, transitions: Transitions) -> None:
-        width, stages = transitions.theta.shape[1], int(transitions.next_stage.max()) + 1
+    def check_fit(self, transitions: Transitions) -> None:
+        """Raise a ValueError unless transitions, at least one, are of an agent with these features and stages."""
+        width = transitions.theta.shape[1]
+        stages = int(max(transitions.stage.max(), transitions.next_stage.max())) + 1
         expected, most = len(self.hparams["features"]) + 1, self.hparams["num_stages"]
         if width != expected or stages > most:
             raise ValueError(

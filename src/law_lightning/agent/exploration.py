@@ -69,7 +69,16 @@ class Exploration:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Go on where ``state`` was taken.
+
+        Raises:
+            ValueError: it is not the state of an exploration of this length.
+        """
+        numbers = (state.get("seed", 0), state["episode"])
+        if not all(isinstance(number, int) and number < 2**63 for number in numbers) or state["episode"] < 0:
+            raise ValueError("the exploration's seed and episode must be whole numbers")
+        if state["offset"].shape != self.offset.shape or not isinstance(state["scale"], (int, float)):
+            raise ValueError(f"the exploration's offset must have length {self.dim}, and its scale be a number")
         self.seed = state.get("seed", self.seed)  # files of before had none
         self.episode = state["episode"]
         self.scale = state["scale"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ from law_lightning import functional as LF
 _AT_LEAST_ONE = ("num_stages", "embedding_dim", "epochs", "batch_size", "n_step", "members")
 _POSITIVE = ("actor_lr", "critic_lr", "theta_bound")
 _SHARE = ("discount", "target_rate")
+
+# Strategies are tiny. Beyond these a slip, or a damaged file, would use up the memory instead of being named.
+_MOST_PARAMETERS = 10**8
+_MOST = {"members": 1000, "layers": 100}
 
 
 def check_hyperparameters(given: Mapping[str, Any]) -> None:
@@ -20,6 +25,8 @@ def check_hyperparameters(given: Mapping[str, Any]) -> None:
     for name in _AT_LEAST_ONE:
         if given[name] is not None and given[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {given[name]}.")
+        if given[name] is not None and given[name] >= 2**31:
+            raise ValueError(f"{name} must be below 2**31, not {given[name]}.")
     for name in _POSITIVE:
         if given[name] is not None and not given[name] > 0:
             raise ValueError(f"{name} must be greater than 0, not {given[name]}.")
@@ -32,3 +39,15 @@ def check_hyperparameters(given: Mapping[str, Any]) -> None:
         raise ValueError(f"hidden must be widths of at least 1, not {given['hidden']}.")
     if not given["action_penalty"] >= 0:
         raise ValueError(f"action_penalty must be at least 0, not {given['action_penalty']}.")
+    if given["members"] > _MOST["members"] or len(given["hidden"]) > _MOST["layers"]:
+        raise ValueError(
+            f"There may be {_MOST['members']} members with {_MOST['layers']} hidden layers at most, not "
+            f"{given['members']} with {len(given['hidden'])}."
+        )
+    widths = [given["embedding_dim"] + 2 + len(features) + 1, *given["hidden"], 1]
+    each = given["num_stages"] * given["embedding_dim"] + 2 * sum(a * b for a, b in itertools.pairwise(widths))
+    if each * given["members"] > _MOST_PARAMETERS:
+        raise ValueError(
+            f"The strategy would have about {each * given['members']} parameters, more than {_MOST_PARAMETERS}: choose "
+            "a smaller hidden, embedding_dim, num_stages or members."
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import functional as LF
-from law_lightning.files import load_state, save_state
+from law_lightning.files import is_finite, load_state, save_state
 from law_lightning.stages import TrainingPhase
 
 
@@ -65,6 +65,26 @@ def n_step_transitions(transitions: Transitions, steps: int, discount: float) ->
     last = torch.arange(len(count)) + count - 1
     ahead = {name: getattr(transitions, name)[last] for name in ("next_stage", "next_phase", "done")}
     return transitions._replace(reward=returns, **ahead), torch.as_tensor(discount) ** count
+
+
+def _check_columns(columns: dict[str, Tensor]) -> None:
+    """Raise a ValueError that names the first column which :func:`single_transition` could not have led to."""
+    for name, column in columns.items():
+        whole, wide = name.endswith("stage"), name.endswith("phase") or name == "theta"
+        right = column.dtype == (torch.int64 if whole else torch.float32) and column.ndim == (2 if wide else 1)
+        # One number that stands for any number of rows is not contiguous: a copy might fill the memory.
+        if (
+            not right
+            or not column.is_contiguous()
+            or (name.endswith("phase") and column.shape[1] != 2)
+            or not is_finite(column)
+        ):
+            raise ValueError(
+                f"{name} of the transitions must be finite numbers, one or a row for each, not {column.dtype} of "
+                f"shape {list(column.shape)}."
+            )
+        if whole and bool((column < 0).any()):
+            raise ValueError(f"{name} of the transitions must be at least 0, not {int(column.min())}.")
 
 
 class ReplayBuffer:
@@ -154,8 +174,11 @@ class ReplayBuffer:
             ValueError: the columns are not those of a replay buffer.
         """
         columns: dict[str, Tensor] = state["columns"]
-        self.capacity = state["capacity"]
+        capacity = state["capacity"]
+        if capacity is not None and not (isinstance(capacity, int) and 0 < capacity < 2**63):
+            raise ValueError(f"capacity must be at least 1 or None, not {capacity!r}.")
         if not columns:
+            self.capacity = capacity
             self._columns, self._first, self._size = None, 0, 0
             return
         if set(columns) != set(Transitions._fields):
@@ -163,6 +186,10 @@ class ReplayBuffer:
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise ValueError(f"The columns of a replay buffer must be equally long, found lengths {sorted(lengths)}.")
+        _check_columns(columns)
+        if capacity is not None and lengths.pop() > capacity:
+            raise ValueError(f"A replay buffer with a capacity of {capacity} cannot hold more.")
+        self.capacity = capacity
         self._columns = Transitions(**{name: columns[name].clone() for name in Transitions._fields})
         self._first, self._size = 0, len(self._columns.reward)
 
@@ -178,9 +205,9 @@ class ReplayBuffer:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged or of another kind.
         """
-        buffer = cls()
+        buffer, state = cls(), load_state(path, "replay")
         try:
-            buffer.load_state_dict(load_state(path, "replay"))
-        except (KeyError, TypeError, AttributeError) as error:
+            buffer.load_state_dict(state)
+        except Exception as error:  # a state that another program made up can fail in any way
             raise ValueError(f"{path} is not a complete replay file: {error!r}.") from error
         return buffer

@@ -16,7 +16,7 @@ from law_lightning.agent.ddpg import DDPG
 from law_lightning.agent.exploration import Exploration
 from law_lightning.agent.hyperparameters import check_hyperparameters
 from law_lightning.agent.replay import ReplayBuffer
-from law_lightning.files import load_state, save_state
+from law_lightning.files import is_finite, load_state, save_state
 from law_lightning.randomness import OwnGenerator, derived_seed
 
 Progress = Callable[[int, int], None]
@@ -225,7 +225,11 @@ class StrategyAgent(DDPG):
         }
 
     def load_full_state(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`full_state` was taken."""
+        """Go on where :meth:`full_state` was taken.
+
+        Raises:
+            ValueError: it is of another agent, or a number in it is not finite.
+        """
         self.load_state_dict(state["networks"])
         learner = self.learner()
         if state["optimizers"] is not None:
@@ -234,6 +238,8 @@ class StrategyAgent(DDPG):
         self.updates = int(state["updates"])
         for other, own in zip(self.others, state.get("others", []), strict=True):
             other.load_full_state(own)
+        if not is_finite(self.full_state()):  # what was given may hold more, of any size
+            raise ValueError("the strategy's state has numbers that are not finite")
 
     def save(self, path: str | Path, resumable: bool = True) -> None:
         """Write the strategy to a file that loads with ``weights_only=True``.
@@ -258,11 +264,11 @@ class StrategyAgent(DDPG):
             ValueError: the file is damaged, foreign or incomplete.
         """
         state = load_state(path, "strategy")
+        if not is_finite(state):
+            raise ValueError(f"{path} holds a strategy with parameters that are not finite.")
         try:
             agent = cls(**{"members": 1, **state["hparams"]})  # files of before have no members
             agent.load_full_state(state)
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a state that another program made up can fail in any way
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error
-        if not all(bool(parameter.isfinite().all()) for parameter in agent.parameters()):
-            raise ValueError(f"{path} holds a strategy with parameters that are not finite.")
         return agent

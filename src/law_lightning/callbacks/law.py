@@ -19,6 +19,7 @@ from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.staged import Record
 from law_lightning.capture import LossCapture
 from law_lightning.evaluation import Evaluator
+from law_lightning.files import is_finite
 from law_lightning.randomness import random_states
 from law_lightning.reference import Reference, StepRecord
 from law_lightning.stages import TrainingPhase
@@ -312,8 +313,15 @@ class LAWCallback(LockstepCallback):
             )
         self.agent.load_full_state(state["agent"])
         self.buffer.load_state_dict(state["buffer"])
-        self.weighting.theta = state["theta"]
-        self._last_accuracies = None if state["accuracies"] is None else tuple(state["accuracies"])
+        if len(self.buffer):
+            self.agent.check_fit(self.buffer.transitions())
+        theta, accuracies = state["theta"], state["accuracies"]
+        if theta is not None and (theta.shape != (len(self.agent.features) + 1,) or not is_finite(theta)):
+            raise ValueError("its theta is not that of this strategy")
+        self.weighting.theta = theta
+        if accuracies is not None:
+            step, target, reference = accuracies
+            self._last_accuracies = (int(step), float(target), float(reference))
         if state["reference"] is not None:
             self._second = Reference(trainer, module)
             self._second.load_state_dict(state["reference"])

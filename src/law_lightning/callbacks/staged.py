@@ -14,6 +14,7 @@ from law_lightning.callbacks.checks import refuse_several_optimizers, refuse_tra
 from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.plateau import catch_up, monitored, step_at_epoch_end
 from law_lightning.callbacks.statistics import StageStatistics
+from law_lightning.randomness import check_portable_states
 from law_lightning.stages import StageSchedule, TrainingPhase
 
 Record = dict[str, Any]
@@ -129,7 +130,7 @@ class StagedCallback(L.Callback):
         state, self._loaded = self._loaded, None
         self._plateau_is_due = False
         if state is not None:
-            self._resume(trainer, pl_module, state)
+            self._go_on(trainer, pl_module, state)
             return
         if trainer.global_step > 0:
             raise MisconfigurationException(
@@ -139,6 +140,23 @@ class StagedCallback(L.Callback):
         self._start(trainer, pl_module)
         self._stage_phase = self.phase
         self.start_stage(trainer, pl_module)
+
+    def _go_on(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Resume; what is wrong with the checkpoint is named before any step is taken."""
+        try:
+            self._resume(trainer, module, state)
+            order = state["processes"][trainer.global_rank]["order"]
+            check_portable_states(order["now"])
+            check_portable_states(order["epoch_start"])
+        except MisconfigurationException:
+            raise
+        except Exception as error:  # a state that another program made up can fail in any way
+            raise MisconfigurationException(
+                f"What the checkpoint holds of {type(self).__name__} is damaged ({type(error).__name__}: {error}): "
+                "resume from another one, or begin anew."
+            ) from error
+        assert self._order is not None
+        self._order.restore(trainer, order)  # the user's own data are drawn here: their errors are another matter
 
     def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Called once at the beginning of a fit that is not resumed."""
@@ -217,9 +235,7 @@ class StagedCallback(L.Callback):
 
     def load_process_state(self, trainer: L.Trainer, own: dict[str, Any]) -> None:
         """Go on where :meth:`process_state` was taken on this process."""
-        assert self._order is not None
         self._statistics.load_state_dict(own["statistics"], trainer.strategy.root_device)
-        self._order.restore(trainer, own["order"])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
@@ -258,9 +274,23 @@ class StagedCallback(L.Callback):
                 f"{self.schedule.total_steps} in {self.num_stages}: resume with the same max_epochs, max_steps, data "
                 "and num_stages."
             )
+        if not isinstance(state["stage"], int) or not 0 <= state["stage"] <= self.num_stages:
+            raise ValueError(f"its stage is {state['stage']!r}")
+        smooth = (state["loss_smooth"], state["acc_smooth"])
+        if not all(state["stage"] == 0 if value is None else math.isfinite(value) for value in smooth):
+            raise ValueError(f"its loss_smooth and acc_smooth are {smooth}")
+        if not all(map(_is_plain, (value for record in state["history"] for value in record.values()))):
+            raise ValueError("its history holds more than numbers")
         self._stage = state["stage"]
-        self._loss_smooth, self._acc_smooth = state["loss_smooth"], state["acc_smooth"]
+        self._loss_smooth, self._acc_smooth = (None if value is None else float(value) for value in smooth)
         self._stage_phase = self.phase
         self.history = [dict(record) for record in state["history"]]
         self.load_process_state(trainer, state["processes"][trainer.global_rank])
         self._plateau_is_due = catch_up(trainer, module, state.get("monitored", {}))
+
+
+def _is_plain(entry: Any) -> bool:
+    """Whether an entry of a record is a number, none, or a list of these."""
+    return all(
+        each is None or isinstance(each, (int, float)) for each in (entry if isinstance(entry, list) else [entry])
+    )

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from law_lightning.samples import Samples
 
+_MOST_CLASSES = 10**7  # of a checkpoint that is to be believed
+_SUMS = [[], ["gap"], ["totals", "per_class", "max", "-min"], ["totals", "per_class", "max", "-min", "gap"]]
 _FLUSH_EVERY = 64  # batches kept before they are summed up: bounds the memory of a long stage
 
 
@@ -21,6 +23,26 @@ def _exact_type(device: torch.device) -> torch.dtype:
 
 def _widened(per_class: Tensor, num_classes: int) -> Tensor:
     return torch.nn.functional.pad(per_class, (0, num_classes - per_class.shape[1]))
+
+
+def _check(state: dict[str, Any]) -> None:
+    """Raise a ValueError unless the sums of a state can be gone on with."""
+    classes, sums = state["num_classes"], state["sums"]
+    if not isinstance(classes, int) or not 0 <= classes <= _MOST_CLASSES:
+        raise ValueError(f"its number of classes is {classes!r}")
+    known = sums["per_class"].shape[1] if "per_class" in sums else 0  # more may have been seen since the last sum
+    shapes = {"totals": (6,), "per_class": (2, known), "max": (), "-min": (), "gap": (2,)}
+    found = {name: tuple(value.shape) for name, value in sums.items()}
+    if known > classes or found not in ({name: shapes[name] for name in names} for names in _SUMS):
+        raise ValueError("its sums over the samples do not fit together")
+    for loss, accuracy, weights, target, valid in state["pending"]:
+        columns = [each for each in (loss, accuracy, weights, target, valid) if each is not None]
+        if any(each.shape != (len(target),) or not each.is_contiguous() for each in columns):
+            raise ValueError("its samples' losses, weights and labels do not fit together")
+        if target.dtype != torch.int64 or bool(((target < 0) | (target >= classes)).any()):
+            raise ValueError("its samples have labels that are no classes")
+    if any(gap.shape != () for gap in state["gaps"]):
+        raise ValueError("its loss gaps are not numbers")
 
 
 class StageStatistics:
@@ -123,13 +145,18 @@ class StageStatistics:
         """The sums so far and what is still to be summed, as it is: summing earlier would round otherwise."""
         return {
             "sums": {name: value.cpu() for name, value in self._sums.items()},
-            "pending": [[None if each is None else each.cpu() for each in row] for row in self._pending],
+            "pending": [[None if each is None else each.cpu().contiguous() for each in row] for row in self._pending],
             "gaps": [gap.cpu() for gap in self._gaps],
             "num_classes": self._num_classes,
         }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: it does not fit together.
+        """
+        _check(state)
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._pending = [tuple(None if each is None else each.to(device) for each in row) for row in state["pending"]]
         self._gaps = [gap.to(device) for gap in state["gaps"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ Array = npt.NDArray[Any]
 _REQUIRED = ("train_x", "train_y", "test_x", "test_y")
 _OPTIONAL = ("val_x", "val_y")
 _CHANNEL_COUNTS = (1, 3, 4)
+
+# An archive of a few megabytes can unpack to more than any memory holds, while images shrink to a tenth or so.
+_MOST_UNPACKED = 2**30
+_MOST_RATIO = 200
 
 
 def read_npz(path: Path) -> dict[str, Array]:
@@ -34,6 +39,13 @@ def read_npz(path: Path) -> dict[str, Array]:
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError(f"{path} is a single array, not an .npz file: write it with numpy.savez.")
     with archive:
+        parts: list[zipfile.ZipInfo] = archive.zip.infolist()  # type: ignore[union-attr]
+        unpacked = sum(part.file_size for part in parts)
+        if unpacked > max(_MOST_UNPACKED, _MOST_RATIO * path.stat().st_size):
+            raise ValueError(
+                f"{path} would unpack to {unpacked / 2**30:.0f} GiB, more than {_MOST_RATIO} times its size, which no "
+                "data do: write it again."
+            )
         missing = [key for key in _REQUIRED if key not in archive.files]
         # One of the pair alone is a slip, not a wish to split the training data.
         if any(key in archive.files for key in _OPTIONAL):

@@ -58,7 +58,15 @@ class ReferenceCache:
             if path is None or not path.is_file():
                 return ReferenceTrace()
             state = load_state(path, "reference")
-            self._check(path, seed, state)
+            try:
+                self._check(path, seed, state)
+                ReferenceTrace.from_state(state["trace"])
+            except MisconfigurationException:
+                raise
+            except Exception as error:  # a state that another program made up can fail in any way
+                raise ValueError(
+                    f"{path}, a kept reference, is damaged ({type(error).__name__}: {error}): delete it."
+                ) from error
             self._states[seed] = state["trace"]
         return ReferenceTrace.from_state(self._states[seed])
 

@@ -152,12 +152,13 @@ class StrategySearch:
         Raises:
             MisconfigurationException: ``run_dir`` holds a search with other settings, or the reference cache one of
                 another experiment.
+            ValueError: a file in ``run_dir`` or in the reference cache is damaged.
             WorkerLostError: a worker died; the search goes on from its last checkpoint when it is run again.
             OSError: a checkpoint could not be written; the one before is whole.
         """
         options = self._options()
         if self.run_dir is not None:
-            self._state = SearchState.read(self.run_dir, options.settings) or self._state
+            self._state = SearchState.read(self.run_dir, options.settings, self.agent) or self._state
         parts = (options, self.agent, self._state, make_module, make_datamodule)
         if self.workers > 1:
             _check_picklable(parts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from law_lightning.agent import ReplayBuffer
+from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.replay import Transitions
 from law_lightning.files import load_state, save_state, write_whole
 
@@ -58,6 +60,26 @@ class SearchState:
         parts = [columns[name].split(counts) for name in Transitions._fields] if counts else []
         return cls(**state | {"episodes": [Transitions(*part) for part in zip(*parts, strict=True)]})
 
+    def check(self, agent: StrategyAgent) -> None:
+        """Raise an error of any kind unless a search that teaches ``agent`` can go on from here."""
+        for state in (self.agent, self.best):
+            copy.deepcopy(agent).load_full_state(state)
+            if state["hparams"] != dict(agent.hparams):
+                raise ValueError("its strategy is another one")
+        if [record["episode"] for record in self.history] != list(range(len(self.episodes))) or not self.episodes:
+            raise ValueError("its episodes are not those of its history")
+        buffer = ReplayBuffer()
+        buffer.load_state_dict({"capacity": None, "columns": _joined(self.episodes)._asdict()})
+        if len(buffer):
+            agent.check_fit(buffer.transitions())
+        values = [value for record in self.history for value in record.values() if value is not None]
+        if any(record.keys() != self.history[0].keys() for record in self.history) or not all(map(_is_number, values)):
+            raise ValueError("its history holds more than numbers")
+        if not all(_is_number(accuracy) and math.isfinite(accuracy) for accuracy in self.plain):
+            raise ValueError("its accuracies are no numbers")
+        if not _is_number(self.best_gain) or math.isnan(self.best_gain):
+            raise ValueError("its best gain is no number")
+
     def write(self, folder: Path, settings: dict[str, str]) -> None:
         """Write ``search.pt``, and from the same state ``strategy.pt``, ``replay.pt`` and ``metrics.csv``.
 
@@ -78,8 +100,13 @@ class SearchState:
         save_state(folder / "search.pt", "search", {"settings": settings, **self.as_plain()})
 
     @classmethod
-    def read(cls, folder: Path, settings: dict[str, str]) -> SearchState | None:
+    def read(cls, folder: Path, settings: dict[str, str], agent: StrategyAgent) -> SearchState | None:
         """Read what :meth:`write` wrote; None if nothing was.
+
+        Args:
+            folder: where it is.
+            settings: of the search that goes on.
+            agent: the strategy that it teaches; stays as it is.
 
         Raises:
             MisconfigurationException: it is of a search with other settings.
@@ -89,7 +116,9 @@ class SearchState:
         if not path.exists():
             return None
         state = load_state(path, "search")
-        theirs = state.pop("settings")
+        theirs = state.pop("settings", None)
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{path} is damaged: it does not say which search it is of. Choose another run_dir.")
         other = [name for name in settings if theirs.get(name) != settings[name]]
         if other:
             raise MisconfigurationException(
@@ -97,9 +126,18 @@ class SearchState:
                 "ones, or choose another run_dir."
             )
         try:
-            return cls.from_plain(state)
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"{path} is of another version of law-lightning: choose another run_dir.") from error
+            found = cls.from_plain(state)
+            found.check(agent)
+        except Exception as error:  # a state that another program made up can fail in any way
+            raise ValueError(
+                f"{path} is damaged or of another version of law-lightning ({type(error).__name__}: {error}): choose "
+                "another run_dir."
+            ) from error
+        return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 def _joined(episodes: Sequence[Transitions]) -> Transitions:

@@ -57,7 +57,9 @@ class Warmups:
             return None
         path = next(iter(sorted(self._folder.glob(f"{name}-*.ckpt"))), None)
         if path is not None and path not in self._checked:
-            if path.stem != f"{name}-{_hash(path.read_bytes())}":
+            content = path.read_bytes()
+            # A file's name is easily made up to go with what is in it.
+            if path.stem != f"{name}-{_hash(content)}" or not _is_plain(io.BytesIO(content)):
                 raise ValueError(f"{path}, a kept warm-up, is damaged: delete it.")
             self._checked.add(path)
         return path

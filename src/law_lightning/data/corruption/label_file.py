@@ -104,6 +104,9 @@ def _as_labels(content: Any, path: Path) -> Tensor:
 
     if not isinstance(content, np.ndarray | Tensor):
         raise ValueError(f"{path} holds a {type(content).__name__}, but labels must be an array or a tensor.")
+    # In a tensor one number may stand for any number of them.
+    if isinstance(content, Tensor) and content.numel() > path.stat().st_size:
+        raise ValueError(f"{path} claims to hold {content.numel()} labels, more than there is room for in it.")
     if isinstance(content, np.ndarray) and content.dtype.kind in "iu":
         content = torch.from_numpy(content.astype(np.int64))
     shape = list(content.shape)
