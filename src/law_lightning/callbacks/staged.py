@@ -10,7 +10,14 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import functional as LF
-from law_lightning.callbacks.checks import refuse_several_optimizers, refuse_training, restore, schedule_of
+from law_lightning.callbacks.checks import (
+    refuse_neighbours,
+    refuse_several_optimizers,
+    refuse_training,
+    restore,
+    schedule_of,
+    tuners,
+)
 from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.stages import StageSchedule, TrainingPhase
@@ -115,7 +122,8 @@ class StagedCallback(L.Callback):
         refuse_several_optimizers(pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The data order of the first epoch is still to be drawn."""
+        """Refuse callbacks that do not go together; the data order of the first epoch is still to be drawn."""
+        refuse_neighbours(trainer, pl_module, resumes=self._loaded is not None)
         if trainer.fit_loop._combined_loader is None and self._order is not None:
             self._order.note_epoch(trainer)
 
@@ -147,6 +155,8 @@ class StagedCallback(L.Callback):
         """From the second epoch on, the data order is drawn right after this."""
         if self._order is not None and trainer.current_epoch > 0:
             self._order.note_epoch(trainer)
+        elif self._order is not None and tuners(trainer):
+            self._order.note_tuned_epoch()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -186,7 +196,7 @@ class StagedCallback(L.Callback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=step)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
+        _show(trainer, scalars)
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
@@ -250,3 +260,10 @@ class StagedCallback(L.Callback):
         self._stage_phase = self.phase
         self.history = [dict(record) for record in state["history"]]
         self.load_process_state(trainer, state["processes"][trainer.global_rank])
+        if self.history:  # callbacks that monitor the last stage's metrics go on seeing them
+            _show(trainer, self.scalars(self.history[-1]))
+
+
+def _show(trainer: L.Trainer, scalars: dict[str, float]) -> None:
+    """Let callbacks such as EarlyStopping monitor these numbers."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
