@@ -24,6 +24,9 @@ from law_lightning.stages import StageSchedule, TrainingPhase
 
 Record = dict[str, Any]
 
+#: Of what a callback leaves in a checkpoint; to be raised when a state of before can no longer be read as it is.
+STATE_FORMAT = 1
+
 #: Cuts off l_smooth: so many times the loss of a uniform guess says that a training has diverged, no more.
 MOST_LOSS = 10.0
 
@@ -228,6 +231,7 @@ class StagedCallback(L.Callback):
         if self.schedule is None or self._order is None:
             return {}
         return {
+            "format": STATE_FORMAT,
             "total_steps": self.schedule.total_steps,
             "num_stages": self.num_stages,
             "stage": self._stage,
@@ -238,7 +242,17 @@ class StagedCallback(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state of a checkpoint until the fit that resumes from it begins."""
+        """Keep the state of a checkpoint until the fit that resumes from it begins.
+
+        Raises:
+            MisconfigurationException: it is of a later version.
+        """
+        found = state_dict.get("format", 1)  # the first checkpoints had no number
+        if self._fitting and found > STATE_FORMAT:
+            raise MisconfigurationException(
+                f"The checkpoint holds a state of {type(self).__name__} of format {found}, but this version of "
+                f"law-lightning reads formats up to {STATE_FORMAT}: install the newer version that wrote it."
+            )
         self._loaded = (state_dict or None) if self._fitting else None
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
