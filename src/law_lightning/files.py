@@ -94,10 +94,11 @@ def load_state(path: str | Path, kind: str) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("kind") != kind or not isinstance(content.get("state"), dict):
         found = content.get("kind", "none") if isinstance(content, dict) else "none"
         raise ValueError(f"{path} is not a {kind} file of law-lightning (its kind: {reprlib.repr(found)}).")
-    if content.get("format") != FORMAT:
+    if (found := content.get("format")) != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
         raise ValueError(
-            f"{path} has format {reprlib.repr(content.get('format'))}; this version of law-lightning reads format "
-            f"{FORMAT}."
+            f"{path} has format {reprlib.repr(found)}; this version of law-lightning reads format {FORMAT}"
+            + (": install the newer version that wrote it." if newer else ".")
         )
     state: dict[str, Any] = content["state"]
     return state

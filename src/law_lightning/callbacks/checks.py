@@ -7,7 +7,13 @@ import math
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -79,6 +85,55 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
         raise MisconfigurationException(
             f"{type(module).__name__}.training_step takes a dataloader_iter; beside a second network it must take a "
             "batch, which both networks can be given: training_step(self, batch, batch_idx)."
+        )
+
+
+def tuners(trainer: L.Trainer) -> list[str]:
+    """The names of the Trainer's callbacks that try the module out before it is fitted, or meanwhile."""
+    return _neighbours(trainer, BatchSizeFinder, LearningRateFinder)
+
+
+def _neighbours(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[str]:
+    """The names of the Trainer's callbacks of these kinds."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [type(each).__name__ for each in callbacks if isinstance(each, kinds)]
+
+
+def refuse_neighbours(trainer: L.Trainer, module: L.LightningModule, resumes: bool) -> None:
+    """Raise a MisconfigurationException for callbacks that change the steps which are cut into stages.
+
+    Args:
+        trainer: the Trainer, about to fit.
+        module: the user's module, with all its layers.
+        resumes: the fit goes on from a checkpoint.
+    """
+    average = _neighbours(trainer, StochasticWeightAveraging)
+    if average and trainer.max_epochs != -1 and StochasticWeightAveraging.pl_module_contains_batch_norm(module):
+        raise MisconfigurationException(
+            f"{average[0]} adds an epoch without optimizer steps to the training of {type(module).__name__}, for its "
+            "BatchNorm layers, which LAW cannot cut into stages: use WeightAveraging or EMAWeightAveraging, which "
+            "average what these layers hold too."
+        )
+    if resumes and (found := tuners(trainer)):
+        raise MisconfigurationException(
+            f"{found[0]} begins a training anew, though the fit was to go on from a checkpoint: resume without it, "
+            "with the value that it found before."
+        )
+
+
+def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
+    """Raise a MisconfigurationException where two callbacks would each put weights into the module at the end.
+
+    Args:
+        trainer: the Trainer.
+        who: chooses between two networks.
+        keep: its option that leaves the user's own.
+    """
+    averages = _neighbours(trainer, WeightAveraging, StochasticWeightAveraging)
+    if averages:
+        raise MisconfigurationException(
+            f"{who} with keep='best' may leave its second network in the module at the end, and {averages[0]} leaves "
+            f"the average of the first there: use keep={keep!r}."
         )
 
 

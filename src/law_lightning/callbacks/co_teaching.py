@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.callbacks.checks import refuse_second_network
+from law_lightning.callbacks.checks import refuse_averages, refuse_second_network
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.staged import Record
 from law_lightning.callbacks.statistics import StageStatistics
@@ -123,6 +123,8 @@ class CoTeachingCallback(LockstepCallback):
         if stage != "fit":
             return
         refuse_second_network(trainer, pl_module, "CoTeachingCallback")
+        if self.keep == "best":
+            refuse_averages(trainer, "CoTeachingCallback", "first")
         if self._given_peer is None:
             check_can_be_drawn(pl_module)
         elif self._given_peer is pl_module:

@@ -14,7 +14,7 @@ from torch import Tensor
 from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.resolve import resolve_agent
-from law_lightning.callbacks.checks import refuse_search
+from law_lightning.callbacks.checks import refuse_averages, refuse_search
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.staged import Record
 from law_lightning.capture import LossCapture
@@ -138,6 +138,8 @@ class LAWCallback(LockstepCallback):
         if stage != "fit" or self.mode == "apply":
             return
         refuse_search(trainer, pl_module)
+        if self.keep == "best":
+            refuse_averages(trainer, "LAWCallback", "target")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages, check the validation data on one batch, and begin."""

@@ -29,6 +29,7 @@ class DataOrder:
     def __init__(self) -> None:
         self._epoch_start: dict[str, Any] = random_states()
         self._drawn_at: int | None = None
+        self._iterator_made = False
 
     def note_epoch(self, trainer: L.Trainer) -> None:
         """Called when an epoch starts, just before the Trainer draws its order."""
@@ -37,10 +38,20 @@ class DataOrder:
         elif not (trainer.fit_loop.is_resuming or trainer.fit_loop.epoch_loop.restarting):
             set_random_states(self._epoch_start)  # drawn when the fit was resumed, the Trainer draws once more
         self._drawn_at = None
+        self._iterator_made = False
+
+    def note_tuned_epoch(self) -> None:
+        """Called when the first epoch starts after a tuner, which has made the iterator; its order is yet to be drawn.
+
+        A loader with worker processes draws the order with the iterator: then no one knows from which states.
+        """
+        self._epoch_start = random_states()
+        self._iterator_made = True
 
     def state_dict(self) -> dict[str, Any]:
         """The random states now and at the epoch's start."""
-        return {"now": portable_states(), "epoch_start": portable(self._epoch_start)}
+        states = {"now": portable_states(), "epoch_start": portable(self._epoch_start)}
+        return states | {"iterator_made": self._iterator_made}
 
     def restore(self, trainer: L.Trainer, state: dict[str, Any]) -> None:
         """Put the random states back and draw the order of the current epoch again, past what was seen of it.
@@ -54,11 +65,14 @@ class DataOrder:
         within = 0 < seen < fit_loop.max_batches
         set_portable_states(state["epoch_start" if within else "now"])
         self._epoch_start = random_states()
+        self._iterator_made = within and state.get("iterator_made", False)
         if fetcher is not None and fit_loop._combined_loader is not None:
             epoch: int = fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
             for loader in fit_loop._combined_loader.flattened:  # a DistributedSampler draws from its epoch's number
                 _set_sampler_epoch(loader, epoch)
             iter(fetcher)
+            if self._iterator_made:
+                set_random_states(self._epoch_start)
             if not within:
                 self._drawn_at = fit_loop.epoch_loop.total_batch_idx
             else:

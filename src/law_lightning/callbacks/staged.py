@@ -10,7 +10,14 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import functional as LF
-from law_lightning.callbacks.checks import refuse_several_optimizers, refuse_training, restore, schedule_of
+from law_lightning.callbacks.checks import (
+    refuse_neighbours,
+    refuse_several_optimizers,
+    refuse_training,
+    restore,
+    schedule_of,
+    tuners,
+)
 from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.plateau import catch_up, monitored, step_at_epoch_end
 from law_lightning.callbacks.statistics import StageStatistics
@@ -18,6 +25,9 @@ from law_lightning.randomness import check_portable_states
 from law_lightning.stages import StageSchedule, TrainingPhase
 
 Record = dict[str, Any]
+
+#: Of what a callback leaves in a checkpoint; to be raised when a state of before can no longer be read as it is.
+STATE_FORMAT = 1
 
 #: Cuts off l_smooth: so many times the loss of a uniform guess says that a training has diverged, no more.
 MOST_LOSS = 10.0
@@ -117,7 +127,8 @@ class StagedCallback(L.Callback):
         refuse_several_optimizers(pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The data order of the first epoch is still to be drawn."""
+        """Refuse callbacks that do not go together; the data order of the first epoch is still to be drawn."""
+        refuse_neighbours(trainer, pl_module, resumes=self._loaded is not None)
         if trainer.fit_loop._combined_loader is None and self._order is not None:
             self._order.note_epoch(trainer)
 
@@ -167,6 +178,8 @@ class StagedCallback(L.Callback):
         """From the second epoch on, the data order is drawn right after this."""
         if self._order is not None and trainer.current_epoch > 0:
             self._order.note_epoch(trainer)
+        elif self._order is not None and tuners(trainer):
+            self._order.note_tuned_epoch()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """In the epoch that a checkpoint was written in, the Trainer would leave out what follows a metric."""
@@ -212,7 +225,7 @@ class StagedCallback(L.Callback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=step)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
+        _show(trainer, scalars)
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
@@ -242,6 +255,7 @@ class StagedCallback(L.Callback):
         if self.schedule is None or self._order is None:
             return {}
         return {
+            "format": STATE_FORMAT,
             "total_steps": self.schedule.total_steps,
             "num_stages": self.num_stages,
             "stage": self._stage,
@@ -257,7 +271,17 @@ class StagedCallback(L.Callback):
             state["monitored"] = monitored(trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state of a checkpoint until the fit that resumes from it begins."""
+        """Keep the state of a checkpoint until the fit that resumes from it begins.
+
+        Raises:
+            MisconfigurationException: it is of a later version.
+        """
+        found = state_dict.get("format", 1)  # the first checkpoints had no number
+        if self._fitting and isinstance(found, int) and found > STATE_FORMAT:
+            raise MisconfigurationException(
+                f"The checkpoint holds a state of {type(self).__name__} of format {found}, but this version of "
+                f"law-lightning reads formats up to {STATE_FORMAT}: install the newer version that wrote it."
+            )
         self._loaded = (state_dict or None) if self._fitting else None
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
@@ -287,6 +311,13 @@ class StagedCallback(L.Callback):
         self.history = [dict(record) for record in state["history"]]
         self.load_process_state(trainer, state["processes"][trainer.global_rank])
         self._plateau_is_due = catch_up(trainer, module, state.get("monitored", {}))
+        if self.history:  # callbacks that monitor the last stage's metrics go on seeing them
+            _show(trainer, self.scalars(self.history[-1]))
+
+
+def _show(trainer: L.Trainer, scalars: dict[str, float]) -> None:
+    """Let callbacks such as EarlyStopping monitor these numbers."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
 
 
 def _is_plain(entry: Any) -> bool:
