@@ -20,6 +20,9 @@ from law_lightning.agent.learner import Learner, Modules, Views
 from law_lightning.agent.networks import Actor, Critic
 from law_lightning.agent.replay import Transitions, n_step_transitions
 
+#: Of a reward that is learned from. Adam squares gradients; beyond what float32 holds it would never learn again.
+MOST_REWARD = 1e9
+
 
 class DDPG(L.LightningModule):
     """Actor, critic and stage embedding with their update; hyper-parameters are in ``hparams``."""
@@ -179,6 +182,12 @@ class DDPG(L.LightningModule):
         self.check_fit(transitions)
         steps = self.hparams["n_step"] or self.hparams["num_stages"]
         transitions, discount = n_step_transitions(transitions, steps, self.hparams["discount"])
+        large = [n for n, c in transitions._asdict().items() if not float(c.abs().max()) <= MOST_REWARD * steps]
+        if large:
+            raise ValueError(
+                f"The replay buffer holds numbers of {' and '.join(large)} that are so large, or no numbers, that they "
+                "would poison the strategy: scale the rewards down."
+            )
         if self.hparams["standardize_rewards"]:
             deviation = LF.deviation(transitions.reward)
             # Rewards that do not vary stay as they are.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
+from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.agent.resolve import resolve_agent
 from law_lightning.callbacks.checks import refuse_averages, refuse_search
 from law_lightning.callbacks.lockstep import LockstepCallback
@@ -94,6 +95,11 @@ class LAWCallback(LockstepCallback):
         if not math.isfinite(reward_growth) or not reward_scale > 0:
             raise ValueError(
                 f"reward_growth must be finite and reward_scale above 0, not {reward_growth}, {reward_scale}."
+            )
+        if not reward_growth + math.log(reward_scale) < math.log(MOST_REWARD):  # exp of the growth may overflow
+            raise ValueError(
+                f"exp(reward_growth) * reward_scale must be below {MOST_REWARD:g}, or the rewards are too large to be "
+                f"learned from: lower reward_growth={reward_growth} or reward_scale={reward_scale}."
             )
         if trace is not None and (mode == "apply" or keep == "best"):
             raise ValueError("trace keeps a reference's course, not its network: use mode='search' and keep='target'.")

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from law_lightning import functional as LF
 from law_lightning.callbacks.checks import (
@@ -61,7 +62,7 @@ class StagedCallback(L.Callback):
         self._loss_smooth: float | None = None
         self._acc_smooth: float | None = None
         self._stage_phase = self.phase
-        self._statistics = StageStatistics()
+        self._statistics, self._told = StageStatistics(), False
         self._order: DataOrder | None = None
         self._fitting = self._plateau_is_due = False
         self._loaded: dict[str, Any] | None = None
@@ -137,7 +138,7 @@ class StagedCallback(L.Callback):
         self.schedule = schedule_of(trainer, self.num_stages, self.warmup_stages)
         self.history = []
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
-        self._statistics = StageStatistics()
+        self._statistics, self._told = StageStatistics(), False
         state, self._loaded = self._loaded, None
         self._plateau_is_due = False
         if state is not None:
@@ -195,6 +196,7 @@ class StagedCallback(L.Callback):
         if self._stage >= self.num_stages or trainer.global_step < self.schedule.end(self._stage):
             return
         summary = self._statistics.summary(trainer)
+        self._tell(summary)
         chance = math.log(summary["num_classes"]) if summary["num_classes"] > 1 else 1.0
         record: Record = {
             "stage": self._stage,
@@ -204,7 +206,7 @@ class StagedCallback(L.Callback):
             **self.analyse(trainer, pl_module),
         }
         # A training that diverges must not drive the strategy's networks out of all bounds.
-        loss = min(summary["loss"] / chance, MOST_LOSS)
+        loss = min(max(summary["loss"] / chance, -MOST_LOSS), MOST_LOSS)
         self._loss_smooth = LF.smooth(self._loss_smooth, loss, self.smoothing)
         self._acc_smooth = LF.smooth(self._acc_smooth, summary["accuracy"], self.smoothing)
         record |= {"loss_smooth": self._loss_smooth, "acc_smooth": self._acc_smooth}
@@ -218,6 +220,20 @@ class StagedCallback(L.Callback):
         if self._stage < self.num_stages:
             self._stage_phase = self.phase
             self.start_stage(trainer, pl_module)
+
+    def _tell(self, summary: dict[str, Any]) -> None:
+        """Warn of numbers gone wrong, once a fit."""
+        lost = self._statistics.num_lost
+        wrong = [f"{lost} losses"] * (lost > 0)
+        wrong += ["weights"] * (not math.isfinite(summary["weight_mean"]))
+        if wrong and not self._told:
+            self._told = True
+            rank_zero_warn(
+                f"In stage {self._stage}, {' and '.join(wrong)} of samples were NaN or infinite. They take no part in "
+                "l_smooth, but the network trains on them as it would without LAW, and may be lost: look for such "
+                "values in the data, lower the learning rate, or set the Trainer's gradient_clip_val. Later stages "
+                "will not be warned of."
+            )
 
     @staticmethod
     def _log(trainer: L.Trainer, scalars: dict[str, float]) -> None:

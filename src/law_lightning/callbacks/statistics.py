@@ -46,9 +46,14 @@ def _check(state: dict[str, Any]) -> None:
 
 
 class StageStatistics:
-    """Sums over the samples of a stage: loss, accuracy, weights (per class too), and the loss gap."""
+    """Sums over the samples of a stage: loss, accuracy, weights (per class too), and the loss gap.
+
+    Attributes:
+        num_lost: losses of the stage last summed up that were not finite, over all processes.
+    """
 
     def __init__(self) -> None:
+        self.num_lost = 0
         self._pending: list[tuple[Any, ...]] = []  # loss, accuracy, weights, target, valid or None
         self._gaps: list[Tensor] = []
         self._num_classes = 0
@@ -101,7 +106,8 @@ class StageStatistics:
         if self._gaps:
             gaps = torch.stack(self._gaps)
             finite = gaps.isfinite()
-            gap = torch.stack([gaps.where(finite, 0.0).sum(), finite.sum()]).to(_exact_type(gaps.device))
+            exact = _exact_type(gaps.device)  # before summing: two large gaps are too much for float32
+            gap = torch.stack([gaps.where(finite, 0.0).to(exact).sum(), finite.sum().to(exact)])
             self._accumulate("gap", gap, torch.add)
             self._gaps.clear()
 
@@ -127,6 +133,7 @@ class StageStatistics:
         self._sums = {}
         losses, loss, right, count, total, squares = sums.get("totals", [0.0] * 6)
         class_sum, class_count = sums.get("per_class", [[], []])
+        self.num_lost = int(count - losses)
         mean = total / count if count else 1.0
         gap, steps = sums.get("gap", [0.0, 0.0])
         return {
