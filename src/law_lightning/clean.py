@@ -109,6 +109,10 @@ class CleanBatches:
         self.taken = 0
         self._batches: Iterator[Any] | None = None
 
+    def close(self) -> None:
+        """End the loader's processes; what is taken after this is loaded by new ones."""
+        self._batches = None
+
     def take(self) -> StepRecord:
         """The next batch as the arguments of ``training_step``, on the training's device."""
         trainer, module = self._trainer, self._module

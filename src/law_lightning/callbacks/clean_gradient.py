@@ -129,6 +129,12 @@ class CleanGradientCallback(WeightingCallback):
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
+    def restore(self, module: L.LightningModule) -> None:
+        """Leave the user's module as it was, and no process that loads clean data; how many were taken is kept."""
+        super().restore(module)
+        if self._batches is not None:
+            self._batches.close()
+
     def release(self) -> None:
         """Let go of the copy and of the clean data."""
         super().release()

@@ -17,6 +17,12 @@ from tqdm import tqdm
 Report = Callable[[str, Any], None]
 
 
+class _Bar(tqdm):  # type: ignore[misc]
+    """Without tqdm's thread, which would outlive the search; the text that episodes set refreshes the bar."""
+
+    monitor_interval = 0
+
+
 class Reporter:
     """Shows events: ``text`` beside the bar, and an ``episode`` that ended.
 
@@ -52,7 +58,7 @@ def reporting(logger: Logger | None, episodes: int, done: int, show: bool) -> It
         done: episodes done before.
         show: whether to show the bar.
     """
-    with tqdm(total=episodes, initial=done, desc="search", unit="episode", disable=not show) as bar:
+    with _Bar(total=episodes, initial=done, desc="search", unit="episode", disable=not show) as bar:
         yield Reporter(logger, bar)
 
 

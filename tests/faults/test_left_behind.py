@@ -1,0 +1,178 @@
+"""After a fit or a search, however it ended, nothing is left: no process, thread, file or hook of the package's."""
+
+import gc
+import multiprocessing.resource_tracker
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from test_stops import Stop, UsersError
+from torch.utils.data import DataLoader
+
+from law_lightning import StrategyAgent, StrategySearch
+from methods import METHODS
+from search_parts import TRAINER, make_data, make_module
+from zoo import AdamCosine, make_trainer
+from zoo import make_data as zoo_data
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the process in /proc"),
+]
+
+ENDS = {"success": None, "error": UsersError, "ctrl-c": KeyboardInterrupt}
+MOMENTS = ["forward", "on_before_optimizer_step", "on_train_batch_end", "on_validation_batch_end"]
+LOSSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
+
+
+def children():
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, fields = stat.read_text().partition(")")
+        except OSError:  # has ended meanwhile
+            continue
+        if int(fields.split()[1]) == os.getpid():
+            found.append(name)
+    return sorted(found)
+
+
+def open_files():
+    found = Counter()
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found[str(link.readlink())] += 1
+        except OSError:  # that of this listing
+            continue
+    return {name: count for name, count in found.items() if not name.startswith("/proc")}
+
+
+def hooks():
+    """Whatever of torch's is global and can be changed."""
+    module, optimizer = (sys.modules[name] for name in ("torch.nn.modules.module", "torch.optim.optimizer"))
+    kinds = [vars(part)[name] for part in (module, optimizer) for name in vars(part) if "_global_" in name]
+    return {
+        "hooks": [len(kind) for kind in kinds if hasattr(kind, "__len__")],
+        "losses": [getattr(F, name) for name in LOSSES],
+        "modes": len(torch.overrides._get_current_function_mode_stack()),
+        "dispatch": len(torch.utils._python_dispatch._get_current_dispatch_mode_stack()),
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+    }
+
+
+def present(folder):
+    gc.collect()
+    return {
+        "children": children(),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "open files": open_files(),
+        "folder": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+        **hooks(),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where files could be left: both the working folder and that for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    multiprocessing.resource_tracker.ensure_running()  # lives as long as this process
+    handler = signal.getsignal(signal.SIGINT)
+    yield tmp_path
+    signal.signal(signal.SIGINT, handler)  # the Trainer ignores Ctrl-C after the first
+
+
+def of_the_module(module):
+    """What could be left on a module: attributes, hooks on its parts, hooks on its parameters."""
+    parts = {name: vars(part) for name, part in module.named_modules()}
+    return {
+        "attributes": {name: set(attributes) for name, attributes in parts.items()},
+        "functions": {n: [k for k, v in a.items() if callable(v) and k[0] != "_"] for n, a in parts.items()},
+        "hooks": {n: [len(a[k]) for k in a if k.endswith("_hooks") and k[0] == "_"] for n, a in parts.items()},
+        "tensors": [(p._backward_hooks, p._post_accumulate_grad_hooks) for p in module.parameters()],
+    }
+
+
+def loaders(workers):
+    train, val = zoo_data(92, seed=1), zoo_data(70, seed=2)
+    return DataLoader(train, 16, shuffle=True, num_workers=workers), DataLoader(val, 32, num_workers=workers)
+
+
+def run(callbacks, end, moment="", batch=0, workers=0):
+    """Fit until such an end; the module."""
+
+    def act():
+        raise ENDS[end]
+
+    L.seed_everything(3, verbose=False)
+    module = AdamCosine()
+    trainer = make_trainer([*callbacks, Stop(moment if ENDS[end] else "", batch, act)])
+    if end == "success":
+        trainer.fit(module, *loaders(workers))
+    else:
+        with pytest.raises(SystemExit if end == "ctrl-c" else UsersError):
+            trainer.fit(module, *loaders(workers))
+    return module
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_fit_leaves_nothing(name, end, folder):
+    moments = MOMENTS if ENDS[end] else [""]
+    for moment in moments:
+        untouched = of_the_module(run([], end, moment, 9))
+        before = present(folder)
+        callback = METHODS[name]()
+        module = run([callback], end, moment, 9)
+        assert of_the_module(module) == untouched
+        assert present(folder) == before
+        if end == "success":
+            assert getattr(callback, "_second", None) is None
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("name", ["law_search", "l2rw", "co_teaching"])
+def test_a_fit_with_loaders_of_several_processes_leaves_nothing(name, end, folder):
+    run([], end, "on_train_batch_end", 9, workers=1)
+    before = present(folder)
+    run([METHODS[name]()], end, "on_train_batch_end", 9, workers=1)
+    assert present(folder) == before
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("seed_pool", [0, 2])
+def test_a_search_leaves_nothing(end, seed_pool, folder):
+    made = []
+
+    def failing_module():
+        made.append(make_module())
+        if len(made) == 3 and ENDS[end]:  # after an episode, or two and their warm-ups
+            raise ENDS[end]
+        return made[-1]
+
+    before = present(folder)
+    found = search(seed_pool)
+    if end == "success":
+        found.run(failing_module, make_data)
+    else:
+        with pytest.raises(ENDS[end]):
+            found.run(failing_module, make_data)
+    assert len(made) >= 3
+    assert present(folder) == before
+
+
+def search(seed_pool=0, workers=1):
+    agent = StrategyAgent(num_stages=4, warmup_stages=1, epochs=1)
+    options = {"eval_every": 2, "eval_seeds": 1, "progress": False, "trainer_kwargs": TRAINER}
+    return StrategySearch(agent, 4, workers, seed_pool=seed_pool, **options)
