@@ -85,7 +85,7 @@ def _run_spawned(
         sys.exit(128 + signal.SIGTERM)
     except BaseException as error:
         report("error", _sendable(error, workers.rank))
-        raise
+        sys.exit(1)  # our parent has heard; torch would leave a file of what is raised behind
     if workers.rank == 0:
         report("result", packed(result.as_plain()))
     workers.gather(None)  # the first one serves the meeting place: leave together
