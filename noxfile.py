@@ -137,7 +137,12 @@ def large(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["env"])
 def faults(session: nox.Session) -> None:
     """Run the long version of the tests against faults. Arguments go to pytest."""
-    paths = session.posargs or ["tests/faults", "tests/test_matrix.py", "tests/test_methods.py", "tests/test_promises.py"]
+    paths = session.posargs or [
+        "tests/faults",
+        "tests/test_matrix.py",
+        "tests/test_methods.py",
+        "tests/test_promises.py",
+    ]
     session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *paths, env={"LAW_FAULTS": "long", **THREADS})
 
 

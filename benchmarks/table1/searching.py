@@ -123,9 +123,10 @@ def search(data: Path, out: Path, training: Training, plan: Plan, budget: Budget
     kept = {name: value for name, value in asdict(plan).items() if name not in ("episodes", "workers")}
     check_settings(folder / "settings.json", {"data": arrays.digest, **asdict(training), **kept})
     keep_noise(out, noisy_labels(arrays, training))
-    before, begun = _found(folder), time.time()
+    agent = StrategyAgent(seed=plan.seed)
+    before, begun = _found(folder, agent), time.time()
     searching = StrategySearch(
-        StrategyAgent(seed=plan.seed), plan.episodes, plan.workers, trainer_kwargs=training.trainer_kwargs(),
+        agent, plan.episodes, plan.workers, trainer_kwargs=training.trainer_kwargs(),
         seed=plan.seed, eval_every=plan.eval_every, eval_seeds=plan.eval_seeds, seed_pool=plan.seed_pool,
         run_dir=folder, progress=progress,
     )  # fmt: skip
@@ -133,12 +134,12 @@ def search(data: Path, out: Path, training: Training, plan: Plan, budget: Budget
     try:
         searching.run(make, partial(make_data, data, training))
     except OutOfTimeError:
-        if len(_found(folder).history) == len(before.history):
+        if len(_found(folder, agent).history) == len(before.history):
             raise TooShortError(
                 f"No round of the search ended within {budget.seconds:.0f} s: give it more --budget, or shorten it "
                 "(--search-epochs, --eval-seeds); `time` says what fits."
             ) from None
-    found = _found(folder)
+    found = _found(folder, agent)
     done = len(found.history) - len(before.history)
     rate = f", {(time.time() - begun) / done:.1f} s each in this command" if done else ""
     left = plan.episodes - len(found.history)
@@ -149,6 +150,6 @@ def search(data: Path, out: Path, training: Training, plan: Plan, budget: Budget
     )
 
 
-def _found(folder: Path) -> SearchState:
+def _found(folder: Path, agent: StrategyAgent) -> SearchState:
     """What was saved; nothing at first."""
-    return SearchState.read(folder, {}) or SearchState({}, {})
+    return SearchState.read(folder, {}, agent) or SearchState({}, {})

@@ -1,5 +1,6 @@
 """After a fit or a search, however it ended, nothing is left: no process, thread, file or hook of the package's."""
 
+import functools
 import gc
 import multiprocessing.resource_tracker
 import os
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from law_lightning import StrategyAgent, StrategySearch
 from methods import METHODS
-from search_parts import TRAINER, make_data, make_module
+from search_parts import TRAINER, dying_data, make_data, make_module
 from zoo import AdamCosine, make_trainer
 from zoo import make_data as zoo_data
 
@@ -126,16 +127,21 @@ def run(callbacks, end, moment="", batch=0, workers=0):
     return module
 
 
+@functools.cache
+def untouched(end, moment):
+    """What plain training leaves of a module that ends so."""
+    return of_the_module(run([], end, moment, 9))
+
+
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fit_leaves_nothing(name, end, folder):
     moments = MOMENTS if ENDS[end] else [""]
     for moment in moments:
-        untouched = of_the_module(run([], end, moment, 9))
-        before = present(folder)
+        plain, before = untouched(end, moment), present(folder)
         callback = METHODS[name]()
         module = run([callback], end, moment, 9)
-        assert of_the_module(module) == untouched
+        assert of_the_module(module) == plain
         assert present(folder) == before
         if end == "success":
             assert getattr(callback, "_second", None) is None
@@ -148,6 +154,12 @@ def test_a_fit_with_loaders_of_several_processes_leaves_nothing(name, end, folde
     before = present(folder)
     run([METHODS[name]()], end, "on_train_batch_end", 9, workers=1)
     assert present(folder) == before
+
+
+def search(seed_pool=0, workers=1):
+    agent = StrategyAgent(num_stages=4, warmup_stages=1, epochs=1)
+    options = {"eval_every": 2, "eval_seeds": 1, "progress": False, "trainer_kwargs": TRAINER}
+    return StrategySearch(agent, 4, workers, seed_pool=seed_pool, **options)
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -172,7 +184,13 @@ def test_a_search_leaves_nothing(end, seed_pool, folder):
     assert present(folder) == before
 
 
-def search(seed_pool=0, workers=1):
-    agent = StrategyAgent(num_stages=4, warmup_stages=1, epochs=1)
-    options = {"eval_every": 2, "eval_seeds": 1, "progress": False, "trainer_kwargs": TRAINER}
-    return StrategySearch(agent, 4, workers, seed_pool=seed_pool, **options)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_search_in_several_processes_leaves_nothing(fails, folder):
+    before = present(folder)
+    data = functools.partial(dying_data, 1, 1 if fails else -1, "raises")  # in the second worker's first training
+    if fails:
+        with pytest.raises(Exception, match="the data are gone"):
+            search(workers=2).run(make_module, data)
+    else:
+        assert len(search(workers=2).run(make_module, data).history) == 4
+    assert present(folder) == before
