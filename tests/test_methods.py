@@ -101,6 +101,21 @@ def test_an_error_loses_nothing(name, tmp_path):
     assert again.history == whole.history
 
 
+class EndingEarly(L.Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step == 13
+
+
+@pytest.mark.parametrize("name", ["law_search", "co_teaching", "l2rw", "meta_weight_net"])
+def test_a_checkpoint_of_a_fit_that_had_ended_early_is_refused(name, tmp_path):
+    """The reference, the peer and the clean data are let go of when a fit ends."""
+    trainer = make_trainer([METHODS[name](), EndingEarly()])
+    trainer.fit(AdamCosine(), *loaders())
+    trainer.save_checkpoint(tmp_path / "ended.ckpt")
+    with pytest.raises(MisconfigurationException, match="written after its fit had ended early"):
+        fit(AdamCosine, [METHODS[name]()], ckpt_path=tmp_path / "ended.ckpt")
+
+
 @pytest.mark.parametrize("pair", [("l2rw", "focal"), ("focal", "law_apply"), ("law_search", "co_teaching")])
 def test_two_methods_at_once_are_refused(pair):
     with pytest.raises(MisconfigurationException, match=r"has 2 callbacks that weight samples.*give it one"):

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from law_lightning.callbacks.checks import refuse_second_network
+from law_lightning.callbacks.checks import refuse_ended, refuse_second_network
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.clean import CleanBatches
 from law_lightning.probe import Mode, Probe
@@ -148,6 +148,7 @@ class CleanGradientCallback(WeightingCallback):
         return state | {"clean_taken": self._batches.taken} if state and self._batches is not None else state
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        refuse_ended(type(self).__name__, state)
         super()._resume(trainer, module, state)
         assert self._batches is not None
         self._batches.taken = state["clean_taken"]

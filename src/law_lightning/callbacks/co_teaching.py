@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.callbacks.checks import refuse_averages, refuse_second_network
+from law_lightning.callbacks.checks import refuse_averages, refuse_ended, refuse_second_network
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.staged import Record
 from law_lightning.callbacks.statistics import StageStatistics
@@ -278,6 +278,7 @@ class CoTeachingCallback(LockstepCallback):
         return state | {"peer": self._second.state_dict()} if state and self._second is not None else state
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        refuse_ended(type(self).__name__, state)
         assert self._second is not None
         super()._resume(trainer, module, state)
         self._second.load_state_dict(state["peer"])

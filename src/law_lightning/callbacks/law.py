@@ -15,7 +15,7 @@ from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.agent.resolve import resolve_agent
-from law_lightning.callbacks.checks import refuse_averages, refuse_search
+from law_lightning.callbacks.checks import refuse_averages, refuse_ended, refuse_search
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.staged import Record
 from law_lightning.capture import LossCapture
@@ -314,6 +314,8 @@ class LAWCallback(LockstepCallback):
             raise MisconfigurationException(
                 f"The checkpoint is of a run in mode {mode!r}; resume with LAWCallback(mode={mode!r})."
             )
+        if self.mode == "search":
+            refuse_ended(type(self).__name__, state)
         if state["agent"]["hparams"] != dict(self.agent.hparams):
             raise MisconfigurationException(
                 "The checkpoint holds a strategy with other settings than the callback's agent: resume with an agent "

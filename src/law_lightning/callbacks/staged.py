@@ -272,6 +272,7 @@ class StagedCallback(L.Callback):
             return {}
         return {
             "format": STATE_FORMAT,
+            "ended": not self._fitting,
             "total_steps": self.schedule.total_steps,
             "num_stages": self.num_stages,
             "stage": self._stage,
