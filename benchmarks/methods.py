@@ -19,8 +19,8 @@ published l2rw              5.49 [5.32, 5.55]
 published meta_weight_net   6.08 [5.86, 6.34]
 published co_teaching       2.00 [1.99, 2.07]
 
-L2RW misses its aim: a clean step costs 1.02, the step itself 1, and the pass with dual numbers 1.05 to 1.12, of which three
-convolutions for one are most. Co-teaching misses its by what the spread is.
+L2RW misses its aim: a clean step costs 1.02, the step itself 1, and the pass with dual numbers 1.05 to 1.12, of which
+three convolutions for one are most. Co-teaching misses its by what the spread is.
 
 - network: ResNet-32 for CIFAR (BatchNorm in training mode), batches of 32 random 3x32x32 images, SGD with momentum, one
   thread, processor time. A round is one fit of every method, each round starting with another; ratios are taken
