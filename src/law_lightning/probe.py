@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from law_lightning.capture import LossCapture
 from law_lightning.duplicate import duplicate, refresh
+from law_lightning.layers import LayerOutputs
 from law_lightning.randomness import replaying
 from law_lightning.reference import StepRecord
 from law_lightning.samples import Samples
@@ -127,7 +128,9 @@ class Probe:
         parts = flat.split([tensor.numel() for tensor in tensors])
         return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
-    def products(self, step: StepRecord, direction: Sequence[Tensor]) -> list[Tensor]:
+    def products(
+        self, step: StepRecord, direction: Sequence[Tensor], layers: LayerOutputs | None = None
+    ) -> list[Tensor]:
         r"""How much each sample's loss changes along a direction: its gradient's inner product with the direction.
 
         .. math:: p_i = \langle \nabla_w L_i(w), d \rangle
@@ -138,6 +141,7 @@ class Probe:
             step: as for :meth:`gradient`; run from the same random states as the training's step, it has the same
                 dropout.
             direction: d, a tensor for each parameter.
+            layers: what the layers gave when the training took this step, if it has.
 
         Returns:
             For each loss that the step calls with a target of its own: p, [B].
@@ -151,15 +155,17 @@ class Probe:
             direction = [each / length for each in direction]
         try:
             with self._running(step, None):
-                products = self._forward if self.mode == "forward" else self._backward
-                found = products(step, direction)
+                if self.mode == "forward":
+                    found = self._forward(step, direction, layers or LayerOutputs())
+                else:
+                    found = self._backward(step, direction)
             return found if self._scaler is None else [each.float() * length for each in found]
         except (NotImplementedError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _is_unsupported(error):
                 raise
             raise MisconfigurationException(_unsupported(type(self._module).__name__, self.mode, error)) from error
 
-    def _forward(self, step: StepRecord, direction: Sequence[Tensor]) -> list[Tensor]:
+    def _forward(self, step: StepRecord, direction: Sequence[Tensor], layers: LayerOutputs) -> list[Tensor]:
         # The parameters need no gradient here, so there is no graph, which would cost a third of a step. Yet gradients
         # are enabled, so that a loss that the step computes without one is seen to be such.
         with torch.enable_grad(), fw.dual_level():
@@ -175,7 +181,7 @@ class Probe:
                 tangent = fw.unpack_dual(samples.loss).tangent
                 found.append(torch.zeros_like(samples.loss) if tangent is None else tangent.detach().clone())
 
-            with TangentCapture(note, attached=True) as capture:
+            with TangentCapture(note, layers) as capture:
                 capture.take_output(torch.func.functional_call(self._step, duals, step.args, step.kwargs))
         return found
 

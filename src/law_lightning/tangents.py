@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,11 +10,21 @@ import torch.autograd.forward_ad as fw
 import torch.nn.functional as F
 from torch import Tensor
 
-from law_lightning.capture import LossCapture
+from law_lightning.capture import LossCapture, Weigh
+from law_lightning.layers import LINEAR_LAYERS, LayerOutputs, in_transform
 
 
 class TangentCapture(LossCapture):
-    """Captures the losses that the step would train on, and takes a shorter way through batch normalisation."""
+    """Captures the losses that the step would train on, and takes shorter ways through layers.
+
+    Args:
+        weigh: see :class:`LossCapture`; called with the samples with their tangents.
+        layers: what linear layers gave in the same step before.
+    """
+
+    def __init__(self, weigh: Weigh, layers: LayerOutputs) -> None:
+        super().__init__(weigh, attached=True)
+        self._layers = layers
 
     def needs_gradient(self, logits: Tensor) -> bool:
         """Whether a loss of these logits may be one that the module trains on."""
@@ -23,8 +33,12 @@ class TangentCapture(LossCapture):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if in_transform():
+            return super().__torch_function__(func, types, args, kwargs)
         if func is F.batch_norm:
             return batch_norm(*args, **(kwargs or {}))
+        if func in LINEAR_LAYERS and not kwargs:
+            return linear(func, self._layers, *args)
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -65,6 +79,44 @@ def batch_norm(
         statistics = (running_mean, running_var, mean, rate)
         parts.append(backward(along_x, x, scale, *statistics, True, eps, (True, False, False))[0])
     dual: Tensor = fw.make_dual(y, parts[0] if len(parts) == 1 else parts[0].add_(parts[1]))
+    return dual
+
+
+def linear(
+    layer: Callable[..., Tensor],
+    known: LayerOutputs,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *options: Any,
+) -> Tensor:
+    r"""A linear layer of dual numbers, whose output may be known from another pass over the same step.
+
+    .. math:: y = W x + b, \qquad \dot y = W \dot x + \dot W x + \dot b
+
+    Args:
+        layer: one of :data:`LINEAR_LAYERS`.
+        known: what such layers gave before.
+        x: [B, ...].
+        weight: W.
+        bias: b.
+        options: further arguments of the layer.
+    """
+    along_x, along_weight, along_bias = (None if each is None else _tangent(each) for each in (x, weight, bias))
+    if x.requires_grad or weight.requires_grad or (along_x is None and along_weight is None):
+        return layer(x, weight, bias, *options)
+    x, weight = fw.unpack_dual(x).primal, fw.unpack_dual(weight).primal
+    bias = None if bias is None else fw.unpack_dual(bias).primal
+    y = known.take(layer, x, weight, bias, options)
+    if y is None:
+        y = layer(x, weight, bias, *options)
+    if along_weight is None and along_bias is not None:
+        along_weight = torch.zeros_like(weight)
+    tangent = None if along_weight is None else layer(x, along_weight, along_bias, *options)
+    if along_x is not None:
+        through = layer(along_x, weight, None, *options)
+        tangent = through if tangent is None else tangent.add_(through)
+    dual: Tensor = fw.make_dual(y, tangent)
     return dual
 
 

@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 from law_lightning.callbacks.checks import refuse_ended, refuse_second_network
 from law_lightning.callbacks.weighting import WeightingCallback
+from law_lightning.capture import LossCapture, Weigh
 from law_lightning.clean import CleanBatches
+from law_lightning.layers import LayerCapture, LayerOutputs
 from law_lightning.probe import Mode, Probe
 from law_lightning.reference import StepRecord
 from law_lightning.samples import Samples
@@ -66,6 +68,7 @@ class CleanGradientCallback(WeightingCallback):
         self._batches: CleanBatches | None = None
         self._probe: Probe | None = None
         self._record: StepRecord | None = None
+        self._layers: LayerOutputs | None = None
         self._position = 0
 
     # -- before training -----------------------------------------------------------------------------------
@@ -107,6 +110,24 @@ class CleanGradientCallback(WeightingCallback):
         self._position = 0
         self._record = None if self.in_warmup else StepRecord.of(args, kwargs)
 
+    def capture(self, weigh: Weigh, **options: Any) -> LossCapture:
+        """The pass with dual numbers runs over the same step: what its layers gave need not be found again."""
+        if self._record is None or self.products == "double_backward":
+            return super().capture(weigh, **options)
+        capture = LayerCapture(weigh, **options)
+        self._layers = capture.layers
+        return capture
+
+    def after_step(self, capture: LossCapture) -> None:
+        """What the layers gave was of this step."""
+        self._layers = None
+
+    def products_along(self, direction: Sequence[Tensor]) -> list[Tensor]:
+        """How much the losses of this step's samples change along a direction: [B] for each loss of its own target."""
+        assert self._probe is not None
+        assert self._record is not None
+        return self._probe.products(self._record, direction, self._layers)
+
     def _weights(self, samples: Samples) -> Tensor | None:
         if self._record is None:
             return None
@@ -138,7 +159,7 @@ class CleanGradientCallback(WeightingCallback):
     def release(self) -> None:
         """Let go of the copy and of the clean data."""
         super().release()
-        self._batches = self._probe = self._record = None
+        self._batches = self._probe = self._record = self._layers = None
 
     # -- state ---------------------------------------------------------------------------------------------
 

@@ -31,10 +31,9 @@ class L2RWCallback(CleanGradientCallback):
         """Weights [B] under which the mean loss is the sum of w_i L_i; zeros where no sample helps."""
         assert self._batches is not None
         assert self._probe is not None
-        assert self._record is not None
         if position == 0:
             direction = self.shared(self._probe.gradient(self._batches.take()))
-            self._found = self._probe.products(self._record, direction)
+            self._found = self.products_along(direction)
         helps = reweighted(self._found[position], samples.valid)
         (total,) = self.shared([helps.sum()])
         return torch.where(helps > 0, helps * samples.divisor / total, 0)  # the mean's divisor cancels

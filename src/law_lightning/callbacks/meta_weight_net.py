@@ -111,13 +111,12 @@ class MetaWeightNetCallback(CleanGradientCallback):
         """One step of V."""
         assert self._batches is not None
         assert self._probe is not None
-        assert self._record is not None
         parameters = self._probe.parameters()
         rates = self._rates(parameters)
         ahead = self._look_ahead(samples, parameters, rates)
         clean = self.shared(self._probe.gradient(self._batches.take(), at=ahead))
         direction = [gradient * rate for gradient, rate in zip(clean, rates, strict=True)]
-        products = self._probe.products(self._record, direction)[0].float()
+        products = self.products_along(direction)[0].float()
         with torch.enable_grad():
             value = self.weight_net(samples.loss.detach())
             surrogate = -(value * products / samples.divisor).sum()  # its gradient by Theta is that of the clean loss

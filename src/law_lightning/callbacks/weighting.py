@@ -13,7 +13,7 @@ from torch import Tensor
 from law_lightning.callbacks.checks import restore
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.staged import Record, StagedCallback
-from law_lightning.capture import TWO_WAYS, LossCapture
+from law_lightning.capture import TWO_WAYS, LossCapture, Weigh
 from law_lightning.duplicate import WRAPPED
 from law_lightning.samples import Samples
 from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights, is_attached
@@ -65,6 +65,10 @@ class WeightingCallback(StagedCallback):
         """Whether samples come with their graph, so that gradients may flow through the weights."""
         return is_attached(self.weighting)
 
+    def capture(self, weigh: Weigh, **options: Any) -> LossCapture:
+        """What looks on at a ``training_step``; takes the arguments of :class:`LossCapture`."""
+        return LossCapture(weigh, **options)
+
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Called with the arguments of every ``training_step``, before it."""
 
@@ -106,7 +110,7 @@ class WeightingCallback(StagedCallback):
             self.before_step(args, kwargs)
             on_use = None if self._loss_is_used else self._note_use
             check = not self._found_samples
-            with LossCapture(self._weigh, attached=attached, check_labels=check, on_use=on_use) as capture:
+            with self.capture(self._weigh, attached=attached, check_labels=check, on_use=on_use) as capture:
                 output = original(*args, **kwargs)
             output = capture.take_output(output)
             if not capture.samples and not self._found_samples and output is not None:

@@ -1,0 +1,118 @@
+"""What the linear layers of a step gave: a second pass over the same step need not compute it again."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from law_lightning.capture import LossCapture
+
+#: Linear in the input and in the weight, and most of what a network costs. All take (input, weight, bias, ...).
+LINEAR_LAYERS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d})
+
+
+def in_transform() -> bool:
+    """Whether this is called from within one of ``torch.func``'s transforms, whose tensors stand for others."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+class _Seen:
+    """A tensor as it was; it is not kept alive, so a network's memory does not grow."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = weakref.ref(tensor)
+        self._version = tensor._version
+
+    def get(self) -> Tensor | None:
+        """The tensor, if it still exists and was not written to since."""
+        tensor = self._tensor()
+        return tensor if tensor is not None and tensor._version == self._version else None
+
+
+@dataclass(frozen=True)
+class _Call:
+    input: _Seen
+    weight: _Seen
+    bias: _Seen | None
+    options: tuple[Any, ...]
+    output: _Seen
+
+
+class LayerOutputs:
+    """The calls of linear layers in one step, by their weights.
+
+    Held are those tensors only that the step's graph holds as well. An output is given again where input, weight and
+    bias are the same bit for bit, so nothing depends on it but time.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[Any, int], deque[_Call]] = {}
+
+    def note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+        """Remember a call, if its layer's weight is a parameter and the output is one to be differentiated."""
+        if len(args) < 2 or not isinstance(args[1], nn.Parameter) or not output.requires_grad:
+            return
+        bias, *options = (*args[2:], None) if len(args) < 3 else args[2:]
+        if kwargs or not (bias is None or isinstance(bias, Tensor)):
+            return
+        x, weight = args[:2]
+        call = _Call(_Seen(x), _Seen(weight), None if bias is None else _Seen(bias), tuple(options), _Seen(output))
+        self._calls.setdefault((func, weight.data_ptr()), deque()).append(call)
+
+    def take(
+        self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
+    ) -> Tensor | None:
+        """The output of the next call with this weight, detached; None if it was another, or is gone."""
+        calls = self._calls.get((func, weight.data_ptr()))
+        if not calls:
+            return None
+        call = calls.popleft()
+        output, before = call.output.get(), call.input.get()
+        if output is None or before is None or call.options != options or not _is(call.weight, weight):
+            return None
+        if (call.bias is None) != (bias is None) or not (call.bias is None or bias is None or _is(call.bias, bias)):
+            return None
+        return output.detach() if _same_bits(before, x) else None
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    a, b = a.detach(), b.detach()
+    if a.is_contiguous() and b.is_contiguous() and a.nbytes % 8 == 0:  # eight bytes at once take half the time
+        a, b = a.flatten().view(torch.int64), b.flatten().view(torch.int64)
+    return torch.equal(a, b)
+
+
+def _is(seen: _Seen, tensor: Tensor) -> bool:
+    """Whether a tensor is a view of the whole of what was seen."""
+    before = seen.get()
+    return before is not None and before.data_ptr() == tensor.data_ptr() and before.shape == tensor.shape
+
+
+class LayerCapture(LossCapture):
+    """A :class:`LossCapture` that remembers what the linear layers gave.
+
+    Attributes:
+        layers: the calls so far.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.layers = LayerOutputs()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func not in LINEAR_LAYERS or in_transform():
+            return super().__torch_function__(func, types, args, kwargs)
+        output = func(*args, **(kwargs or {}))
+        self.layers.note(func, args, kwargs or {}, output)
+        return output
