@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import WeightingCallback
 from methods import METHODS
+from test_promises import assert_same
 from zoo import (
     MODULES,
     TRAINERS,
@@ -84,21 +85,59 @@ def test_a_stop_loses_nothing(name, module, step, tmp_path):
 
 
 class Failing(L.Callback):
+    def __init__(self, step):
+        self.step = step
+
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == 9:
+        if trainer.global_step == self.step:
             raise RuntimeError("the user's own")
 
 
+@pytest.mark.parametrize("step", [9, 12])  # within an epoch, and before its first step
 @pytest.mark.parametrize("name", METHODS)
-def test_an_error_loses_nothing(name, tmp_path):
+def test_an_error_loses_nothing(name, step, tmp_path):
     """A checkpoint that is written when the fit has failed is as good as any other."""
     whole = METHODS[name]()
     expected = fit(AdamCosine, [whole]).state_dict()
     with pytest.raises(RuntimeError, match="the user's own"):
-        fit(AdamCosine, [METHODS[name](), Failing(), OnExceptionCheckpoint(tmp_path)])
+        fit(AdamCosine, [METHODS[name](), Failing(step), OnExceptionCheckpoint(tmp_path)])
     again = METHODS[name]()
     assert_identical(fit(AdamCosine, [again], ckpt_path=tmp_path / "on_exception.ckpt").state_dict(), expected)
     assert again.history == whole.history
+
+
+class FailingWithin(L.Callback):
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 9:
+            raise RuntimeError("the user's own")
+
+
+@pytest.mark.parametrize("name", ["law_search", "focal"])
+def test_a_checkpoint_of_half_a_step_is_told_of(name, tmp_path, recwarn):
+    with pytest.raises(RuntimeError, match="the user's own"):
+        fit(AdamCosine, [METHODS[name](), FailingWithin(), OnExceptionCheckpoint(tmp_path)])
+    again = METHODS[name]()
+    fit(AdamCosine, [again], ckpt_path=tmp_path / "on_exception.ckpt")
+    assert len([w for w in recwarn if "in the middle of a step" in str(w.message)]) == 1
+    assert len(again.history) == 5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_fit_that_goes_on_from_the_end_of_another_has_its_results(name, tmp_path):
+    """A job that is queued again after its last step runs the whole script once more."""
+    first = METHODS[name]()
+    trainer = make_trainer([first])
+    trainer.fit(AdamCosine(), *loaders())
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    again = METHODS[name]()
+    module = fit(AdamCosine, [again], ckpt_path=tmp_path / "end.ckpt")
+    assert_identical(module.state_dict(), trainer.lightning_module.state_dict())
+    assert again.history == first.history
+    if name == "law_search":
+        assert_same(again.agent.full_state(), first.agent.full_state())
+        assert_same(again.buffer.state_dict(), first.buffer.state_dict())
+    if name == "meta_weight_net":
+        assert_identical(again.weight_net.state_dict(), first.weight_net.state_dict())
 
 
 class EndingEarly(L.Callback):

@@ -4,11 +4,13 @@ A random sample of methods, modules, Trainers and moments; ``LAW_FAULTS=long`` d
 """
 
 import errno
+import functools
 import io
 import multiprocessing
 import os
 import random
 import signal
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from methods import METHODS
 from test_methods import REFUSED
 from test_promises import assert_same
-from zoo import MODULES, TRAINERS, AdamCosine, BatchNormCNN, Hooked, Mixup, OwnFunction, Plateau, fit
+from zoo import MODULES, TRAINERS, AdamCosine, BatchNormCNN, Hooked, Mixup, OwnFunction, Plateau, fit, loaders
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -110,6 +112,37 @@ class TimeIsUp(Timer):
         super().on_train_batch_end(trainer, *args, **kwargs)
 
 
+# What SLURM tells its jobs.
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "training",
+    "SLURM_JOB_NODELIST": "localhost",
+    "SLURM_NTASKS": "1",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_PROCID": "0",
+}
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """A job of SLURM's, which is ended as soon as it has asked to be queued again."""
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    program = tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$*" = "requeue 7" ] && kill -KILL $PPID\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return tmp_path / "job"
+
+
+@functools.cache  # once in a process
+def signal_soon(delay):
+    """The moment is that of the clock, and differs from run to run."""
+    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+
+
 def outcome(module, callback):
     """All that a fit leaves."""
     found = {"module": dict(module.state_dict()), "history": callback.history}
@@ -121,10 +154,10 @@ def outcome(module, callback):
     return found
 
 
-def train(method, place, callbacks=(), seed=3, ckpt_path=None):
+def train(method, place, callbacks=(), seed=3, ckpt_path=None, **options):
     module, trainer = place
     callback = METHODS[method]()
-    trained = fit(module, [callback, *callbacks], seed, ckpt_path, **TRAINERS[trainer])
+    trained = fit(module, [callback, *callbacks], seed, ckpt_path, **TRAINERS[trainer] | options)
     return outcome(trained, callback)
 
 
@@ -153,6 +186,8 @@ def drawn(kind):
     for method, place in draw.sample(places, EACH):
         last = 16 if place[1] == "max_steps" else 23
         moment, batch, every = draw.choice(MOMENTS), draw.randint(7, last), draw.randint(1, 2)
+        if (moment, place[1]) == ("on_validation_batch_end", "max_steps"):
+            batch = min(batch, 12)  # the last epoch is not validated
         yield pytest.param(method, place, moment, batch, every, id=f"{method}-{place[0].__name__}-{place[1]}-{batch}")
 
 
@@ -200,3 +235,46 @@ def test_a_full_disk(method, place, moment, batch, every, tmp_path, monkeypatch)
 @pytest.mark.parametrize(("method", "place", "moment", "batch", "every"), list(drawn("timed")))
 def test_a_timer(method, place, moment, batch, every, tmp_path):
     assert_same(stopped("timed", method, place, TimeIsUp(batch), every, tmp_path), train(method, place))
+
+
+def requeued(method, place, stop, folder):
+    """Signal a fit of SLURM's to be queued again, and let it go on: what it came to."""
+    assert in_a_child(functools.partial(train, default_root_dir=folder), method, place, [stop]) == -signal.SIGKILL
+    assert [path.name for path in folder.iterdir()] == ["hpc_ckpt_1.ckpt"]
+    return train(method, place, seed=12345, default_root_dir=folder)  # the Trainer finds the checkpoint
+
+
+@pytest.mark.parametrize(("method", "place", "moment", "batch", "every"), list(drawn("requeued")))
+def test_queued_again(method, place, moment, batch, every, slurm):
+    stop = Stop(moment, batch, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    assert_same(requeued(method, place, stop, slurm), train(method, place))
+
+
+@pytest.mark.parametrize(("method", "place", "moment", "batch", "every"), list(drawn("requeued at any time")))
+def test_queued_again_at_any_time(method, place, moment, batch, every, slurm):
+    stop = Stop("on_train_batch_start", batch // 2, functools.partial(signal_soon, every * batch / 4000))
+    assert_same(requeued(method, place, stop, slurm), train(method, place))
+
+
+class Turned(torch.utils.data.Dataset):
+    """Images that are disturbed by the global random states when they are read."""
+
+    def __init__(self):
+        self.data = loaders()[0].dataset
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        x, y = self.data[index]
+        return x + 0.1 * torch.randn_like(x), y
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 10])
+def test_queued_again_where_data_are_augmented(batch, slurm, monkeypatch):
+    own = loaders()
+    augmented = lambda: (torch.utils.data.DataLoader(Turned(), batch_size=16, shuffle=True), own[1])  # noqa: E731
+    monkeypatch.setattr("zoo.loaders", augmented)
+    stop = Stop("forward", batch, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    place = (AdamCosine, "default")
+    assert_same(requeued("law_search", place, stop, slurm), train("law_search", place))

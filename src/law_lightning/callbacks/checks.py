@@ -137,20 +137,6 @@ def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
         )
 
 
-def refuse_ended(name: str, state: dict[str, Any]) -> None:
-    """Raise a MisconfigurationException for a checkpoint of a fit that was stopped early and had let go of its parts.
-
-    Args:
-        name: of the callback.
-        state: what the checkpoint holds of it.
-    """
-    if state.get("ended") and state["stage"] < state["num_stages"]:
-        raise MisconfigurationException(
-            f"The checkpoint was written after its fit had ended early, when {name} no longer had all that it needs to "
-            "go on: resume from one that was written during the fit, as by ModelCheckpoint."
-        )
-
-
 def refuse_several_optimizers(module: L.LightningModule) -> None:
     """Check what ``configure_optimizers`` returns when the Trainer calls it; its own advice would mislead."""
     configure = module.configure_optimizers

@@ -10,7 +10,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from law_lightning.callbacks.checks import refuse_ended, refuse_second_network
+from law_lightning.callbacks.checks import refuse_second_network
+from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture import LossCapture, Weigh
 from law_lightning.clean import CleanBatches
@@ -102,6 +103,7 @@ class CleanGradientCallback(WeightingCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Take over what the module keeps in objects of its own; the rest is taken over at every step."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if batch_idx == 0 and self._probe is not None:
             self._probe.renew()
 

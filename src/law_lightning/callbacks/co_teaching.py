@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.callbacks.checks import refuse_averages, refuse_ended, refuse_second_network
+from law_lightning.callbacks.checks import refuse_averages, refuse_second_network
 from law_lightning.callbacks.lockstep import LockstepCallback
+from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.staged import Record
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.capture import LossCapture
@@ -109,6 +110,8 @@ class CoTeachingCallback(LockstepCallback):
         self._revealed: list[Samples] = []  # by the peer's step
         self._first_weights: list[Tensor | None] = []
         self._peer_weights: list[Tensor | None] = []
+
+    second_key = "peer"
 
     @property
     def peer(self) -> L.LightningModule | None:
@@ -248,6 +251,7 @@ class CoTeachingCallback(LockstepCallback):
             first, second = self._evaluator([pl_module, self._second.module])
             if second > first:
                 self._second.give_to(pl_module)
+        super().on_train_end(trainer, pl_module)
 
     def release(self) -> None:
         """Take the peer off the Trainer; a plain module remains."""
@@ -275,10 +279,10 @@ class CoTeachingCallback(LockstepCallback):
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
         state = super().state_dict()
-        return state | {"peer": self._second.state_dict()} if state and self._second is not None else state
+        return state | {self.second_key: self._second.state_dict()} if state and self._second is not None else state
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         refuse_ended(type(self).__name__, state)
         assert self._second is not None
         super()._resume(trainer, module, state)
-        self._second.load_state_dict(state["peer"])
+        self._second.load_state_dict(state[self.second_key])

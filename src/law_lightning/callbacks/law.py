@@ -15,8 +15,9 @@ from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.agent.resolve import resolve_agent
-from law_lightning.callbacks.checks import refuse_averages, refuse_ended, refuse_search
+from law_lightning.callbacks.checks import refuse_averages, refuse_search
 from law_lightning.callbacks.lockstep import LockstepCallback
+from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.staged import Record
 from law_lightning.capture import LossCapture
 from law_lightning.evaluation import Evaluator
@@ -125,6 +126,8 @@ class LAWCallback(LockstepCallback):
         self._evaluator: Evaluator | None = None
         self._target_loss: Tensor | None = None
         self._last_accuracies: tuple[int, float, float] | None = None
+
+    second_key = "reference"
 
     @property
     def theta(self) -> Tensor | None:
@@ -266,8 +269,11 @@ class LAWCallback(LockstepCallback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the network that validates better in the user's module (``keep="best"``)."""
-        if self.mode == "apply":
-            return
+        if self.mode == "search":
+            self._end_search(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def _end_search(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._second is None:
             self._second = self._fork(trainer, pl_module, None)
         if self.trace is not None:  # a training that was stopped early leaves it incomplete
@@ -297,7 +303,7 @@ class LAWCallback(LockstepCallback):
             "agent": self.agent.full_state(),
             "buffer": self.buffer.state_dict(),
             "theta": None if self.theta is None else self.theta.cpu(),
-            "reference": None if self._second is None else self._second.state_dict(),
+            self.second_key: None if self._second is None else self._second.state_dict(),
             "accuracies": None if self._last_accuracies is None else list(self._last_accuracies),
         }
 
@@ -321,10 +327,7 @@ class LAWCallback(LockstepCallback):
                 "The checkpoint holds a strategy with other settings than the callback's agent: resume with an agent "
                 f"of the same ones, {state['agent']['hparams']}."
             )
-        self.agent.load_full_state(state["agent"])
-        self.buffer.load_state_dict(state["buffer"])
-        if len(self.buffer):
-            self.agent.check_fit(self.buffer.transitions())
+        self._load_agent(state)
         theta, accuracies = state["theta"], state["accuracies"]
         if theta is not None and (theta.shape != (len(self.agent.features) + 1,) or not is_finite(theta)):
             raise ValueError("its theta is not that of this strategy")
@@ -332,10 +335,22 @@ class LAWCallback(LockstepCallback):
         if accuracies is not None:
             step, target, reference = accuracies
             self._last_accuracies = (int(step), float(target), float(reference))
-        if state["reference"] is not None:
+        if state[self.second_key] is not None:
             self._second = Reference(trainer, module)
-            self._second.load_state_dict(state["reference"])
+            self._second.load_state_dict(state[self.second_key])
         super()._resume(trainer, module, state)
+
+    def _load_agent(self, state: dict[str, Any]) -> None:
+        self.agent.load_full_state(state["agent"])
+        self.buffer.load_state_dict(state["buffer"])
+        if len(self.buffer):
+            self.agent.check_fit(self.buffer.transitions())
+
+    def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Take over what a fit came to that has ended, the strategy too."""
+        super().load_results(trainer, module, state)
+        if "agent" in state:
+            self._load_agent(state)
 
     def _resume_traced(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         """Begin a new episode where the warm-up of another one from the same seed ended: it is the same in all."""

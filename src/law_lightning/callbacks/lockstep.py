@@ -9,7 +9,8 @@ import lightning as L
 import torch
 
 from law_lightning.callbacks.weighting import WeightingCallback
-from law_lightning.reference import Reference, StepRecord
+from law_lightning.duplicate import duplicate, release
+from law_lightning.reference import Reference, StepRecord, copy_tensors, tensors
 from law_lightning.trace import TracedReference
 
 
@@ -19,6 +20,7 @@ class LockstepCallback(WeightingCallback):
     A subclass makes ``_second``, notes ``_record`` before a step, and says what :meth:`follow` does.
     """
 
+    second_key: str  #: of the second network's state in a checkpoint
     _second: Reference | TracedReference | None = None
     _record: StepRecord | None = None
     _released: L.LightningModule | None = None
@@ -52,6 +54,7 @@ class LockstepCallback(WeightingCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The second network lives through the module's own hooks too."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._record = None
         if self._second is not None:
             self._second.hook("on_train_batch_start", batch, batch_idx)
@@ -82,6 +85,7 @@ class LockstepCallback(WeightingCallback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """What the Trainer's validation does to the user's network between processes."""
+        super().on_validation_start(trainer, pl_module)
         if self._second is not None and not trainer.sanity_checking:
             self._second.before_validation()
 
@@ -93,3 +97,11 @@ class LockstepCallback(WeightingCallback):
         if isinstance(self._second, Reference):
             self._released = self._second.release()
         self._second = self._record = None
+
+    def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Take over what a fit came to that has ended, the second network too."""
+        super().load_results(trainer, module, state)
+        if (second := state.get(self.second_key)) is not None:
+            twin = duplicate(trainer, module)
+            copy_tensors(second["tensors"], tensors(twin))
+            self._released = release(twin)

@@ -163,5 +163,13 @@ class MetaWeightNetCallback(CleanGradientCallback):
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         super()._resume(trainer, module, state)
+        self._load_weight_net(state)
+
+    def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Take over what a fit came to that has ended, V too."""
+        super().load_results(trainer, module, state)
+        self._load_weight_net(state)
+
+    def _load_weight_net(self, state: dict[str, Any]) -> None:
         self.weight_net.load_state_dict(state["weight_net"])
         self.optimizer.load_state_dict(state["weight_net_optimizer"])

@@ -5,6 +5,7 @@ Lightning restores neither the global random states nor the position within an e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -28,8 +29,29 @@ class DataOrder:
 
     def __init__(self) -> None:
         self._epoch_start: dict[str, Any] = random_states()
+        self._before_batch: dict[str, Any] | None = None
+        self._resumed_at: dict[str, Any] | None = None
         self._drawn_at: int | None = None
         self._iterator_made = False
+
+    def note_batch(self, wanted: bool) -> None:
+        """Called when a step has ended, before the next batch is drawn.
+
+        Args:
+            wanted: a checkpoint is to be written after that.
+        """
+        self._before_batch = random_states() if wanted else None
+
+    def begin_batch(self) -> None:
+        """Called at the beginning of every batch: where a resumed one was drawn before, the Trainer has gone astray."""
+        if self._resumed_at is not None:
+            set_portable_states(self._resumed_at)
+            self._resumed_at = None
+
+    @property
+    def knows_batch(self) -> bool:
+        """Whether the random states are known from which the batch at hand was drawn."""
+        return self._before_batch is not None
 
     def note_epoch(self, trainer: L.Trainer) -> None:
         """Called when an epoch starts, just before the Trainer draws its order."""
@@ -49,8 +71,9 @@ class DataOrder:
         self._iterator_made = True
 
     def state_dict(self) -> dict[str, Any]:
-        """The random states now and at the epoch's start."""
-        states = {"now": portable_states(), "epoch_start": portable(self._epoch_start)}
+        """The random states now, at the epoch's start, and before the batch at hand, if it may have drawn from them."""
+        before = None if self._before_batch is None else portable(self._before_batch)
+        states = {"now": portable_states(), "epoch_start": portable(self._epoch_start), "before_batch": before}
         return states | {"iterator_made": self._iterator_made}
 
     def restore(self, trainer: L.Trainer, state: dict[str, Any]) -> None:
@@ -60,23 +83,40 @@ class DataOrder:
         """
         fit_loop = trainer.fit_loop
         fetcher = fit_loop._data_fetcher
-        seen: int = fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
-        # A batch that was begun and failed is ready, but not processed: it begins anew.
-        within = 0 < seen < fit_loop.max_batches
+        progress = fit_loop.epoch_loop.batch_progress.current
+        seen: int = progress.processed  # type: ignore[attr-defined]
+        begun = progress.ready > seen  # a batch that was drawn and not trained on: its step begins anew
+        within = (begun or seen > 0) and seen < fit_loop.max_batches
         set_portable_states(state["epoch_start" if within else "now"])
         self._epoch_start = random_states()
         self._iterator_made = within and state.get("iterator_made", False)
-        if fetcher is not None and fit_loop._combined_loader is not None:
-            epoch: int = fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-            for loader in fit_loop._combined_loader.flattened:  # a DistributedSampler draws from its epoch's number
-                _set_sampler_epoch(loader, epoch)
-            iter(fetcher)
-            if self._iterator_made:
-                set_random_states(self._epoch_start)
-            if not within:
-                self._drawn_at = fit_loop.epoch_loop.total_batch_idx
-            else:
-                for _ in range(seen):
-                    next(fetcher)
-                fetcher.fetched -= seen  # the Trainer adds them when it goes on
-                set_portable_states(state["now"])
+        if fetcher is None or fit_loop._combined_loader is None:
+            return
+        epoch: int = fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        for loader in fit_loop._combined_loader.flattened:  # a DistributedSampler draws from its epoch's number
+            _set_sampler_epoch(loader, epoch)
+        iter(fetcher)
+        if self._iterator_made:
+            set_random_states(self._epoch_start)
+        if not within:
+            self._drawn_at = fit_loop.epoch_loop.total_batch_idx
+            return
+        for _ in range(seen):
+            next(fetcher)
+        fetcher.fetched -= seen  # the Trainer adds them when it goes on
+        if begun and fetcher.iterator is not None and not getattr(fetcher, "batches", []):
+            if seen > 0 and state.get("before_batch") is not None:
+                set_portable_states(state["before_batch"])
+            # Drawn here, or the Trainer would draw it from later random states.
+            fetcher.iterator = _with_first(next(fetcher.iterator), fetcher.iterator)
+            self._resumed_at = state["now"]
+        set_portable_states(state["now"])
+
+
+def _with_first(batch: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield batch
+    while True:  # iter(rest) would begin the loaders anew
+        try:
+            yield next(rest)
+        except StopIteration:
+            return

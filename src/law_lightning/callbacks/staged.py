@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -21,14 +23,19 @@ from law_lightning.callbacks.checks import (
 )
 from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.plateau import catch_up, monitored, step_at_epoch_end
+from law_lightning.callbacks.requeue import RequeueSignal
+from law_lightning.callbacks.resume import (
+    STATE_FORMAT,
+    check_stages,
+    refuse_later,
+    refuse_other_run,
+    tell_of_half_step,
+)
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.randomness import check_portable_states
 from law_lightning.stages import StageSchedule, TrainingPhase
 
 Record = dict[str, Any]
-
-#: Of what a callback leaves in a checkpoint; to be raised when a state of before can no longer be read as it is.
-STATE_FORMAT = 1
 
 #: Cuts off l_smooth: so many times the loss of a uniform guess says that a training has diverged, no more.
 MOST_LOSS = 10.0
@@ -65,6 +72,8 @@ class StagedCallback(L.Callback):
         self._statistics, self._told = StageStatistics(), False
         self._order: DataOrder | None = None
         self._fitting = self._plateau_is_due = False
+        self._requeue: RequeueSignal | None = None
+        self._step_begun: int | None = None  # the optimizer's steps before the last training_step
         self._loaded: dict[str, Any] | None = None
 
     # -- what a subclass adds ------------------------------------------------------------------------------
@@ -93,6 +102,9 @@ class StagedCallback(L.Callback):
     def restore(self, module: L.LightningModule) -> None:
         """Leave the user's module as it was, whether the fit ended or failed."""
         restore(module, "configure_optimizers")
+        if self._requeue is not None:
+            self._requeue.detach()
+            self._requeue = None
 
     def release(self) -> None:
         """Let go of what only the fit needed. A fit that failed keeps it: a checkpoint may be written yet."""
@@ -140,7 +152,8 @@ class StagedCallback(L.Callback):
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
         self._statistics, self._told = StageStatistics(), False
         state, self._loaded = self._loaded, None
-        self._plateau_is_due = False
+        self._plateau_is_due, self._step_begun = False, None
+        self._requeue = RequeueSignal(trainer)
         if state is not None:
             self._go_on(trainer, pl_module, state)
             return
@@ -155,11 +168,18 @@ class StagedCallback(L.Callback):
 
     def _go_on(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         """Resume; what is wrong with the checkpoint is named before any step is taken."""
-        try:
+        with self._naming_damage():
             self._resume(trainer, module, state)
             order = state["processes"][trainer.global_rank]["order"]
             check_portable_states(order["now"])
             check_portable_states(order["epoch_start"])
+        assert self._order is not None
+        self._order.restore(trainer, order)  # the user's own data are drawn here: their errors are another matter
+
+    @contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
         except MisconfigurationException:
             raise
         except Exception as error:  # a state that another program made up can fail in any way
@@ -167,8 +187,6 @@ class StagedCallback(L.Callback):
                 f"What the checkpoint holds of {type(self).__name__} is damaged ({type(error).__name__}: {error}): "
                 "resume from another one, or begin anew."
             ) from error
-        assert self._order is not None
-        self._order.restore(trainer, order)  # the user's own data are drawn here: their errors are another matter
 
     def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Called once at the beginning of a fit that is not resumed."""
@@ -188,13 +206,37 @@ class StagedCallback(L.Callback):
             step_at_epoch_end(trainer)
         self._plateau_is_due = False
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """All callbacks are done with the last step: here a checkpoint is one to go on from."""
+        assert self._order is not None
+        self._order.begin_batch()
+        if self._requeue is not None and not self._in_step(trainer) and (self._order.knows_batch or batch_idx == 0):
+            self._requeue.deliver()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation may take long, and a checkpoint is one to go on from all the while."""
+        if self._requeue is not None and not self._in_step(trainer) and not self._is_over(trainer):
+            self._requeue.release()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The training goes on."""
+        if self._requeue is not None:
+            self._requeue.hold()
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the stage if its last step was taken."""
         assert self.schedule is not None
-        if self._stage >= self.num_stages or trainer.global_step < self.schedule.end(self._stage):
-            return
+        if self._stage < self.num_stages and trainer.global_step >= self.schedule.end(self._stage):
+            self._end_stage(trainer, pl_module)
+        if self._order is not None and self._requeue is not None:
+            self._order.note_batch(self._requeue.pending)
+
+    def _end_stage(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self.schedule is not None
         summary = self._statistics.summary(trainer)
         self._tell(summary)
         chance = math.log(summary["num_classes"]) if summary["num_classes"] > 1 else 1.0
@@ -245,6 +287,21 @@ class StagedCallback(L.Callback):
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
+    def _is_over(self, trainer: L.Trainer) -> bool:
+        """Whether the last step was taken, or the Trainer means to stop."""
+        return trainer.should_stop or (self.schedule is not None and trainer.global_step >= self.schedule.total_steps)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called by a subclass when its own work is done: from here on a checkpoint holds what the fit came to."""
+        if self._requeue is not None:
+            self._requeue.release()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A fit that went on from the end of another has that one's results."""
+        if self._loaded is not None and self.schedule is None:  # it had no step to take
+            with self._naming_damage():
+                self.load_results(trainer, pl_module, self._loaded)
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the module as it was."""
         self.restore(pl_module)
@@ -253,6 +310,8 @@ class StagedCallback(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was; the state stays whole for a checkpoint that is written after this."""
+        if self._requeue is not None:  # the job was to be queued again, and is about to end
+            self._requeue.release()
         self.restore(pl_module)
 
     # -- state ---------------------------------------------------------------------------------------------
@@ -286,6 +345,16 @@ class StagedCallback(L.Callback):
         """Add what only the Trainer knows."""
         if state := checkpoint.get("callbacks", {}).get(self.state_key):
             state["monitored"] = monitored(trainer)
+            state["in_step"] = self._in_step(trainer)
+
+    def _in_step(self, trainer: L.Trainer) -> bool:
+        """Whether a step has begun, or gradients are being accumulated for one."""
+        return self._step_begun == trainer.global_step
+
+    def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Take over what a fit came to that has ended."""
+        check_stages(state)
+        self.history = [dict(record) for record in state["history"]]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of a checkpoint until the fit that resumes from it begins.
@@ -293,35 +362,16 @@ class StagedCallback(L.Callback):
         Raises:
             MisconfigurationException: it is of a later version.
         """
-        found = state_dict.get("format", 1)  # the first checkpoints had no number
-        if self._fitting and isinstance(found, int) and found > STATE_FORMAT:
-            raise MisconfigurationException(
-                f"The checkpoint holds a state of {type(self).__name__} of format {found}, but this version of "
-                f"law-lightning reads formats up to {STATE_FORMAT}: install the newer version that wrote it."
-            )
+        if self._fitting:
+            refuse_later(type(self).__name__, state_dict)
         self._loaded = (state_dict or None) if self._fitting else None
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         assert self.schedule is not None
-        if len(state["processes"]) != trainer.world_size:
-            raise MisconfigurationException(
-                f"The checkpoint is of a run on {len(state['processes'])} processes, but this one has "
-                f"{trainer.world_size}: resume with as many devices."
-            )
-        before = (state["total_steps"], state["num_stages"])
-        if before != (self.schedule.total_steps, self.num_stages):
-            raise MisconfigurationException(
-                f"The checkpoint is of a run with {before[0]} steps in {before[1]} stages, but this one has "
-                f"{self.schedule.total_steps} in {self.num_stages}: resume with the same max_epochs, max_steps, data "
-                "and num_stages."
-            )
-        if not isinstance(state["stage"], int) or not 0 <= state["stage"] <= self.num_stages:
-            raise ValueError(f"its stage is {state['stage']!r}")
+        refuse_other_run(trainer, self.schedule, state)
+        check_stages(state)
+        tell_of_half_step(state)
         smooth = (state["loss_smooth"], state["acc_smooth"])
-        if not all(state["stage"] == 0 if value is None else math.isfinite(value) for value in smooth):
-            raise ValueError(f"its loss_smooth and acc_smooth are {smooth}")
-        if not all(map(_is_plain, (value for record in state["history"] for value in record.values()))):
-            raise ValueError("its history holds more than numbers")
         self._stage = state["stage"]
         self._loss_smooth, self._acc_smooth = (None if value is None else float(value) for value in smooth)
         self._stage_phase = self.phase
@@ -335,10 +385,3 @@ class StagedCallback(L.Callback):
 def _show(trainer: L.Trainer, scalars: dict[str, float]) -> None:
     """Let callbacks such as EarlyStopping monitor these numbers."""
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
-
-
-def _is_plain(entry: Any) -> bool:
-    """Whether an entry of a record is a number, none, or a list of these."""
-    return all(
-        each is None or isinstance(each, (int, float)) for each in (entry if isinstance(entry, list) else [entry])
-    )

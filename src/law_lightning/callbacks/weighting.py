@@ -107,6 +107,7 @@ class WeightingCallback(StagedCallback):
         def training_step(*args: Any, **kwargs: Any) -> Any:
             if self not in module.trainer.callbacks:  # type: ignore[attr-defined]
                 return original(*args, **kwargs)  # a tuner tries the module out meanwhile
+            self._step_begun = module.trainer.global_step
             self.before_step(args, kwargs)
             on_use = None if self._loss_is_used else self._note_use
             check = not self._found_samples

@@ -1,0 +1,67 @@
+"""SLURM's signal to requeue a job, held back until a checkpoint is one to go on from.
+
+Lightning writes a checkpoint as soon as the signal comes, in the middle of a step too, where the network has seen half
+of it and the second one nothing yet.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.environments import SLURMEnvironment
+
+
+class RequeueSignal:
+    """Stands before Lightning's handler of the signal, if the Trainer has one, until :meth:`detach`.
+
+    Args:
+        trainer: the Trainer, in the course of a fit. The signal is held back from now on.
+
+    Attributes:
+        pending: it has come.
+    """
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        self._held, self.pending = True, False
+        self._signal: int | None = None
+        self._handler: Any = None
+        environment = trainer._accelerator_connector.cluster_environment
+        if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+            return
+        number = environment.requeue_signal or signal.SIGUSR1
+        handler = signal.getsignal(number)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            self._signal, self._handler = number, handler
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._held:
+            self.pending = True
+        else:
+            self._handler(number, frame)
+
+    def hold(self) -> None:
+        """Keep the signal for later."""
+        self._held = True
+
+    def release(self) -> None:
+        """Let the signal through, also one that came before."""
+        self._held = False
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Let a signal through that came before."""
+        if self.pending:
+            self.pending = False
+            self._handler(self._signal, None)
+
+    def detach(self) -> None:
+        """Put Lightning's handler back."""
+        if self._signal is not None and signal.getsignal(self._signal) == self._receive:
+            signal.signal(self._signal, self._handler)
+        self._signal = self._handler = None
+        self.pending = False
