@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
-from law_lightning.callbacks import staged
+from law_lightning.callbacks import resumable
 from law_lightning.files import load_state, save_state
 from law_lightning.search.state import SearchState
 from methods import METHODS
@@ -37,7 +37,7 @@ def expected(old, name):
 
 
 def test_the_files_are_small_and_those_of_the_present_format_are_there():
-    assert (OLD_FILES / f"format_{staged.STATE_FORMAT}").is_dir()
+    assert (OLD_FILES / f"format_{resumable.STATE_FORMAT}").is_dir()
     assert all(path.stat().st_size < 200_000 for path in OLD_FILES.rglob("*"))
 
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_says_its_format(old):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_checkpoint_of_a_later_version_is_named(name, tmp_path, monkeypatch):
     path = tmp_path / "later.ckpt"
-    monkeypatch.setattr(staged, "STATE_FORMAT", 7)
+    monkeypatch.setattr(resumable, "STATE_FORMAT", 7)
     fit(AdamCosine, [METHODS[name](), write.SaveAt(9, path)])
     monkeypatch.undo()
     module, again = AdamCosine(), METHODS[name]()

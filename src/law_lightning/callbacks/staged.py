@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -19,20 +17,11 @@ from law_lightning.callbacks.checks import (
     refuse_training,
     restore,
     schedule_of,
-    tuners,
 )
-from law_lightning.callbacks.order import DataOrder, of_every_process
-from law_lightning.callbacks.plateau import catch_up, monitored, step_at_epoch_end
-from law_lightning.callbacks.requeue import RequeueSignal
-from law_lightning.callbacks.resume import (
-    STATE_FORMAT,
-    check_stages,
-    refuse_later,
-    refuse_other_run,
-    tell_of_half_step,
-)
+from law_lightning.callbacks.plateau import catch_up
+from law_lightning.callbacks.resumable import ResumableCallback
+from law_lightning.callbacks.resume import check_stages, refuse_other_run, tell_of_half_step
 from law_lightning.callbacks.statistics import StageStatistics
-from law_lightning.randomness import check_portable_states
 from law_lightning.stages import StageSchedule, TrainingPhase
 
 Record = dict[str, Any]
@@ -41,7 +30,7 @@ Record = dict[str, Any]
 MOST_LOSS = 10.0
 
 
-class StagedCallback(L.Callback):
+class StagedCallback(ResumableCallback):
     """Cuts a fit into stages, and goes on within one when the fit is resumed.
 
     A subclass gives ``_statistics`` what it sees of the samples.
@@ -57,6 +46,7 @@ class StagedCallback(L.Callback):
     """
 
     def __init__(self, num_stages: int, warmup_stages: int, smoothing: float) -> None:
+        super().__init__()
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), not {smoothing}.")
         StageSchedule(num_stages, num_stages, warmup_stages)  # names bad arguments
@@ -70,11 +60,6 @@ class StagedCallback(L.Callback):
         self._acc_smooth: float | None = None
         self._stage_phase = self.phase
         self._statistics, self._told = StageStatistics(), False
-        self._order: DataOrder | None = None
-        self._fitting = self._plateau_is_due = False
-        self._requeue: RequeueSignal | None = None
-        self._step_begun: int | None = None  # the optimizer's steps before the last training_step
-        self._loaded: dict[str, Any] | None = None
 
     # -- what a subclass adds ------------------------------------------------------------------------------
 
@@ -101,13 +86,8 @@ class StagedCallback(L.Callback):
 
     def restore(self, module: L.LightningModule) -> None:
         """Leave the user's module as it was, whether the fit ended or failed."""
+        super().restore(module)
         restore(module, "configure_optimizers")
-        if self._requeue is not None:
-            self._requeue.detach()
-            self._requeue = None
-
-    def release(self) -> None:
-        """Let go of what only the fit needed. A fit that failed keeps it: a checkpoint may be written yet."""
 
     # -- the phase -----------------------------------------------------------------------------------------
 
@@ -130,32 +110,27 @@ class StagedCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what cannot work, before anything runs."""
-        # A checkpoint is restored after this, also for a test or a validation, which must not leak into a later fit.
-        self._fitting, self._loaded = stage == "fit", None
-        if not self._fitting:
-            return
-        self.release()  # what a fit that failed has kept
-        self.schedule, self._order = None, DataOrder()
-        refuse_training(trainer, pl_module)
-        refuse_several_optimizers(pl_module)
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.schedule = None
+            refuse_training(trainer, pl_module)
+            refuse_several_optimizers(pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse callbacks that do not go together; the data order of the first epoch is still to be drawn."""
+        """Refuse callbacks that do not go together."""
         refuse_neighbours(trainer, pl_module, resumes=self._loaded is not None)
-        if trainer.fit_loop._combined_loader is None and self._order is not None:
-            self._order.note_epoch(trainer)
+        super().on_fit_start(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages."""
+        super().on_train_start(trainer, pl_module)
         self.schedule = schedule_of(trainer, self.num_stages, self.warmup_stages)
         self.history = []
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
         self._statistics, self._told = StageStatistics(), False
         state, self._loaded = self._loaded, None
-        self._plateau_is_due, self._step_begun = False, None
-        self._requeue = RequeueSignal(trainer)
         if state is not None:
-            self._go_on(trainer, pl_module, state)
+            self.go_on(trainer, pl_module, state)
             return
         if trainer.global_step > 0:
             raise MisconfigurationException(
@@ -166,64 +141,10 @@ class StagedCallback(L.Callback):
         self._stage_phase = self.phase
         self.start_stage(trainer, pl_module)
 
-    def _go_on(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        """Resume; what is wrong with the checkpoint is named before any step is taken."""
-        with self._naming_damage():
-            self._resume(trainer, module, state)
-            order = state["processes"][trainer.global_rank]["order"]
-            check_portable_states(order["now"])
-            check_portable_states(order["epoch_start"])
-        assert self._order is not None
-        self._order.restore(trainer, order)  # the user's own data are drawn here: their errors are another matter
-
-    @contextmanager
-    def _naming_damage(self) -> Iterator[None]:
-        try:
-            yield
-        except MisconfigurationException:
-            raise
-        except Exception as error:  # a state that another program made up can fail in any way
-            raise MisconfigurationException(
-                f"What the checkpoint holds of {type(self).__name__} is damaged ({type(error).__name__}: {error}): "
-                "resume from another one, or begin anew."
-            ) from error
-
     def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Called once at the beginning of a fit that is not resumed."""
 
     # -- stages --------------------------------------------------------------------------------------------
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From the second epoch on, the data order is drawn right after this."""
-        if self._order is not None and trainer.current_epoch > 0:
-            self._order.note_epoch(trainer)
-        elif self._order is not None and tuners(trainer):
-            self._order.note_tuned_epoch()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """In the epoch that a checkpoint was written in, the Trainer would leave out what follows a metric."""
-        if self._plateau_is_due:
-            step_at_epoch_end(trainer)
-        self._plateau_is_due = False
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """All callbacks are done with the last step: here a checkpoint is one to go on from."""
-        assert self._order is not None
-        self._order.begin_batch()
-        if self._requeue is not None and not self._in_step(trainer) and (self._order.knows_batch or batch_idx == 0):
-            self._requeue.deliver()
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validation may take long, and a checkpoint is one to go on from all the while."""
-        if self._requeue is not None and not self._in_step(trainer) and not self._is_over(trainer):
-            self._requeue.release()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The training goes on."""
-        if self._requeue is not None:
-            self._requeue.hold()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -232,8 +153,7 @@ class StagedCallback(L.Callback):
         assert self.schedule is not None
         if self._stage < self.num_stages and trainer.global_step >= self.schedule.end(self._stage):
             self._end_stage(trainer, pl_module)
-        if self._order is not None and self._requeue is not None:
-            self._order.note_batch(self._requeue.pending)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _end_stage(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self.schedule is not None
@@ -285,41 +205,17 @@ class StagedCallback(L.Callback):
             logger.log_metrics(scalars, step=step)
         _show(trainer, scalars)
 
-    # -- afterwards ----------------------------------------------------------------------------------------
-
-    def _is_over(self, trainer: L.Trainer) -> bool:
+    def is_over(self, trainer: L.Trainer) -> bool:
         """Whether the last step was taken, or the Trainer means to stop."""
-        return trainer.should_stop or (self.schedule is not None and trainer.global_step >= self.schedule.total_steps)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Called by a subclass when its own work is done: from here on a checkpoint holds what the fit came to."""
-        if self._requeue is not None:
-            self._requeue.release()
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A fit that went on from the end of another has that one's results."""
-        if self._loaded is not None and self.schedule is None:  # it had no step to take
-            with self._naming_damage():
-                self.load_results(trainer, pl_module, self._loaded)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module as it was."""
-        self.restore(pl_module)
-        self.release()
-        self._fitting, self._loaded = False, None
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the module as it was; the state stays whole for a checkpoint that is written after this."""
-        if self._requeue is not None:  # the job was to be queued again, and is about to end
-            self._requeue.release()
-        self.restore(pl_module)
+        return super().is_over(trainer) or (
+            self.schedule is not None and trainer.global_step >= self.schedule.total_steps
+        )
 
     # -- state ---------------------------------------------------------------------------------------------
 
     def process_state(self) -> dict[str, Any]:
         """What each process has for itself: tensors and plain Python."""
-        assert self._order is not None
-        return {"statistics": self._statistics.state_dict(), "order": self._order.state_dict()}
+        return super().process_state() | {"statistics": self._statistics.state_dict()}
 
     def load_process_state(self, trainer: L.Trainer, own: dict[str, Any]) -> None:
         """Go on where :meth:`process_state` was taken on this process."""
@@ -327,44 +223,22 @@ class StagedCallback(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        if self.schedule is None or self._order is None:
+        state = super().state_dict()
+        if not state or self.schedule is None:
             return {}
-        return {
-            "format": STATE_FORMAT,
-            "ended": not self._fitting,
+        return state | {
             "total_steps": self.schedule.total_steps,
             "num_stages": self.num_stages,
             "stage": self._stage,
             "loss_smooth": self._loss_smooth,
             "acc_smooth": self._acc_smooth,
             "history": [dict(record) for record in self.history],
-            "processes": of_every_process(self.process_state()),
         }
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what only the Trainer knows."""
-        if state := checkpoint.get("callbacks", {}).get(self.state_key):
-            state["monitored"] = monitored(trainer)
-            state["in_step"] = self._in_step(trainer)
-
-    def _in_step(self, trainer: L.Trainer) -> bool:
-        """Whether a step has begun, or gradients are being accumulated for one."""
-        return self._step_begun == trainer.global_step
 
     def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         """Take over what a fit came to that has ended."""
         check_stages(state)
         self.history = [dict(record) for record in state["history"]]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state of a checkpoint until the fit that resumes from it begins.
-
-        Raises:
-            MisconfigurationException: it is of a later version.
-        """
-        if self._fitting:
-            refuse_later(type(self).__name__, state_dict)
-        self._loaded = (state_dict or None) if self._fitting else None
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         assert self.schedule is not None

@@ -1,0 +1,204 @@
+"""What a fit needs beside its own state to go on exactly: the data order, the schedulers, a moment to be saved at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from law_lightning.callbacks.checks import tuners
+from law_lightning.callbacks.order import DataOrder, of_every_process
+from law_lightning.callbacks.plateau import monitored, step_at_epoch_end
+from law_lightning.callbacks.requeue import RequeueSignal
+from law_lightning.callbacks.resume import STATE_FORMAT, refuse_later
+from law_lightning.randomness import check_portable_states
+
+
+class ResumableCallback(L.Callback):
+    """A callback whose fit, resumed from a checkpoint, ends as the uninterrupted one.
+
+    A subclass says what its state is, and calls :meth:`go_on` when a fit begins for which there is one.
+    """
+
+    def __init__(self) -> None:
+        self._fitting = self._began = self._plateau_is_due = False
+        self._order: DataOrder | None = None
+        self._requeue: RequeueSignal | None = None
+        self._step_begun: int | None = None  # the optimizer's steps before the last training_step
+        self._loaded: dict[str, Any] | None = None
+
+    # -- what a subclass adds ------------------------------------------------------------------------------
+
+    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's state; what is wrong with it may raise anything."""
+
+    def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Take over what a fit came to that has ended."""
+
+    def process_state(self) -> dict[str, Any]:
+        """What each process has for itself: tensors and plain Python."""
+        assert self._order is not None
+        return {"order": self._order.state_dict()}
+
+    def is_over(self, trainer: L.Trainer) -> bool:
+        """Whether no further step is to be taken."""
+        return trainer.should_stop
+
+    def restore(self, module: L.LightningModule) -> None:
+        """Leave everything as it was, whether the fit ended or failed."""
+        if self._requeue is not None:
+            self._requeue.detach()
+            self._requeue = None
+
+    def release(self) -> None:
+        """Let go of what only the fit needed. A fit that failed keeps it: a checkpoint may be written yet."""
+
+    # -- before training -----------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget the last fit."""
+        # A checkpoint is restored after this, also for a test or a validation, which must not leak into a later fit.
+        self._fitting, self._loaded = stage == "fit", None
+        if self._fitting:
+            self._began = False
+            self.release()  # what a fit that failed has kept
+            self._order = DataOrder()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The data order of the first epoch is still to be drawn."""
+        if trainer.fit_loop._combined_loader is None and self._order is not None:
+            self._order.note_epoch(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on the fit is one to be resumed."""
+        self._began = True
+        self._plateau_is_due, self._step_begun = False, None
+        self._requeue = RequeueSignal(trainer)
+
+    def go_on(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """Resume; what is wrong with the checkpoint is named before any step is taken.
+
+        Raises:
+            MisconfigurationException: the state is damaged, or of another run.
+        """
+        with self._naming_damage():
+            self._resume(trainer, module, state)
+            order = state["processes"][trainer.global_rank]["order"]
+            for name in ("now", "epoch_start", "before_batch"):
+                if name != "before_batch" or order.get(name) is not None:
+                    check_portable_states(order[name])
+        assert self._order is not None
+        self._order.restore(trainer, order)  # the user's own data are drawn here: their errors are another matter
+
+    @contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except MisconfigurationException:
+            raise
+        except Exception as error:  # a state that another program made up can fail in any way
+            raise MisconfigurationException(
+                f"What the checkpoint holds of {type(self).__name__} is damaged ({type(error).__name__}: {error}): "
+                "resume from another one, or begin anew."
+            ) from error
+
+    # -- steps ---------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From the second epoch on, the data order is drawn right after this."""
+        if self._order is not None and trainer.current_epoch > 0:
+            self._order.note_epoch(trainer)
+        elif self._order is not None and tuners(trainer):
+            self._order.note_tuned_epoch()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """All callbacks are done with the last step: here a checkpoint is one to go on from."""
+        assert self._order is not None
+        self._order.begin_batch()
+        if self._requeue is not None and not self.in_step(trainer) and (self._order.knows_batch or batch_idx == 0):
+            self._requeue.deliver()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The next batch is drawn after this."""
+        if self._order is not None and self._requeue is not None:
+            self._order.note_batch(self._requeue.pending)
+
+    def in_step(self, trainer: L.Trainer) -> bool:
+        """Whether a step has begun, or gradients are being accumulated for one."""
+        return self._step_begun == trainer.global_step
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation may take long, and a checkpoint is one to go on from all the while."""
+        if self._requeue is not None and not self.in_step(trainer) and not self.is_over(trainer):
+            self._requeue.release()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The training goes on."""
+        if self._requeue is not None:
+            self._requeue.hold()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """In the epoch that a checkpoint was written in, the Trainer would leave out what follows a metric."""
+        if self._plateau_is_due:
+            step_at_epoch_end(trainer)
+        self._plateau_is_due = False
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called by a subclass when its own work is done: from here on a checkpoint holds what the fit came to."""
+        if self._requeue is not None:
+            self._requeue.release()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A fit that had no step to take, for it went on from the end of another, has that one's results."""
+        if self._loaded is not None and not self._began:
+            with self._naming_damage():
+                self.load_results(trainer, pl_module, self._loaded)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        self.restore(pl_module)
+        self.release()
+        self._fitting, self._loaded = False, None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was; the state stays whole for a checkpoint that is written after this."""
+        if self._requeue is not None:  # the job was to be queued again, and is about to end
+            self._requeue.release()
+        self.restore(pl_module)
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain Python; empty before a fit begins."""
+        if not self._began or self._order is None:
+            return {}
+        return {
+            "format": STATE_FORMAT,
+            "ended": not self._fitting,
+            "processes": of_every_process(self.process_state()),
+        }
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what only the Trainer knows."""
+        if state := checkpoint.get("callbacks", {}).get(self.state_key):
+            state["monitored"] = monitored(trainer)
+            state["in_step"] = self.in_step(trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state of a checkpoint until the fit that resumes from it begins.
+
+        Raises:
+            MisconfigurationException: it is of a later version.
+        """
+        if self._fitting:
+            refuse_later(type(self).__name__, state_dict)
+        self._loaded = (state_dict or None) if self._fitting else None
