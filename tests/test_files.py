@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from law_lightning.files import load_state, save_state
+from law_lightning.files import is_finite, load_state, save_state
 
 STATE = {"numbers": torch.arange(6.0).view(2, 3), "names": ["a", "b"], "nested": {"x": None, 3: (1.5, True)}}
 same_folder = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -144,3 +144,25 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(PermissionError, match="not yours"):
         load_state(tmp_path / "state.pt", "thing")
+
+
+def test_one_number_that_stands_for_many_is_named(tmp_path):
+    torch.save({"kind": "thing", "format": 1, "state": {"a": torch.zeros(1).expand(2**40)}}, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="its tensors are larger than the file"):
+        load_state(tmp_path / "state.pt", "thing")
+
+
+def test_a_tensor_without_numbers_is_named(tmp_path):
+    torch.save({"kind": "thing", "format": 1, "state": {"a": torch.empty(2**40, device="meta")}}, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="holds more than tensors and plain Python"):
+        load_state(tmp_path / "state.pt", "thing")
+
+
+def test_what_holds_itself_is_looked_at_once(tmp_path):
+    lists = [[1.0], [2.0]]
+    for _ in range(60):  # of each pair both are in both of the next: 2^60 ways lead to the first
+        lists = [lists, lists]
+    lists[0].append(lists)
+    torch.save({"kind": "thing", "format": 1, "state": {"a": lists}}, tmp_path / "state.pt")
+    state = load_state(tmp_path / "state.pt", "thing")
+    assert is_finite(state)

@@ -158,6 +158,13 @@ def test_the_gap_is_the_mean_over_steps(count):
     assert summary(statistics)["loss_gap"] == pytest.approx(sum(gaps) / count, abs=1e-6)
 
 
+def test_gaps_add_up_beyond_single_precision():
+    statistics = StageStatistics()
+    for gap in (3e38, 3e38, 3e38, float("inf"), float("nan")):
+        statistics.add_gap(torch.tensor(gap))
+    assert summary(statistics)["loss_gap"] == pytest.approx(3e38)
+
+
 def test_a_summary_starts_anew():
     statistics = StageStatistics()
     statistics.add(*batch(0))

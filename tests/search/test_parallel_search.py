@@ -123,9 +123,14 @@ def test_two_workers_return_what_a_second_run_returns(tmp_path):
     assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), everything(first))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What two workers find whom nothing befalls."""
+    return everything(new_search(tmp_path_factory.mktemp("whole"), workers=2).run(make_module, make_data))
+
+
 @pytest.mark.parametrize("how", ["killed", "killed while the other trains", "raises"])
-def test_a_worker_that_dies(tmp_path, how):
-    whole = everything(new_search(tmp_path / "a", workers=2).run(make_module, make_data))
+def test_a_worker_that_dies(tmp_path, how, whole):
     # trainings of worker 1: evaluation twice (with and without weights), an episode, an evaluation, then this
     data = partial(dying_data, 1, 5, how)
     error, message = WorkerLostError, r"Worker 1 of the search died by SIGKILL.*same command goes on"
