@@ -44,14 +44,14 @@ def test_a_search_finds_the_same_with_it(tmp_path, monkeypatch, workers):
 
 def count_trainings(monkeypatch):
     forks = []
-    from law_lightning.callbacks import law
+    from law_lightning.callbacks import reward
 
     class Counted(law.Reference):
         def __init__(self, *args):
             forks.append(1)
             super().__init__(*args)
 
-    monkeypatch.setattr(law, "Reference", Counted)
+    monkeypatch.setattr(reward, "Reference", Counted)
     return forks
 
 
