@@ -46,7 +46,7 @@ def count_trainings(monkeypatch):
     forks = []
     from law_lightning.callbacks import reward
 
-    class Counted(law.Reference):
+    class Counted(reward.Reference):
         def __init__(self, *args):
             forks.append(1)
             super().__init__(*args)
