@@ -71,10 +71,10 @@ def test_a_group_of_one_shares_with_itself():
     assert Workers().gather(3) == [3]
 
 
-@pytest.mark.parametrize("pool", [0, 2])
-def test_workers_agree_after_every_update(pool):
+@pytest.mark.parametrize(("members", "pool"), [(3, 0), (1, 2)])
+def test_workers_agree_after_every_update(members, pool):
     """Promise 4, bit for bit."""
-    search = new_search(episodes=4, workers=2, seed_pool=pool)
+    search = new_search(episodes=4, workers=2, members=members, seed_pool=pool)
     parts = (search._options(), search.agent, search._state, make_module, make_data)
     found = in_processes(2, search_and_watch, parts, silent)
     assert found["lengths"] == [12, 12]
@@ -100,7 +100,8 @@ def search_on_other_machines(group, report, *parts):
 
 
 def test_machines_that_compute_differently_are_named():
-    search = new_search(episodes=2, workers=2)
+    """Where each takes all passes, as for one member."""
+    search = new_search(episodes=2, workers=2, members=1)
     parts = (search._options(), search.agent, search._state, make_module, make_data)
     with pytest.raises(RuntimeError, match=r"strategies of the workers \[1\] are not that of the first"):
         in_processes(2, search_on_other_machines, parts, silent)

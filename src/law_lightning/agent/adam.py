@@ -30,6 +30,15 @@ def step(optimizer: Adam) -> None:
         )  # fmt: skip
 
 
+def moments(optimizer: Adam) -> list[torch.Tensor]:
+    """What a fused Adam on one tensor remembers: two moments and the number of its steps; zeros before the first."""
+    (values,) = optimizer.param_groups[0]["params"]
+    state = optimizer.state[values]
+    if not state:
+        state |= {name: torch.zeros_like(values) for name in _MOMENTS} | {"step": torch.zeros(())}
+    return [state["exp_avg"], state["exp_avg_sq"], state["step"]]
+
+
 def parameter_state(optimizer: Adam, flat: Flat, parameters: list[nn.Parameter]) -> dict[str, Any]:
     """The optimizer's ``state_dict`` as that of an Adam on single parameters: it outlives the layout.
 

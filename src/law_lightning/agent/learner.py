@@ -97,6 +97,20 @@ class Learner:
         if self._flat_slow is not None:
             self._flat_slow.values.lerp_(self._flat.values, rate)
 
+    def numbers(self) -> Tensor:
+        """All that learning depends on, [n]: the parameters, target networks, and what the optimizers remember."""
+        return torch.cat([each.reshape(-1) for each in self._parts()])
+
+    def take(self, numbers: Tensor) -> None:
+        """Go on where :meth:`numbers` was taken, of the same networks in another process."""
+        parts = self._parts()
+        for part, new in zip(parts, numbers.split([each.numel() for each in parts]), strict=True):
+            part.copy_(new.view_as(part))
+
+    def _parts(self) -> list[Tensor]:
+        slow = [] if self._flat_slow is None else [self._flat_slow.values]
+        return [self._flat.values, *slow, *(each for optimizer in self.optimizers for each in adam.moments(optimizer))]
+
     def optimizer_states(self) -> list[dict[str, Any]]:
         """What the optimizers remember, parameter by parameter."""
         return [

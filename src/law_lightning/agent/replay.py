@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from law_lightning import functional as LF
 from law_lightning.files import is_finite, load_state, save_state
 from law_lightning.stages import TrainingPhase
+
+if TYPE_CHECKING:
+    from law_lightning.agent.study import Study
 
 
 class Transitions(NamedTuple):
@@ -151,6 +155,11 @@ class ReplayBuffer:
         if self._columns is None or not self._size:
             raise ValueError("The replay buffer is empty: run at least one stage after the warm-up first.")
         return Transitions(*(column[self._first : self._first + self._size] for column in self._columns))
+
+    def take_passes(self, studies: Sequence[Study], passes: int) -> None:
+        """Take all passes of a full data update over this buffer. Workers that share one share the passes out."""
+        for study in studies:
+            study.run(0, passes)
 
     def dataloader(
         self, batch_size: int = 64, shuffle: bool = True, generator: torch.Generator | None = None

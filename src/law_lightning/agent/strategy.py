@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,15 @@ import torch
 from torch import Tensor
 
 from law_lightning import functional as LF
-from law_lightning.agent import adam
 from law_lightning.agent.ddpg import DDPG
 from law_lightning.agent.exploration import Exploration
 from law_lightning.agent.hyperparameters import check_hyperparameters
 from law_lightning.agent.replay import ReplayBuffer
+from law_lightning.agent.study import Study
 from law_lightning.files import is_finite, load_state, save_state
 from law_lightning.randomness import OwnGenerator, derived_seed
 
 Progress = Callable[[int, int], None]
-
-
-def _later(progress: Progress, offset: int, total: int, done: int, _: int) -> None:
-    """Tell of a member's batches after those of the members before it."""
-    progress(offset + done, total)
 
 
 class StrategyAgent(DDPG):
@@ -190,26 +185,22 @@ class StrategyAgent(DDPG):
         if epochs < 1 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}.")
         packed = self._prepare(buffer.transitions())
+        members = [self, *self.others]
+        done, total = count(1), len(members) * epochs * -(-len(packed) // batch_size)
+
+        def tell() -> None:
+            if progress is not None:
+                progress(next(done), total)
+
+        studies = [Study(member, packed, batch_size, member._next_shuffle(), tell) for member in members]
+        buffer.take_passes(studies, epochs)
+        return studies[0].means()
+
+    def _next_shuffle(self) -> torch.Generator:
+        """What draws the orders of one update more."""
         self._shuffle.reseed(self.hparams["seed"] + 2, self.updates)
         self.updates += 1
-        each = epochs * -(-len(packed) // batch_size)
-        batches = each * (1 + len(self.others))
-        steps = [partial(adam.step, optimizer) for optimizer in self.configure_optimizers()]
-        logs: list[Tensor] = []
-        counts: list[int] = []
-        for _ in range(epochs):
-            order = torch.randperm(len(packed), generator=self._shuffle.generator)
-            for batch in packed.batches(order, batch_size):
-                logs.extend(self._update(batch, steps))
-                counts.append(len(batch.reward))
-                if progress is not None:
-                    progress(len(counts), batches)
-        for number, other in enumerate(self.others, start=1):
-            told = None if progress is None else partial(_later, progress, number * each, batches)
-            other.full_data_update(buffer, epochs, batch_size, told)
-        names = ("critic_loss", "actor_loss", "q_mean")
-        means = torch.stack(logs).view(-1, len(names)) / torch.tensor(counts).unsqueeze(1)
-        return dict(zip(names, means.mean(dim=0).tolist(), strict=True))
+        return self._shuffle.generator
 
     # -- state ---------------------------------------------------------------------------------------------
 

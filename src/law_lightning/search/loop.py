@@ -176,7 +176,7 @@ class SearchLoop:
         return law
 
     def _check_agreement(self, agents: list[str]) -> None:
-        """Each worker computes the update by itself, which gives the same bits where machines are alike."""
+        """Of one member each worker takes all passes itself, which gives the same bits where machines are alike."""
         other = [rank for rank, agent in enumerate(agents) if agent != agents[0]]
         if other:
             raise RuntimeError(

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from law_lightning.agent import ReplayBuffer
 from law_lightning.agent.replay import Transitions, single_transition
+from law_lightning.agent.study import Study
+from law_lightning.search.passes import saves, take_passes
 from law_lightning.search.workers import Workers
 from law_lightning.stages import TrainingPhase
 
@@ -21,7 +23,9 @@ class SharedBuffer(ReplayBuffer):
 
     The mean of N_a workers' gradients (Equations 10 and 13), each of B transitions, is the gradient of N_a B
     transitions. The strategy is so small that a gradient takes longer to send than to compute, at every batch. So
-    workers send the transition of a stage, a few numbers, and each computes that mean by itself, bit for bit the same.
+    workers send the transition of a stage, a few numbers, and the mean is computed in one place: of one member in every
+    worker, bit for bit the same; of several members each worker takes a share of the passes
+    (:mod:`law_lightning.search.passes`), and all hear of the outcome at the end of the update.
 
     Nobody waits for a stage's transitions: they travel while the next stage trains, and arrive at its end. So an update
     learns from all stages of all workers but the one just ended.
@@ -73,6 +77,13 @@ class SharedBuffer(ReplayBuffer):
             self.lanes[rank] = self._newest(Transitions(*map(torch.cat, zip(self.lanes[rank], new, strict=True))))
         self._arriving = None
         self._join()
+
+    def take_passes(self, studies: Sequence[Study], passes: int) -> None:
+        """Share the passes out; where that saves none, all workers take all of them and need not wait."""
+        if saves(len(studies), passes, self.workers):
+            take_passes(studies, passes, self._group)
+        else:
+            super().take_passes(studies, passes)
 
     def _exchange(self, mine: Tensor) -> None:
         message = torch.zeros(1 + _empty(self._width).shape[1], dtype=torch.float64)

@@ -56,6 +56,18 @@ class Workers:
         """What each worker has, by rank: tensors and plain Python."""
         return [mine]
 
+    def broadcast(self, mine: Tensor, source: int) -> Callable[[], Tensor]:
+        """Begin to share the tensor of one worker; what is returned waits for it. All have the same shape and type."""
+        return lambda: mine
+
+    def hand_over(self, mine: Tensor, to: int) -> Callable[[], None]:
+        """Begin to send a tensor to one worker; what is returned waits until it is gone."""
+        raise NotImplementedError
+
+    def take_over(self, like: Tensor, source: int) -> Tensor:
+        """Wait for a tensor that one worker hands over, of this shape and type."""
+        raise NotImplementedError
+
 
 class GlooWorkers(Workers):
     """Workers in processes of their own, over gloo.
@@ -79,14 +91,43 @@ class GlooWorkers(Workers):
         """See :class:`Workers`."""
         everyones = [torch.empty_like(mine) for _ in range(self.size)]
         with _noticing_loss(self):
-            work = self._group.allgather([everyones], [mine])
+            wait = self._waiting(self._group.allgather([everyones], [mine]))
 
         def arrived() -> list[Tensor]:
-            with _noticing_loss(self):
-                work.wait()
+            wait()
             return everyones
 
         return arrived
+
+    def broadcast(self, mine: Tensor, source: int) -> Callable[[], Tensor]:
+        """See :class:`Workers`."""
+        with _noticing_loss(self):
+            wait = self._waiting(self._group.broadcast(mine, source))
+
+        def arrived() -> Tensor:
+            wait()
+            return mine
+
+        return arrived
+
+    def hand_over(self, mine: Tensor, to: int) -> Callable[[], None]:
+        """See :class:`Workers`."""
+        with _noticing_loss(self):
+            return self._waiting(self._group.send([mine], to, 0))
+
+    def take_over(self, like: Tensor, source: int) -> Tensor:
+        """See :class:`Workers`."""
+        theirs = torch.empty_like(like)
+        with _noticing_loss(self):
+            self._waiting(self._group.recv([theirs], source, 0))()
+        return theirs
+
+    def _waiting(self, work: Any) -> Callable[[], None]:
+        def wait() -> None:
+            with _noticing_loss(self):
+                work.wait()
+
+        return wait
 
     def gather(self, mine: Any) -> list[Any]:
         """See :class:`Workers`."""

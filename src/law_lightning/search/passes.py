@@ -1,0 +1,76 @@
+"""A full data update shared out among workers: each takes some members' passes, and all hold the same afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from law_lightning.agent.study import Study
+from law_lightning.search.workers import Workers
+
+
+class Part(NamedTuple):
+    """Passes of one member that one worker takes in a row."""
+
+    member: int
+    first: int
+    last: int  # the first pass that is not in it
+
+
+def wrap_around(members: int, passes: int, workers: int) -> list[list[Part]]:
+    r"""Who takes which passes, each worker's in their order (McNaughton's rule, Management Science 6, 1959).
+
+    The passes of a member follow one another; those of different members do not matter to each other. So all are done
+    after :math:`\max(E, \lceil M E / N_a \rceil)` passes: laid out in a line, member by member, and cut into pieces of
+    that length, one for each worker. Of a member that is cut, the worker of the second piece begins, as it has those
+    passes first, and that of the first piece, which has them last, goes on.
+
+    Args:
+        members: M.
+        passes: E, of each member.
+        workers: N_a.
+
+    Returns:
+        The parts of each worker.
+    """
+    length = max(passes, -(-members * passes // workers))
+    shares: list[list[Part]] = [[] for _ in range(workers)]
+    for member in range(members):
+        begin, end = member * passes, (member + 1) * passes
+        worker = begin // length
+        cut = min(end, (worker + 1) * length)
+        later = end - cut  # passes that lie in the next worker's piece
+        shares[worker].append(Part(member, later, passes))
+        if later:
+            shares[worker + 1].append(Part(member, 0, later))
+    return shares
+
+
+def saves(members: int, passes: int, workers: int) -> bool:
+    """Whether anyone has less to do than all members' passes."""
+    return max(passes, -(-members * passes // workers)) < members * passes
+
+
+def take_passes(studies: Sequence[Study], passes: int, workers: Workers) -> None:
+    """Take one's own share of the passes, and hear of the others'; all workers call this at once.
+
+    Args:
+        studies: of all members, alike in all workers.
+        passes: of each.
+        workers: the group.
+    """
+    shares = wrap_around(len(studies), passes, workers.size)
+    sent = []
+    for member, first, last in shares[workers.rank]:
+        study = studies[member]
+        if first > 0:
+            study.take(workers.take_over(study.numbers(), workers.rank + 1))
+        study.run(first, last)
+        if last < passes:
+            sent.append(workers.hand_over(study.numbers(), workers.rank - 1))
+    ends = {part.member: rank for rank, share in enumerate(shares) for part in share if part.last == passes}
+    arriving = [workers.broadcast(study.numbers(), ends[member]) for member, study in enumerate(studies)]
+    for study, arrived in zip(studies, arriving, strict=True):
+        study.take(arrived())
+    for wait in sent:
+        wait()

@@ -1,0 +1,129 @@
+"""Members' passes shared out among workers: the plan, and that it changes nothing but who does what."""
+
+import queue
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_shared import WIDTH, Threads, together
+
+from law_lightning import ReplayBuffer
+from law_lightning.search.passes import saves, wrap_around
+from law_lightning.search.shared import SharedBuffer
+from naive_ddpg import FAST, PAPER, filled, make, same
+
+
+@given(members=st.integers(1, 12), passes=st.integers(1, 20), workers=st.integers(1, 70))
+def test_every_pass_is_taken_once_and_in_order(members, passes, workers):
+    shares = wrap_around(members, passes, workers)
+    length = max(passes, -(-members * passes // workers))  # no plan is shorter
+    times = {}
+    for share in shares:
+        assert sum(last - first for _, first, last in share) <= length
+        ends_with_the_rest = bool(share) and share[-1].first > 0
+        clock = 0
+        for part in share:
+            if part is share[-1] and ends_with_the_rest:  # it may wait: it is the worker's last
+                clock = length - (part.last - part.first)
+            for number in range(part.first, part.last):
+                assert (part.member, number) not in times
+                times[part.member, number] = clock
+                clock += 1
+    assert len(times) == members * passes
+    for member in range(members):
+        begun = [times[member, number] for number in range(passes)]
+        assert begun == sorted(set(begun))  # one after the other, never two at once
+    assert saves(members, passes, workers) == (max(map(len, shares)) < members or workers > 1 < members)
+
+
+def test_two_workers_and_three_members():
+    assert wrap_around(3, 2, 2) == [[(0, 0, 2), (1, 1, 2)], [(1, 0, 1), (2, 0, 2)]]
+
+
+class Posts(Threads):
+    """Workers in threads that also send to one another."""
+
+    def __init__(self, rank, brought, barrier, posts):
+        super().__init__(rank, brought, barrier)
+        self.posts, self.number = posts, 0
+
+    def _post(self, *key):
+        return self.posts.setdefault(key, queue.Queue())
+
+    def hand_over(self, mine, to):
+        self._post("p2p", self.rank, to).put(mine.clone())
+        return lambda: None
+
+    def take_over(self, like, source):
+        return self._post("p2p", source, self.rank).get(timeout=20)
+
+    def broadcast(self, mine, source):
+        self.number += 1
+        if self.rank == source:
+            for rank in range(self.size):
+                self._post("all", self.number, rank).put(mine.clone())
+        return lambda key=("all", self.number, self.rank): self._post(*key).get(timeout=20)
+
+
+class Unshared(SharedBuffer):
+    """One worker takes all passes over all workers' transitions."""
+
+    take_passes = ReplayBuffer.take_passes
+
+
+@pytest.mark.parametrize("options", [FAST, PAPER, FAST | {"target_rate": 0.1}])
+@pytest.mark.parametrize(("members", "workers"), [(3, 2), (2, 2), (3, 5), (5, 2), (4, 3)])
+def test_it_is_the_same_as_taking_all_passes(options, members, workers):
+    """Bit for bit, over several updates, and in every worker."""
+    agents = [make(**options, members=members) for _ in range(workers + 1)]
+    posts, taken = {}, []
+
+    def work(group):
+        agent, logs = agents[group.rank], []
+        group = Posts(group.rank, group.brought, group.barrier, posts)
+        run = type(agent)._update
+
+        def counted(self, *args):
+            taken.append(group.rank)
+            return run(self, *args)
+
+        for number in range(3):
+            lanes = [filled(8 + number, seed=rank) for rank in range(workers)]
+            buffer = SharedBuffer(group, WIDTH, lanes)
+            for each in (agent, *agent.others):
+                each._update = counted.__get__(each)
+            logs.append(agent.full_data_update(buffer))
+        return logs
+
+    found = together(workers, work)
+    alone, expected = agents[-1], []
+    for number in range(3):
+        lanes = [filled(8 + number, seed=rank) for rank in range(workers)]
+        expected.append(alone.full_data_update(Unshared(Threads(0, [None] * workers, None), WIDTH, lanes)))
+    for logs, agent in zip(found, agents, strict=False):
+        assert same(agent.full_state(), alone.full_state())
+        assert logs == [pytest.approx(each) for each in expected]
+    assert all(logs == found[0] for logs in found)
+    shares = [taken.count(rank) for rank in range(workers)]
+    most = max(sum(last - first for _, first, last in share) for share in wrap_around(members, 3 * workers, workers))
+    assert max(shares) / sum(shares) == pytest.approx(most / (members * 3 * workers))
+
+
+def test_one_member_needs_no_message():
+    agent = make(members=1)
+    buffer = SharedBuffer(Threads(0, [None, None], None), WIDTH, [filled(9), filled(9, seed=1)])
+    assert not saves(1, 6, 2)
+    agent.full_data_update(buffer)  # nobody answers
+
+
+def test_a_member_that_never_learned_is_sent_too():
+    """Its optimizer remembers nothing yet."""
+    sender, receiver = make(members=2), make(members=2, seed=0)
+    numbers = sender.learner().numbers()
+    receiver.learner().take(numbers)
+    assert torch.equal(receiver.learner().numbers(), numbers)
+    buffer = filled(9)
+    sender.full_data_update(buffer)
+    receiver.full_data_update(buffer)
+    assert same(sender.full_state(), receiver.full_state())
