@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from law_lightning import L2RWCallback, MetaWeightNetCallback
 from law_lightning.layers import LayerCapture, LayerOutputs
 from law_lightning.tangents import linear
-from zoo import TRAINERS, Base, BatchNormCNN, DropoutMLP, assert_identical, fit
+from zoo import CLASSES, TRAINERS, Base, BatchNormCNN, DropoutMLP, assert_identical, fit, loaders
 
 LAYERS = {
     "linear": (F.linear, (4, 6), (5, 6), ()),
@@ -186,6 +186,63 @@ def test_a_training_is_the_same_with_and_without_the_memory(monkeypatch, method,
     assert given >= len(counted.given) / 3
     monkeypatch.setattr(LayerOutputs, "take", lambda *args: None)
     assert_identical(with_memory, fit(module, [method()], **TRAINERS[trainer]).state_dict())
+
+
+class InPlace(Base):
+    """Takes a margin off the right logits once their first loss is known."""
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        loss = F.cross_entropy(logits, batch[1])
+        logits[torch.arange(len(logits)), batch[1]] -= 1.0
+        return loss + F.cross_entropy(logits, batch[1])
+
+
+class Transposed(Base):
+    """One square weight, used both ways round: address and shape are the same."""
+
+    def make_net(self):
+        return nn.Linear(36, 36)
+
+    def training_step(self, batch, batch_idx):
+        x, weight = batch[0].flatten(1), self.net.weight
+        there, back = F.linear(x, weight.t()), F.linear(x, weight)
+        return F.cross_entropy(there + back.sin(), batch[1])
+
+
+class TwoPrecisions(Base):
+    """The same layer on the same input without autocast and without gradient first, as of a teacher."""
+
+    def make_net(self):
+        return nn.Linear(36, CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0].flatten(1)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            soft = self.net(x).softmax(1)
+        return F.cross_entropy(self.net(x) - soft, batch[1])
+
+
+class OddOffset(Base):
+    """A part of the batch that does not begin at a multiple of eight bytes, of as many numbers as fill them."""
+
+    def make_net(self):
+        return nn.Linear(35, CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        whole = batch[0].flatten(1)[:, :35].contiguous()
+        even = len(whole) - 1 - (len(whole) - 1) % 2
+        return F.cross_entropy(self.net(whole[1 : 1 + even]), batch[1][1 : 1 + even])
+
+
+@pytest.mark.parametrize("method", [L2RWCallback, MetaWeightNetCallback])
+@pytest.mark.parametrize("module", [InPlace, Transposed, TwoPrecisions, OddOffset])
+def test_whatever_a_step_does_with_its_layers(monkeypatch, module, method):
+    options = {"limit_val_batches": 0, "precision": "bf16-mixed" if module is TwoPrecisions else None}
+    clean = loaders()[1]
+    remembered = fit(module, [method(clean)], **options).state_dict()
+    monkeypatch.setattr(LayerOutputs, "take", lambda *args: None)
+    assert_identical(remembered, fit(module, [method(clean)], **options).state_dict())
 
 
 class VmappedSamples(Base):

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from law_lightning import WeightingCallback
+from law_lightning import CoTeachingCallback, LAWCallback, StrategyAgent, WeightingCallback
 from methods import METHODS
 from test_promises import assert_same
 from zoo import (
@@ -133,11 +133,46 @@ def test_a_fit_that_goes_on_from_the_end_of_another_has_its_results(name, tmp_pa
     module = fit(AdamCosine, [again], ckpt_path=tmp_path / "end.ckpt")
     assert_identical(module.state_dict(), trainer.lightning_module.state_dict())
     assert again.history == first.history
+    assert (again.phase, again.in_warmup) == (first.phase, first.in_warmup)
+    assert_same(again.process_state().get("weighting"), first.process_state().get("weighting"))
+    third = METHODS[name]()
+    once_more = make_trainer([again])
+    once_more.fit(AdamCosine(), *loaders(), ckpt_path=tmp_path / "end.ckpt")
+    once_more.save_checkpoint(tmp_path / "again.ckpt")
+    fit(AdamCosine, [third], ckpt_path=tmp_path / "again.ckpt")
+    assert third.history == first.history
     if name == "law_search":
         assert_same(again.agent.full_state(), first.agent.full_state())
         assert_same(again.buffer.state_dict(), first.buffer.state_dict())
     if name == "meta_weight_net":
         assert_identical(again.weight_net.state_dict(), first.weight_net.state_dict())
+
+
+@pytest.mark.parametrize(("name", "late"), [("law", False), ("law", True), ("co_teaching", True)])
+def test_a_fit_that_had_not_chosen_chooses_or_says_so(name, late, tmp_path, recwarn, monkeypatch):
+    """The last checkpoint of an epoch is written before the better network is put into the module."""
+    make = {
+        "law": lambda: LAWCallback(agent(), keep="best"),
+        "co_teaching": lambda: CoTeachingCallback(0.3, keep="best"),
+    }
+    monkeypatch.setattr(
+        "law_lightning.evaluation.Evaluator.__call__", lambda self, modules, limit=None: [0.2, 0.7][: len(modules)]
+    )
+    first, saving = make[name](), ModelCheckpoint(tmp_path, "last", save_on_train_epoch_end=True)
+    expected = fit(AdamCosine, [first, saving]).state_dict()
+    if name == "law" and late:  # of another step than the last
+        content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        (state,) = [value for key, value in content["callbacks"].items() if key.startswith("LAW")]
+        state["accuracies"][0] -= 1
+        torch.save(content, tmp_path / "last.ckpt")
+    module = fit(AdamCosine, [make[name]()], ckpt_path=tmp_path / "last.ckpt")
+    same = all(torch.equal(value, expected[key]) for key, value in module.state_dict().items())
+    told = any("before the fit had chosen between its two networks" in str(w.message) for w in recwarn)
+    assert (same, told) == (not late, late)
+
+
+def agent():
+    return StrategyAgent(warmup_stages=1, num_stages=5)
 
 
 class EndingEarly(L.Callback):

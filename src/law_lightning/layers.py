@@ -41,7 +41,7 @@ class _Call:
     input: _Seen
     weight: _Seen
     bias: _Seen | None
-    options: tuple[Any, ...]
+    options: tuple[Any, ...]  # and the precision it was called in
     output: _Seen
 
 
@@ -63,38 +63,60 @@ class LayerOutputs:
         if kwargs or not (bias is None or isinstance(bias, Tensor)):
             return
         x, weight = args[:2]
-        call = _Call(_Seen(x), _Seen(weight), None if bias is None else _Seen(bias), tuple(options), _Seen(output))
+        seen = None if bias is None else _Seen(bias)
+        call = _Call(_Seen(x), _Seen(weight), seen, (*options, *_precision(x)), _Seen(output))
         self._calls.setdefault((func, weight.data_ptr()), deque()).append(call)
 
     def take(
         self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
     ) -> Tensor | None:
-        """The output of the next call with this weight, detached; None if it was another, or is gone."""
+        """A copy of the output of the next call with this weight; None if it was another, or is gone."""
         calls = self._calls.get((func, weight.data_ptr()))
         if not calls:
             return None
-        call = calls.popleft()
+        call = calls[0]
         output, before = call.output.get(), call.input.get()
-        if output is None or before is None or call.options != options or not _is(call.weight, weight):
+        if output is None or before is None:
+            calls.popleft()
+            return None
+        if call.options != (*options, *_precision(x)) or not _is(call.weight, weight):
             return None
         if (call.bias is None) != (bias is None) or not (call.bias is None or bias is None or _is(call.bias, bias)):
             return None
-        return output.detach() if _same_bits(before, x) else None
+        if not _same_bits(before, x):
+            return None
+        calls.popleft()
+        return output.detach().clone()  # what follows may write to it, and the step's own must stay
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     a, b = a.detach(), b.detach()
-    if a.is_contiguous() and b.is_contiguous() and a.nbytes % 8 == 0:  # eight bytes at once take half the time
+    if all(map(_in_eights, (a, b))):  # eight bytes at once take half the time
         a, b = a.flatten().view(torch.int64), b.flatten().view(torch.int64)
     return torch.equal(a, b)
 
 
 def _is(seen: _Seen, tensor: Tensor) -> bool:
-    """Whether a tensor is a view of the whole of what was seen."""
+    """Whether a tensor is a view of what was seen, number by number."""
     before = seen.get()
-    return before is not None and before.data_ptr() == tensor.data_ptr() and before.shape == tensor.shape
+    return (
+        before is not None
+        and before.data_ptr() == tensor.data_ptr()
+        and before.shape == tensor.shape
+        and before.stride() == tensor.stride()
+    )
+
+
+def _precision(x: Tensor) -> tuple[bool, torch.dtype]:
+    kind = x.device.type
+    return torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+
+
+def _in_eights(tensor: Tensor) -> bool:
+    begin = tensor.storage_offset() * tensor.element_size()
+    return bool(tensor.is_contiguous() and tensor.nbytes % 8 == 0 and begin % 8 == 0)
 
 
 class LayerCapture(LossCapture):

@@ -20,10 +20,23 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
+from law_lightning.callbacks.requeue import RequeueSignal
 from methods import METHODS
 from test_methods import REFUSED
 from test_promises import assert_same
-from zoo import MODULES, TRAINERS, AdamCosine, BatchNormCNN, Hooked, Mixup, OwnFunction, Plateau, fit, loaders
+from zoo import (
+    MODULES,
+    TRAINERS,
+    AdamCosine,
+    BatchNormCNN,
+    Hooked,
+    Mixup,
+    OwnFunction,
+    Plateau,
+    fit,
+    loaders,
+    make_trainer,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -237,11 +250,12 @@ def test_a_timer(method, place, moment, batch, every, tmp_path):
     assert_same(stopped("timed", method, place, TimeIsUp(batch), every, tmp_path), train(method, place))
 
 
-def requeued(method, place, stop, folder):
+def requeued(method, place, stop, folder, **options):
     """Signal a fit of SLURM's to be queued again, and let it go on: what it came to."""
-    assert in_a_child(functools.partial(train, default_root_dir=folder), method, place, [stop]) == -signal.SIGKILL
+    first = functools.partial(train, default_root_dir=folder, **options)
+    assert in_a_child(first, method, place, [stop]) == -signal.SIGKILL
     assert [path.name for path in folder.iterdir()] == ["hpc_ckpt_1.ckpt"]
-    return train(method, place, seed=12345, default_root_dir=folder)  # the Trainer finds the checkpoint
+    return train(method, place, seed=12345, default_root_dir=folder, **options)  # the Trainer finds the checkpoint
 
 
 @pytest.mark.parametrize(("method", "place", "moment", "batch", "every"), list(drawn("requeued")))
@@ -268,6 +282,43 @@ class Turned(torch.utils.data.Dataset):
     def __getitem__(self, index):
         x, y = self.data[index]
         return x + 0.1 * torch.randn_like(x), y
+
+
+class TurnedOnDevice(AdamCosine):
+    """Its batches are disturbed by the global random states when they have reached the device."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return [batch[0] + 0.1 * torch.randn_like(batch[0]), batch[1]] if self.trainer.training else batch
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 10])
+def test_queued_again_where_batches_are_augmented(batch, slurm):
+    stop = Stop("forward", batch, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    place = (TurnedOnDevice, "default")
+    assert_same(requeued("focal", place, stop, slurm), train("focal", place))
+
+
+@pytest.mark.parametrize(("moment", "batch"), [("on_train_batch_end", 5), ("forward", 6), ("forward", 7)])
+def test_queued_again_where_loaders_are_made_anew(moment, batch, slurm):
+    stop = Stop(moment, batch, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    method, place, options = "focal", (AdamCosine, "default"), {"reload_dataloaders_every_n_epochs": 1}
+    assert_same(requeued(method, place, stop, slurm, **options), train(method, place, **options))
+
+
+class FullDisk(TorchCheckpointIO):
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        run_out_of_space()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_no_handler(slurm):
+    """Lightning would not set its own in the next fit, so the next signal would be lost."""
+    signals = Stop("forward", 4, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    callback, module = METHODS["law_search"](), AdamCosine()
+    with pytest.raises(OSError, match="No space left"):
+        make_trainer([callback, signals], plugins=[FullDisk()], default_root_dir=slurm).fit(module, *loaders())
+    assert not isinstance(getattr(signal.getsignal(signal.SIGUSR1), "__self__", None), RequeueSignal)
+    assert "training_step" not in vars(module)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # Lightning's own is left by a fit that fails
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 10])

@@ -165,10 +165,10 @@ class CleanGradientCallback(WeightingCallback):
 
     # -- state ---------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().state_dict()
-        return state | {"clean_taken": self._batches.taken} if state and self._batches is not None else state
+        state = super().fit_state()
+        return state if self._batches is None else state | {"clean_taken": self._batches.taken}
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         refuse_ended(type(self).__name__, state)

@@ -248,9 +248,7 @@ class CoTeachingCallback(LockstepCallback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the network that validates better in the user's module (``keep="best"``)."""
         if self._evaluator is not None and self._second is not None:
-            first, second = self._evaluator([pl_module, self._second.module])
-            if second > first:
-                self._second.give_to(pl_module)
+            self.choose(pl_module, *self._evaluator([pl_module, self._second.module]))
         super().on_train_end(trainer, pl_module)
 
     def release(self) -> None:
@@ -276,10 +274,10 @@ class CoTeachingCallback(LockstepCallback):
         self._peer_statistics.load_state_dict(own["peer_statistics"], device)
         self._agreed = own["agreed"].to(device)
 
-    def state_dict(self) -> dict[str, Any]:
+    def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().state_dict()
-        return state | {self.second_key: self._second.state_dict()} if state and self._second is not None else state
+        state = super().fit_state()
+        return state if self._second is None else state | {self.second_key: self._second.state_dict()}
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         refuse_ended(type(self).__name__, state)

@@ -149,10 +149,10 @@ class LAWCallback(RewardCallback):
 
     # -- state ---------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().state_dict()
-        if not state or self.trace is not None:
+        state = super().fit_state()
+        if self.trace is not None:
             return state
         return state | {
             "mode": self.mode,
@@ -178,22 +178,22 @@ class LAWCallback(RewardCallback):
             )
         if self.mode == "search":
             refuse_ended(type(self).__name__, state)
+        self._load_agent(state)
+
+    def _load_agent(self, state: dict[str, Any]) -> None:
         if state["agent"]["hparams"] != dict(self.agent.hparams):
             raise MisconfigurationException(
                 "The checkpoint holds a strategy with other settings than the callback's agent: resume with an agent "
                 f"of the same ones, {state['agent']['hparams']}."
             )
-        self._load_agent(state)
-        theta = state["theta"]
-        if theta is not None and (theta.shape != (len(self.agent.features) + 1,) or not is_finite(theta)):
-            raise ValueError("its theta is not that of this strategy")
-        self.weighting.theta = theta
-
-    def _load_agent(self, state: dict[str, Any]) -> None:
         self.agent.load_full_state(state["agent"])
         self.buffer.load_state_dict(state["buffer"])
         if len(self.buffer):
             self.agent.check_fit(self.buffer.transitions())
+        theta = state["theta"]
+        if theta is not None and (theta.shape != (len(self.agent.features) + 1,) or not is_finite(theta)):
+            raise ValueError("its theta is not that of this strategy")
+        self.weighting.theta = theta
 
     def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         """Take over what a fit came to that has ended, the strategy too."""

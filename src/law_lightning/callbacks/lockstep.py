@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.duplicate import duplicate, release
@@ -21,6 +22,8 @@ class LockstepCallback(WeightingCallback):
     """
 
     second_key: str  #: of the second network's state in a checkpoint
+    keep: str  #: "best": which network is in the user's module is chosen when the fit ends
+    chosen = False  #: whether it was
     _second: Reference | TracedReference | None = None
     _record: StepRecord | None = None
     _released: L.LightningModule | None = None
@@ -40,6 +43,7 @@ class LockstepCallback(WeightingCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight."""
         self._released = self._record = None
+        self.chosen = False
         super().on_train_start(trainer, pl_module)
 
     # -- the lockstep --------------------------------------------------------------------------------------
@@ -98,6 +102,17 @@ class LockstepCallback(WeightingCallback):
             self._released = self._second.release()
         self._second = self._record = None
 
+    def fit_state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain Python."""
+        return super().fit_state() | {"chosen": self.chosen}
+
+    def choose(self, module: L.LightningModule, first: float, second: float) -> None:
+        """Leave the network that validates better in the user's module; the user's own where they are equal."""
+        assert isinstance(self._second, Reference)
+        if second > first:
+            self._second.give_to(module)
+        self.chosen = True
+
     def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         """Take over what a fit came to that has ended, the second network too."""
         super().load_results(trainer, module, state)
@@ -105,3 +120,12 @@ class LockstepCallback(WeightingCallback):
             twin = duplicate(trainer, module)
             copy_tensors(second["tensors"], tensors(twin))
             self._released = release(twin)
+            if self.keep == "best" and not state.get("chosen", state.get("ended")):
+                self.choose_late(trainer, module, state)
+
+    def choose_late(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """The fit has ended, but its last checkpoint was written before it chose between its networks."""
+        rank_zero_warn(
+            "The checkpoint was written before the fit had chosen between its two networks, so the first is in the "
+            f"module, whichever validates better; the other is {type(self).__name__}.{self.second_key}."
+        )

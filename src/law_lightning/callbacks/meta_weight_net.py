@@ -153,13 +153,10 @@ class MetaWeightNetCallback(CleanGradientCallback):
         self._options = []
         self.weight_net.cpu()
 
-    def state_dict(self) -> dict[str, Any]:
+    def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().state_dict()
-        if not state:
-            return state
         net = {name: tensor.cpu().clone() for name, tensor in self.weight_net.state_dict().items()}
-        return state | {"weight_net": net, "weight_net_optimizer": self.optimizer.state_dict()}
+        return super().fit_state() | {"weight_net": net, "weight_net_optimizer": self.optimizer.state_dict()}
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         super()._resume(trainer, module, state)

@@ -32,6 +32,7 @@ class DataOrder:
         self._before_batch: dict[str, Any] | None = None
         self._resumed_at: dict[str, Any] | None = None
         self._drawn_at: int | None = None
+        self._drawn_from: tuple[Any, dict[str, Any]] | None = None  # the loaders when resumed, and the states after
         self._iterator_made = False
 
     def note_batch(self, wanted: bool) -> None:
@@ -58,7 +59,11 @@ class DataOrder:
         if self._drawn_at is None or self._drawn_at != trainer.fit_loop.epoch_loop.total_batch_idx:
             self._epoch_start = random_states()
         elif not (trainer.fit_loop.is_resuming or trainer.fit_loop.epoch_loop.restarting):
-            set_random_states(self._epoch_start)  # drawn when the fit was resumed, the Trainer draws once more
+            # Drawn when the fit was resumed, the Trainer draws once more; for the second time if it has new loaders.
+            loaders, after = self._drawn_from or (None, self._epoch_start)
+            if loaders is not trainer.fit_loop._combined_loader:
+                self._epoch_start = after
+            set_random_states(self._epoch_start)
         self._drawn_at = None
         self._iterator_made = False
 
@@ -100,6 +105,7 @@ class DataOrder:
             set_random_states(self._epoch_start)
         if not within:
             self._drawn_at = fit_loop.epoch_loop.total_batch_idx
+            self._drawn_from = fit_loop._combined_loader, random_states()
             return
         for _ in range(seen):
             next(fetcher)
@@ -107,16 +113,16 @@ class DataOrder:
         if begun and fetcher.iterator is not None and not getattr(fetcher, "batches", []):
             if seen > 0 and state.get("before_batch") is not None:
                 set_portable_states(state["before_batch"])
-            # Drawn here, or the Trainer would draw it from later random states.
-            fetcher.iterator = _with_first(next(fetcher.iterator), fetcher.iterator)
+            fetcher.iterator = _drawn_from(random_states(), fetcher.iterator)
             self._resumed_at = state["now"]
         set_portable_states(state["now"])
 
 
-def _with_first(batch: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield batch
-    while True:  # iter(rest) would begin the loaders anew
+def _drawn_from(states: dict[str, Any], batches: Iterator[Any]) -> Iterator[Any]:
+    """Further batches, the first of which is drawn from these states, wherever the Trainer has gone meanwhile."""
+    set_random_states(states)
+    while True:  # iter(batches) would begin the loaders anew
         try:
-            yield next(rest)
+            yield next(batches)
         except StopIteration:
             return

@@ -44,6 +44,12 @@ class RequeueSignal:
         else:
             self._handler(number, frame)
 
+    def agree(self, trainer: L.Trainer) -> bool:
+        """Whether it has come, to any of the processes: a checkpoint is written by all together, at the same step."""
+        if self._signal is not None and trainer.world_size > 1:
+            self.pending = bool(trainer.strategy.reduce_boolean_decision(self.pending, all=False))
+        return self.pending
+
     def hold(self) -> None:
         """Keep the signal for later."""
         self._held = True
@@ -60,8 +66,12 @@ class RequeueSignal:
             self._handler(self._signal, None)
 
     def detach(self) -> None:
-        """Put Lightning's handler back."""
+        """Put Lightning's handler back. Where something else has come before this one, pass the signal on."""
+        self._held = self.pending = False
         if self._signal is not None and signal.getsignal(self._signal) == self._receive:
             signal.signal(self._signal, self._handler)
-        self._signal = self._handler = None
-        self.pending = False
+            self._signal = self._handler = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in another process say, has no signal to wait for."""
+        return {"_held": False, "pending": False, "_signal": None, "_handler": None}

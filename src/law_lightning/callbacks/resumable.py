@@ -29,6 +29,7 @@ class ResumableCallback(L.Callback):
         self._requeue: RequeueSignal | None = None
         self._step_begun: int | None = None  # the optimizer's steps before the last training_step
         self._loaded: dict[str, Any] | None = None
+        self._results: dict[str, Any] | None = None
 
     # -- what a subclass adds ------------------------------------------------------------------------------
 
@@ -63,7 +64,9 @@ class ResumableCallback(L.Callback):
         # A checkpoint is restored after this, also for a test or a validation, which must not leak into a later fit.
         self._fitting, self._loaded = stage == "fit", None
         if self._fitting:
-            self._began = False
+            self._began, self._results = False, None
+            if self._requeue is not None:  # of a fit that could not end
+                self._requeue.detach()
             self.release()  # what a fit that failed has kept
             self._order = DataOrder()
 
@@ -120,7 +123,9 @@ class ResumableCallback(L.Callback):
         """All callbacks are done with the last step: here a checkpoint is one to go on from."""
         assert self._order is not None
         self._order.begin_batch()
-        if self._requeue is not None and not self.in_step(trainer) and (self._order.knows_batch or batch_idx == 0):
+        if self._requeue is None or self.in_step(trainer):
+            return
+        if self._order.knows_batch or (batch_idx == 0 and trainer.world_size == 1):
             self._requeue.deliver()
 
     def on_train_batch_end(
@@ -128,7 +133,7 @@ class ResumableCallback(L.Callback):
     ) -> None:
         """The next batch is drawn after this."""
         if self._order is not None and self._requeue is not None:
-            self._order.note_batch(self._requeue.pending)
+            self._order.note_batch(self._requeue.agree(trainer))
 
     def in_step(self, trainer: L.Trainer) -> bool:
         """Whether a step has begun, or gradients are being accumulated for one."""
@@ -136,7 +141,8 @@ class ResumableCallback(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation may take long, and a checkpoint is one to go on from all the while."""
-        if self._requeue is not None and not self.in_step(trainer) and not self.is_over(trainer):
+        alone = trainer.world_size == 1  # several processes validate at their own pace
+        if self._requeue is not None and alone and not self.in_step(trainer) and not self.is_over(trainer):
             self._requeue.release()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -154,14 +160,17 @@ class ResumableCallback(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Called by a subclass when its own work is done: from here on a checkpoint holds what the fit came to."""
-        if self._requeue is not None:
+        if self._requeue is not None and trainer.world_size == 1:
             self._requeue.release()
+        elif self._requeue is not None and self._requeue.agree(trainer):
+            self._requeue.deliver()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A fit that had no step to take, for it went on from the end of another, has that one's results."""
         if self._loaded is not None and not self._began:
             with self._naming_damage():
                 self.load_results(trainer, pl_module, self._loaded)
+            self._results = self._loaded
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the module as it was."""
@@ -171,16 +180,22 @@ class ResumableCallback(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was; the state stays whole for a checkpoint that is written after this."""
-        if self._requeue is not None:  # the job was to be queued again, and is about to end
-            self._requeue.release()
-        self.restore(pl_module)
+        try:
+            if self._requeue is not None and trainer.world_size == 1:  # several processes need not all have failed
+                self._requeue.release()
+        finally:
+            self.restore(pl_module)
 
     # -- state ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on: tensors and plain Python; empty before a fit begins."""
-        if not self._began or self._order is None:
-            return {}
+        """:meth:`fit_state`, also after the fit; empty before it begins."""
+        if self._results is not None:  # there was no step to take
+            return dict(self._results)
+        return self.fit_state() if self._began else {}
+
+    def fit_state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain Python."""
         return {
             "format": STATE_FORMAT,
             "ended": not self._fitting,

@@ -39,7 +39,7 @@ def refuse_ended(name: str, state: dict[str, Any]) -> None:
         name: of the callback.
         state: what the checkpoint holds of it.
     """
-    if state.get("ended") and state["stage"] < state["num_stages"]:
+    if (state.get("ended") or state.get("chosen")) and state["stage"] < state["num_stages"]:
         raise MisconfigurationException(
             f"The checkpoint was written after its fit had ended early, when {name} no longer had all that it needs to "
             "go on: resume from one that was written during the fit, as by ModelCheckpoint."

@@ -17,7 +17,7 @@ from law_lightning.callbacks.staged import Record
 from law_lightning.capture import LossCapture
 from law_lightning.evaluation import Evaluator
 from law_lightning.randomness import random_states
-from law_lightning.reference import Reference, StepRecord
+from law_lightning.reference import Reference, StepRecord, copy_tensors, tensors
 from law_lightning.trace import ReferenceTrace, TracedReference, fork_digest
 from law_lightning.weighting.base import Weighting
 
@@ -193,9 +193,7 @@ class RewardCallback(LockstepCallback):
             return
         if self._last_accuracies is None or self._last_accuracies[0] != trainer.global_step:
             self._last_accuracies = (trainer.global_step, *self._accuracies(pl_module))
-        _, target, reference = self._last_accuracies
-        if reference > target:
-            self._second.give_to(pl_module)
+        self.choose(pl_module, *self._last_accuracies[1:])
 
     def release(self) -> None:
         """Take the reference off the Trainer; a plain module remains."""
@@ -204,15 +202,23 @@ class RewardCallback(LockstepCallback):
 
     # -- state ---------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().state_dict()
-        if not state or self.trace is not None:  # see _resume_traced
+        state = super().fit_state()
+        if self.trace is not None:  # see _resume_traced
             return state
         return state | {
             self.second_key: None if self._second is None else self._second.state_dict(),
             "accuracies": None if self._last_accuracies is None else list(self._last_accuracies),
         }
+
+    def choose_late(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        """By the accuracies at the last stage's end, if that was the last step."""
+        step, target, reference = state["accuracies"] or (None, 0.0, 0.0)
+        if step != trainer.global_step:
+            super().choose_late(trainer, module, state)
+        elif reference > target:
+            copy_tensors(state[self.second_key]["tensors"], tensors(module))
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         if self.trace is not None:

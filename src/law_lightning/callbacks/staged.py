@@ -123,8 +123,8 @@ class StagedCallback(ResumableCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages."""
-        super().on_train_start(trainer, pl_module)
         self.schedule = schedule_of(trainer, self.num_stages, self.warmup_stages)
+        super().on_train_start(trainer, pl_module)
         self.history = []
         self._stage, self._loss_smooth, self._acc_smooth = 0, None, None
         self._statistics, self._told = StageStatistics(), False
@@ -221,12 +221,10 @@ class StagedCallback(ResumableCallback):
         """Go on where :meth:`process_state` was taken on this process."""
         self._statistics.load_state_dict(own["statistics"], trainer.strategy.root_device)
 
-    def state_dict(self) -> dict[str, Any]:
+    def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().state_dict()
-        if not state or self.schedule is None:
-            return {}
-        return state | {
+        assert self.schedule is not None
+        return super().fit_state() | {
             "total_steps": self.schedule.total_steps,
             "num_stages": self.num_stages,
             "stage": self._stage,
@@ -237,23 +235,25 @@ class StagedCallback(ResumableCallback):
 
     def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         """Take over what a fit came to that has ended."""
-        check_stages(state)
-        self.history = [dict(record) for record in state["history"]]
+        self._load_stages(state)
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         assert self.schedule is not None
         refuse_other_run(trainer, self.schedule, state)
-        check_stages(state)
         tell_of_half_step(state)
+        self._load_stages(state)
+        self.load_process_state(trainer, state["processes"][trainer.global_rank])
+        self._plateau_is_due = catch_up(trainer, module, state.get("monitored", {}))
+        if self.history:  # callbacks that monitor the last stage's metrics go on seeing them
+            _show(trainer, self.scalars(self.history[-1]))
+
+    def _load_stages(self, state: dict[str, Any]) -> None:
+        check_stages(state)
         smooth = (state["loss_smooth"], state["acc_smooth"])
         self._stage = state["stage"]
         self._loss_smooth, self._acc_smooth = (None if value is None else float(value) for value in smooth)
         self._stage_phase = self.phase
         self.history = [dict(record) for record in state["history"]]
-        self.load_process_state(trainer, state["processes"][trainer.global_rank])
-        self._plateau_is_due = catch_up(trainer, module, state.get("monitored", {}))
-        if self.history:  # callbacks that monitor the last stage's metrics go on seeing them
-            _show(trainer, self.scalars(self.history[-1]))
 
 
 def _show(trainer: L.Trainer, scalars: dict[str, float]) -> None:
