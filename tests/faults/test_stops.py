@@ -10,6 +10,9 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +23,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
+from hostile import LONG
 from law_lightning.callbacks.requeue import RequeueSignal
 from methods import METHODS
 from test_methods import REFUSED
@@ -40,7 +44,7 @@ from zoo import (
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EACH = 25 if os.environ.get("LAW_FAULTS") == "long" else 6
+EACH = 25 if LONG else 6
 MOMENTS = [
     "forward",
     "on_train_batch_start",
@@ -329,3 +333,46 @@ def test_queued_again_where_data_are_augmented(batch, slurm, monkeypatch):
     stop = Stop("forward", batch, functools.partial(signal.raise_signal, signal.SIGUSR1))
     place = (AdamCosine, "default")
     assert_same(requeued("law_search", place, stop, slurm), train("law_search", place))
+
+
+def in_two_processes(folder, name, signalled):
+    """Run a job of two processes to its end; the second is signalled within its eighth step, or none is."""
+    (folder / "bin").mkdir(parents=True, exist_ok=True)
+    program = folder / "bin" / "scontrol"
+    program.write_text("#!/bin/sh\nexit 0\n")  # SLURM takes its time: the job goes on meanwhile
+    program.chmod(0o755)
+    job = (
+        os.environ
+        | SLURM
+        | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
+    )
+    job["PATH"] = f"{program.parent}:{os.environ['PATH']}"
+    command = [sys.executable, str(Path(__file__).with_name("requeue_run.py")), str(folder), name]
+    running = [
+        subprocess.Popen(
+            [*command, str(8 if signalled and rank == 1 else 0)],
+            env=job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    return [torch.load(folder / f"{name}_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def free_port():
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        return place.getsockname()[1]
+
+
+@pytest.mark.skipif(not LONG, reason="trains twice on two processes")
+def test_two_processes_are_queued_again_at_one_step(tmp_path):
+    """The signal reaches one of them alone; without an agreement each would wait for the other elsewhere."""
+    whole = in_two_processes(tmp_path, "whole", signalled=True)
+    (checkpoint,) = tmp_path.glob("hpc_ckpt_*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 8
+    resumed = in_two_processes(tmp_path, "resumed", signalled=False)
+    for one, other in zip(resumed, whole, strict=True):
+        assert_same(one, other)
