@@ -139,6 +139,8 @@ def faults(session: nox.Session) -> None:
     """Run the long version of the tests against faults. Arguments go to pytest."""
     paths = session.posargs or [
         "tests/faults",
+        "tests/search/test_parallel_search.py",
+        "tests/test_ddp.py",
         "tests/test_experiments.py",
         "tests/test_matrix.py",
         "tests/test_methods.py",

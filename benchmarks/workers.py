@@ -2,40 +2,40 @@
 
     nox -s workers
 
-2 cores of an x86-64 server CPU with nothing beside it; torch 2.15.0, lightning 2.6.6; options --episodes 120
---rounds 2; medians of 2 rounds [min, max]:
+2 cores of an x86-64 server CPU, torch 2.15.0, lightning 2.6.6, the default agent of three members; 2026-11-25; options
+--episodes 120 --rounds 1:
 
                         episodes a minute       of 2 searches         start-up in s
-1 worker                56.4 [55.7, 57.2]       0.50 [0.49, 0.51]     4.6 [4.0, 5.2]
-2 searches of 1 worker  112.9 [108.5, 117.3]    1.00 [1.00, 1.00]     4.6 [4.3, 4.8]
-2 workers               101.3 [98.9, 103.7]     0.90 [0.88, 0.91]     9.0 [8.7, 9.3]
+1 worker                35.0                    0.48                  4.1
+2 searches of 1 worker  73.2                    1.00                  5.4
+2 workers               74.2                    1.01                  12.6
 
-the mean gradient (18848 + 9520 numbers) of N workers, ms
+the mean gradient (9424 + 9520 numbers) of N workers, ms (options --rounds 1; stopped after 16 workers)
          once a stage:         at every batch:       instead of both, at every batch:
 workers  share a transition    steps on N x 128      send the gradients
-      1  0.10 [0.08, 0.11]     0.97 [0.97, 0.98]     0.18 [0.15, 0.21]
-      2  0.61 [0.52, 0.71]     1.31 [1.31, 1.31]     3.58 [3.48, 3.69]
-      4  3.58 [3.47, 3.68]     2.00 [1.99, 2.00]     11.02 [10.64, 11.41]
-      8  11.63 [11.50, 11.75]  3.37 [3.36, 3.39]     42.17 [41.52, 42.83]
-     16  37.78 [35.55, 40.02]  6.05 [6.04, 6.06]     123.75 [121.89, 125.61]
-     32  90.54 [90.49, 90.60]  13.61 [13.51, 13.72]  288.43 [287.32, 289.55]
-     64  193.76 [193.35, 194.16]24.79 [24.73, 24.84]  690.45 [686.07, 694.83]
+      1  0.12                  2.95                  0.18
+      2  0.60                  3.75                  1.36
+      4  3.84                  5.23                  10.43
+      8  12.79                 7.93                  42.29
+     16  37.96                 14.67                 124.48
 
-So two workers give 1.80 times the episodes of one (1.78 and 1.81 in the two rounds), and 0.90 of what two searches that
-know nothing of each other would. What is lost: updates of twice the batch, and about 1.1 s while the workers' processes
-end. Nobody waits for a message at a stage's end; before that was so, it was 1.74.
+The machine's speed changed from minute to minute, by what else its host had to do, so of these the second column says most:
+two workers are as fast as two searches that know nothing of each other, which is what two cores give. Searches of 100
+episodes by turns, each alone on the machine: one worker 45.7 and 42.5 episodes a minute, two workers 92.0 and 90.0, which is
+2.1 times as many; before they shared out the members' passes 79.8, and 0.86 to 0.91 of two searches. Two workers can be more
+than twice as fast: an update of one worker takes as many passes of each member, and two halve them between themselves.
 
-Measured when the agent had one member with two critics. With today's three members (one round of 120 episodes,
-2026-11-25): 46.8 episodes a minute with 1 worker, 83.7 with 2 searches of 1 worker, 72.3 with 2 workers: 1.54 times the
-episodes of one, 0.86 of two searches. Every worker computes the updates of all members.
+With one member, who cannot be shared out, two workers gave 1.80 times the episodes of one (two rounds, 1.78 and 1.81), 0.90
+of two searches. Up to 64 workers were measured with that agent of two critics (18848 + 9520 numbers): sharing a transition took
+90.54 ms with 32 workers and 193.76 with 64, a batch 13.61 and 24.79, sending gradients 288.43 and 690.45.
 
 - Episodes: digits_noise40 of ``tasks.py``. Every round runs, one after the other, a search with 1 worker, two such
   searches at the same time that know nothing of each other, and a search with 2 workers; each has the same number of
   episodes. The independent searches show what two cores give at best.
 - A rate counts from when the last worker has its data until the search returns. What comes before it is start-up:
   processes, imports, data.
-- Averaging: workers share the transitions of a stage, and each computes the gradient of all workers' batches, whose
-  mean it is; the third column is what averaging by messages would cost instead, as gloo's all-reduce. Workers are
+- Averaging: workers share the transitions of a stage, and a batch is of all workers' transitions, whose gradient is the
+  mean of theirs; each member's batches are computed by one worker; the third column is what averaging by messages would cost instead, as gloo's all-reduce. Workers are
   threads of one process here. Where there are more of them than cores they share the cores, and the times of their
   messages are those of this machine, not of as many machines. A batch is timed alone on one core.
 """

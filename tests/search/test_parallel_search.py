@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hostile import LONG
 from law_lightning.search.episodes import check_one_device, learning_seed, on_one_device
 from law_lightning.search.loop import SearchLoop
 from law_lightning.search.processes import in_processes
@@ -32,6 +33,8 @@ from search_parts import (
 )
 from test_promises import assert_same
 
+# Processes that import torch are slow to start: by default one of several alike is tried.
+long = pytest.mark.skipif(not LONG, reason="LAW_FAULTS=long")
 PROGRAM = Path(__file__).parents[1] / "search_parts.py"
 
 
@@ -130,7 +133,7 @@ def whole(tmp_path_factory):
     return everything(new_search(tmp_path_factory.mktemp("whole"), workers=2).run(make_module, make_data))
 
 
-@pytest.mark.parametrize("how", ["killed", "killed while the other trains", "raises"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("killed while the other trains", marks=long), "raises"])
 def test_a_worker_that_dies(tmp_path, how, whole):
     # trainings of worker 1: evaluation twice (with and without weights), an episode, an evaluation, then this
     data = partial(dying_data, 1, 5, how)
@@ -236,6 +239,7 @@ def test_torchrun_starts_the_workers(tmp_path):
     assert found[0] == found[1]
 
 
+@long
 def test_slurm_starts_the_workers(tmp_path):
     spawned = start(tmp_path / "spawned", 2)
     job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "search", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
