@@ -19,25 +19,27 @@ workers  share a transition    steps on N x 128      send the gradients
       8  12.79                 7.93                  42.29
      16  37.96                 14.67                 124.48
 
-The machine's speed changed from minute to minute, by what else its host had to do, so of these the second column says most:
-two workers are as fast as two searches that know nothing of each other, which is what two cores give. Searches of 100
-episodes by turns, each alone on the machine: one worker 45.7 and 42.5 episodes a minute, two workers 92.0 and 90.0, which is
-2.1 times as many; before they shared out the members' passes 79.8, and 0.86 to 0.91 of two searches. Two workers can be more
-than twice as fast: an update of one worker takes as many passes of each member, and two halve them between themselves.
+The machine's speed changed from minute to minute, by what else its host had to do, so of these the second column says
+most: two workers are as fast as two searches that know nothing of each other, which is what two cores give. Searches
+of 100 episodes by turns, each alone on the machine: one worker 45.7 and 42.5 episodes a minute, two workers 92.0 and
+90.0, which is 2.1 times as many; before they shared out the members' passes 79.8, and 0.86 to 0.91 of two searches.
+It can be more than twice, as a batch of two workers' transitions takes less than twice the time of one's.
 
-With one member, who cannot be shared out, two workers gave 1.80 times the episodes of one (two rounds, 1.78 and 1.81), 0.90
-of two searches. Up to 64 workers were measured with that agent of two critics (18848 + 9520 numbers): sharing a transition took
-90.54 ms with 32 workers and 193.76 with 64, a batch 13.61 and 24.79, sending gradients 288.43 and 690.45.
+With one member, who cannot be shared out, two workers gave 1.80 times the episodes of one (two rounds, 1.78 and
+1.81), 0.90 of two searches. Up to 64 workers were measured with that agent of two critics (18848 + 9520 numbers):
+sharing a transition took 90.54 ms with 32 workers and 193.76 with 64, a batch 13.61 and 24.79, sending gradients
+288.43 and 690.45.
 
 - Episodes: digits_noise40 of ``tasks.py``. Every round runs, one after the other, a search with 1 worker, two such
   searches at the same time that know nothing of each other, and a search with 2 workers; each has the same number of
   episodes. The independent searches show what two cores give at best.
 - A rate counts from when the last worker has its data until the search returns. What comes before it is start-up:
   processes, imports, data.
-- Averaging: workers share the transitions of a stage, and a batch is of all workers' transitions, whose gradient is the
-  mean of theirs; each member's batches are computed by one worker; the third column is what averaging by messages would cost instead, as gloo's all-reduce. Workers are
-  threads of one process here. Where there are more of them than cores they share the cores, and the times of their
-  messages are those of this machine, not of as many machines. A batch is timed alone on one core.
+- Averaging: workers share the transitions of a stage, and a batch is of all workers' transitions, whose gradient is
+  the mean of theirs; each member's batches are computed by one worker; the third column is what averaging by messages
+  would cost instead, as gloo's all-reduce. Workers are threads of one process here. Where there are more of them than
+  cores they share the cores, and the times of their messages are those of this machine, not of as many machines. A
+  batch is timed alone on one core.
 """
 
 from __future__ import annotations
