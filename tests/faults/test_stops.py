@@ -335,6 +335,24 @@ def test_queued_again_where_data_are_augmented(batch, slurm, monkeypatch):
     assert_same(requeued("law_search", place, stop, slurm), train("law_search", place))
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("steps", [(3,), (6,), (3, 9), (13, 18)])
+def test_loaders_with_processes_of_their_own(steps, persistent, tmp_path, monkeypatch):
+    """They draw the order when they are made, or begin anew, not with the first batch; stopped once or twice."""
+    own = loaders()
+    options = {"batch_size": 16, "shuffle": True, "num_workers": 1, "persistent_workers": persistent}
+    monkeypatch.setattr("zoo.loaders", lambda: (torch.utils.data.DataLoader(own[0].dataset, **options), own[1]))
+    place, checkpoint = (AdamCosine, "default"), None
+    for turn, step in enumerate([*steps, None]):
+        folder = tmp_path / str(turn)
+        saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
+        found = train("focal", place, [saving], seed=3 if turn == 0 else 99, ckpt_path=checkpoint)
+        if turn == 0:
+            whole = found
+        assert_same(found, whole)
+        checkpoint = folder / f"step={step}.ckpt"
+
+
 def in_two_processes(folder, name, signalled):
     """Run a job of two processes to its end; the second is signalled within its eighth step, or none is."""
     (folder / "bin").mkdir(parents=True, exist_ok=True)

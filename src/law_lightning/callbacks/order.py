@@ -31,8 +31,6 @@ class DataOrder:
         self._epoch_start: dict[str, Any] = random_states()
         self._before_batch: dict[str, Any] | None = None
         self._resumed_at: dict[str, Any] | None = None
-        self._drawn_at: int | None = None
-        self._drawn_from: tuple[Any, dict[str, Any]] | None = None  # the loaders when resumed, and the states after
         self._iterator_made = False
 
     def note_batch(self, wanted: bool) -> None:
@@ -56,15 +54,7 @@ class DataOrder:
 
     def note_epoch(self, trainer: L.Trainer) -> None:
         """Called when an epoch starts, just before the Trainer draws its order."""
-        if self._drawn_at is None or self._drawn_at != trainer.fit_loop.epoch_loop.total_batch_idx:
-            self._epoch_start = random_states()
-        elif not (trainer.fit_loop.is_resuming or trainer.fit_loop.epoch_loop.restarting):
-            # Drawn when the fit was resumed, the Trainer draws once more; for the second time if it has new loaders.
-            loaders, after = self._drawn_from or (None, self._epoch_start)
-            if loaders is not trainer.fit_loop._combined_loader:
-                self._epoch_start = after
-            set_random_states(self._epoch_start)
-        self._drawn_at = None
+        self._epoch_start = random_states()
         self._iterator_made = False
 
     def note_tuned_epoch(self) -> None:
@@ -100,12 +90,16 @@ class DataOrder:
         epoch: int = fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         for loader in fit_loop._combined_loader.flattened:  # a DistributedSampler draws from its epoch's number
             _set_sampler_epoch(loader, epoch)
+            if epoch == 0 and getattr(loader, "persistent_workers", False):
+                loader._iterator = None  # in the first epoch it is made, which draws a seed for the workers
+        if not within and fetcher.length is not None:
+            fetcher.reset()
+            fetcher.iterator = self._made_later(fetcher.combined_loader)
+            return
         iter(fetcher)
         if self._iterator_made:
             set_random_states(self._epoch_start)
         if not within:
-            self._drawn_at = fit_loop.epoch_loop.total_batch_idx
-            self._drawn_from = fit_loop._combined_loader, random_states()
             return
         for _ in range(seen):
             next(fetcher)
@@ -116,6 +110,16 @@ class DataOrder:
             fetcher.iterator = _drawn_from(random_states(), fetcher.iterator)
             self._resumed_at = state["now"]
         set_portable_states(state["now"])
+
+    def _made_later(self, loader: Any) -> Iterator[Any]:
+        """The batches of the next epoch, whose order is drawn with the first of them: validation may come before it."""
+        self._epoch_start = random_states()
+        batches = iter(loader)
+        while True:
+            try:
+                yield next(batches)
+            except StopIteration:
+                return
 
 
 def _drawn_from(states: dict[str, Any], batches: Iterator[Any]) -> Iterator[Any]:
