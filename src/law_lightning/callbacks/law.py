@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
+from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.agent.resolve import resolve_agent
 from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.reward import RewardCallback
 from law_lightning.callbacks.staged import Record
-from law_lightning.files import is_finite
 from law_lightning.stages import TrainingPhase
 from law_lightning.trace import ReferenceTrace
 from law_lightning.weighting.law import LAWWeighting
@@ -191,7 +192,11 @@ class LAWCallback(RewardCallback):
         if len(self.buffer):
             self.agent.check_fit(self.buffer.transitions())
         theta = state["theta"]
-        if theta is not None and (theta.shape != (len(self.agent.features) + 1,) or not is_finite(theta)):
+        if theta is not None and (
+            theta.dtype != torch.float32
+            or theta.shape != (len(self.agent.features) + 1,)
+            or not float(theta.abs().max()) <= MOST_REWARD
+        ):
             raise ValueError("its theta is not that of this strategy")
         self.weighting.theta = theta
 
