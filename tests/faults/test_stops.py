@@ -336,7 +336,7 @@ def test_queued_again_where_data_are_augmented(batch, slurm, monkeypatch):
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-@pytest.mark.parametrize("steps", [(3,), (6,), (3, 9), (13, 18)])
+@pytest.mark.parametrize("steps", [(3,), (6,), (3, 9), (13, 18)] if LONG else [(3,), (6,)])
 def test_loaders_with_processes_of_their_own(steps, persistent, tmp_path, monkeypatch):
     """They draw the order when they are made, or begin anew, not with the first batch; stopped once or twice."""
     own = loaders()
