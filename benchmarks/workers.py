@@ -10,7 +10,7 @@
 2 searches of 1 worker  73.2                    1.00                  5.4
 2 workers               74.2                    1.01                  12.6
 
-the mean gradient (9424 + 9520 numbers) of N workers, ms (options --rounds 1; stopped after 16 workers)
+the mean gradient (9424 + 9520 numbers) of N workers, ms (the same run; stopped after 32 workers)
          once a stage:         at every batch:       instead of both, at every batch:
 workers  share a transition    steps on N x 128      send the gradients
       1  0.12                  2.95                  0.18
@@ -18,12 +18,15 @@ workers  share a transition    steps on N x 128      send the gradients
       4  3.84                  5.23                  10.43
       8  12.79                 7.93                  42.29
      16  37.96                 14.67                 124.48
+     32  90.06                 28.67                 267.98
 
 The machine's speed changed from minute to minute, by what else its host had to do, so of these the second column says
-most: two workers are as fast as two searches that know nothing of each other, which is what two cores give. Searches
-of 100 episodes by turns, each alone on the machine: one worker 45.7 and 42.5 episodes a minute, two workers 92.0 and
-90.0, which is 2.1 times as many; before they shared out the members' passes 79.8, and 0.86 to 0.91 of two searches.
-It can be more than twice, as a batch of two workers' transitions takes less than twice the time of one's.
+most: two workers are as fast as two searches that know nothing of each other, which is what two cores give. A round
+before it, with another job beside it, gave 48.8, 77.3 and 70.4 (1.44 times the episodes of one, 0.91 of two
+searches). Searches of 100 episodes by turns, by a script that ran --search alone: one worker 45.7 and 42.5 episodes a
+minute, two workers 92.0 and 90.0, which is 2.1 times as many; once with the code before they shared out the members'
+passes 79.8. That code gave 0.86 of two searches the day it was measured. It can be more than twice, as a batch of two
+workers' transitions takes less than twice the time of one's.
 
 With one member, who cannot be shared out, two workers gave 1.80 times the episodes of one (two rounds, 1.78 and
 1.81), 0.90 of two searches. Up to 64 workers were measured with that agent of two critics (18848 + 9520 numbers):

@@ -57,14 +57,11 @@ class LayerOutputs:
 
     def note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         """Remember a call, if its layer's weight is a parameter and the output is one to be differentiated."""
-        if len(args) < 2 or not isinstance(args[1], nn.Parameter) or not output.requires_grad:
+        if kwargs or len(args) < 2 or not isinstance(args[1], nn.Parameter) or not output.requires_grad:
             return
-        bias, *options = (*args[2:], None) if len(args) < 3 else args[2:]
-        if kwargs or not (bias is None or isinstance(bias, Tensor)):
-            return
-        x, weight = args[:2]
+        (x, weight), bias = args[:2], args[2] if len(args) > 2 else None
         seen = None if bias is None else _Seen(bias)
-        call = _Call(_Seen(x), _Seen(weight), seen, (*options, *_precision(x)), _Seen(output))
+        call = _Call(_Seen(x), _Seen(weight), seen, (*args[3:], *_precision(x)), _Seen(output))
         self._calls.setdefault((func, weight.data_ptr()), deque()).append(call)
 
     def take(

@@ -155,6 +155,7 @@ class CleanGradientCallback(WeightingCallback):
     def restore(self, module: L.LightningModule) -> None:
         """Leave the user's module as it was, and no process that loads clean data; how many were taken is kept."""
         super().restore(module)
+        self._layers = None
         if self._batches is not None:
             self._batches.close()
 

@@ -71,6 +71,8 @@ class CoTeachingCallback(LockstepCallback):
         gradient is that of the chosen ones.
     """
 
+    second_key = "peer"
+
     def __init__(
         self,
         forget_rate: float,
@@ -111,12 +113,10 @@ class CoTeachingCallback(LockstepCallback):
         self._first_weights: list[Tensor | None] = []
         self._peer_weights: list[Tensor | None] = []
 
-    second_key = "peer"
-
     @property
     def peer(self) -> L.LightningModule | None:
         """The second network; None before a fit."""
-        return self._released if self._second is None else self._second.module
+        return self.second
 
     # -- before training -----------------------------------------------------------------------------------
 

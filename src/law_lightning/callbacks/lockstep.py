@@ -28,6 +28,11 @@ class LockstepCallback(WeightingCallback):
     _record: StepRecord | None = None
     _released: L.LightningModule | None = None
 
+    @property
+    def second(self) -> L.LightningModule | None:
+        """The second network, also when the fit has ended; None before there is one."""
+        return self._released if self._second is None else self._second.module
+
     @abstractmethod
     def follow(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
         """Take the second network's step.

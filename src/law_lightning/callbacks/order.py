@@ -114,12 +114,7 @@ class DataOrder:
     def _made_later(self, loader: Any) -> Iterator[Any]:
         """The batches of the next epoch, whose order is drawn with the first of them: validation may come before it."""
         self._epoch_start = random_states()
-        batches = iter(loader)
-        while True:
-            try:
-                yield next(batches)
-            except StopIteration:
-                return
+        yield from loader
 
 
 def _drawn_from(states: dict[str, Any], batches: Iterator[Any]) -> Iterator[Any]:

@@ -90,9 +90,10 @@ class ResumableCallback(L.Callback):
         with self._naming_damage():
             self._resume(trainer, module, state)
             order = state["processes"][trainer.global_rank]["order"]
-            for name in ("now", "epoch_start", "before_batch"):
-                if name != "before_batch" or order.get(name) is not None:
-                    check_portable_states(order[name])
+            check_portable_states(order["now"])
+            check_portable_states(order["epoch_start"])
+            if order.get("before_batch") is not None:
+                check_portable_states(order["before_batch"])
         assert self._order is not None
         self._order.restore(trainer, order)  # the user's own data are drawn here: their errors are another matter
 

@@ -38,6 +38,8 @@ class RewardCallback(LockstepCallback):
         ValueError: a bad argument.
     """
 
+    second_key = "reference"
+
     def __init__(
         self,
         weighting: Weighting,
@@ -73,12 +75,10 @@ class RewardCallback(LockstepCallback):
         self._target_loss: Tensor | None = None
         self._last_accuracies: tuple[int, float, float] | None = None
 
-    second_key = "reference"
-
     @property
     def reference(self) -> L.LightningModule | None:
         """The reference network; None in apply mode, and until the warm-up ends (one network trains for both)."""
-        return self._released if self._second is None else self._second.module
+        return self.second
 
     # -- before training -----------------------------------------------------------------------------------
 

@@ -236,6 +236,8 @@ class StagedCallback(ResumableCallback):
     def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         """Take over what a fit came to that has ended."""
         self._load_stages(state)
+        if len(state["processes"]) == trainer.world_size:  # what each process has is of no use to another number
+            self.load_process_state(trainer, state["processes"][trainer.global_rank])
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         assert self.schedule is not None

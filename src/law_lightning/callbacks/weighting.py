@@ -182,12 +182,6 @@ class WeightingCallback(StagedCallback):
             state | {"weighting": self.weighting.state_dict()} if isinstance(self.weighting, BaseWeighting) else state
         )
 
-    def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        """Take over what a fit came to that has ended, the weighting too."""
-        super().load_results(trainer, module, state)
-        if isinstance(self.weighting, BaseWeighting):
-            self.weighting.load_state_dict(state["processes"][trainer.global_rank]["weighting"])
-
     def load_process_state(self, trainer: L.Trainer, own: dict[str, Any]) -> None:
         """Go on where :meth:`process_state` was taken on this process."""
         super().load_process_state(trainer, own)
