@@ -162,7 +162,7 @@ def test_nothing_is_kept_that_the_graph_does_not_keep():
 
 
 class Counted:
-    """Counts the calls of a layer, whoever makes them."""
+    """What was asked for, and what was given."""
 
     def __init__(self, monkeypatch):
         self.given = []

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from hostile import LONG
 from matrix import CELLS, SAME, measure
 
-LONG = os.environ.get("LAW_FAULTS") == "long"
 MODES = ("search", "apply")
 SEARCHED = {"1 reference", "2 reference", "2 rewards"}
 BOTH = {

@@ -46,11 +46,6 @@ def wrap_around(members: int, passes: int, workers: int) -> list[list[Part]]:
     return shares
 
 
-def saves(members: int, passes: int, workers: int) -> bool:
-    """Whether anyone has less to do than all members' passes."""
-    return max(passes, -(-members * passes // workers)) < members * passes
-
-
 def take_passes(studies: Sequence[Study], passes: int, workers: Workers) -> None:
     """Take one's own share of the passes, and hear of the others'; all workers call this at once.
 

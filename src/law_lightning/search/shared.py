@@ -10,7 +10,7 @@ from torch import Tensor
 from law_lightning.agent import ReplayBuffer
 from law_lightning.agent.replay import Transitions, single_transition
 from law_lightning.agent.study import Study
-from law_lightning.search.passes import saves, take_passes
+from law_lightning.search.passes import take_passes
 from law_lightning.search.workers import Workers
 from law_lightning.stages import TrainingPhase
 
@@ -79,8 +79,8 @@ class SharedBuffer(ReplayBuffer):
         self._join()
 
     def take_passes(self, studies: Sequence[Study], passes: int) -> None:
-        """Share the passes out; where that saves none, all workers take all of them and need not wait."""
-        if saves(len(studies), passes, self.workers):
+        """Share the passes out. Those of one member follow one another: all workers take them, and need not wait."""
+        if self.workers > 1 and len(studies) > 1:
             take_passes(studies, passes, self._group)
         else:
             super().take_passes(studies, passes)
