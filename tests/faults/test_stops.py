@@ -3,6 +3,7 @@
 A random sample of methods, modules, Trainers and moments; ``LAW_FAULTS=long`` draws a larger one.
 """
 
+import copy
 import errno
 import functools
 import io
@@ -323,6 +324,30 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_handler(slurm):
     assert not isinstance(getattr(signal.getsignal(signal.SIGUSR1), "__self__", None), RequeueSignal)
     assert "training_step" not in vars(module)
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # Lightning's own is left by a fit that fails
+
+
+def test_the_handler_that_was_there_comes_back(slurm):
+    received = []
+
+    def lightnings(number, frame):
+        received.append(number)
+
+    before = signal.signal(signal.SIGUSR1, lightnings)
+    try:
+        requeue = RequeueSignal(make_trainer())
+        signal.raise_signal(signal.SIGUSR1)
+        assert (received, requeue.pending) == ([], True)
+        assert not copy.deepcopy(requeue).pending  # a copy has neither the signal nor the Trainer
+        requeue.deliver()
+        requeue.deliver()
+        assert received == [signal.SIGUSR1]
+        requeue.release()
+        signal.raise_signal(signal.SIGUSR1)
+        assert len(received) == 2
+        requeue.detach()
+        assert signal.getsignal(signal.SIGUSR1) is lightnings
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 10])
