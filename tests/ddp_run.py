@@ -1,6 +1,6 @@
-"""Run by test_ddp.py as a script: one fit on two processes; the first saves what came out.
+"""Run by test_ddp.py as a script: fits on two processes, each of which saves what came out.
 
-python ddp_run.py plain|search|zero|apply OUT [STRATEGY [CHECKPOINT]]
+python ddp_run.py MODE[,MODE...] FOLDER [STRATEGY [CHECKPOINT]]    # plain, search, zero, apply
 """
 
 import sys
@@ -13,8 +13,13 @@ from law_lightning import LAWCallback, StrategyAgent
 from zoo import BatchNormCNN, fit
 
 
-def main(mode: str, out: str, strategy: str = "ddp", ckpt_path: str | None = None) -> None:
+def main(modes: str, folder: str, strategy: str = "ddp", ckpt_path: str | None = None) -> None:
     torch.set_num_threads(1)
+    for mode in modes.split(","):
+        run(mode, Path(folder), strategy, ckpt_path)
+
+
+def run(mode: str, folder: Path, strategy: str, ckpt_path: str | None) -> None:
     agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=2.0)
     callbacks = {
         "plain": [],
@@ -23,9 +28,7 @@ def main(mode: str, out: str, strategy: str = "ddp", ckpt_path: str | None = Non
         "apply": [LAWCallback(agent, mode="apply")],
     }[mode]
     # 92 training and 70 validation samples: both are padded, as neither divides by two processes and the batch size.
-    saving = (
-        [ModelCheckpoint(Path(out).parent, "{step}", every_n_train_steps=1, save_top_k=-1)] if mode == "search" else []
-    )
+    saving = [ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)] if mode == "search" else []
     options = {"strategy": strategy, "devices": 2, "accumulate_grad_batches": 2, "ckpt_path": ckpt_path}
     module = fit(BatchNormCNN, [*callbacks, *saving], **options)
     result = {"module": module.state_dict()}
@@ -37,7 +40,7 @@ def main(mode: str, out: str, strategy: str = "ddp", ckpt_path: str | None = Non
             "agent": law.agent.full_state(),
             "buffer": law.buffer.state_dict(),
         }
-    torch.save(result, f"{out}.{module.global_rank}")
+    torch.save(result, folder / f"{mode}.{module.global_rank}")
 
 
 if __name__ == "__main__":

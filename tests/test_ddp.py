@@ -12,33 +12,29 @@ from hostile import LONG
 from test_promises import assert_same
 from zoo import assert_identical, differ
 
-folders: dict[str, Path] = {}
-"""Where the latest run of a mode has its checkpoints."""
+pytestmark = pytest.mark.xdist_group("ddp")
+MODES = ("plain", "search", "zero", "apply")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    results = {}
+    """What came of a mode, by process: started once, together with all others that are started alike."""
+    folders = {}
 
     def run(mode, strategy="ddp", checkpoint=()):
-        if (mode, strategy, *checkpoint) not in results:
-            out = tmp_path_factory.mktemp("ddp") / mode
+        key = strategy, *checkpoint
+        if key not in folders:
+            folder = tmp_path_factory.mktemp("ddp")
+            modes = MODES if key == ("ddp",) else (mode,)
             env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-            command = [
-                sys.executable,
-                str(Path(__file__).with_name("ddp_run.py")),
-                mode,
-                str(out),
-                strategy,
-                *checkpoint,
-            ]
+            script = str(Path(__file__).with_name("ddp_run.py"))
+            command = [sys.executable, script, ",".join(modes), str(folder), strategy, *map(str, checkpoint)]
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == 0, done.stderr[-3000:]
-            files = sorted(out.parent.glob(f"{mode}.*"))
-            results[mode, strategy, *checkpoint] = [torch.load(file, weights_only=True) for file in files]
-            folders[mode] = out.parent
-        return results[mode, strategy, *checkpoint]
+            folders[key] = folder
+        return [torch.load(file, weights_only=True) for file in sorted(folders[key].glob(f"{mode}.*"))]
 
+    run.folders = folders
     return run
 
 
@@ -77,9 +73,9 @@ def test_weights_of_one_change_nothing_in_spawned_processes(run):
 @pytest.mark.parametrize("step", [3, 7] if LONG else [7])
 def test_a_stop_loses_nothing_on_two_processes(run, step):
     """Resumed from a checkpoint within an epoch; every process has its own random states and BatchNorm."""
-    whole, first = run("search"), folders["search"]
+    whole = run("search")
     assert "running" in " ".join(whole[0]["module"])
-    resumed = run("search", checkpoint=[str(next(first.glob(f"step={step}.ckpt")))])
+    resumed = run("search", checkpoint=[next(run.folders["ddp",].glob(f"step={step}.ckpt"))])
     for rank in (0, 1):
         for key in ("history", "agent", "buffer"):
             assert_same(resumed[rank][key], whole[rank][key])

@@ -231,6 +231,9 @@ def test_a_callback_can_be_used_for_another_fit(name):
     assert_identical(fit(AdamCosine, [twice]).state_dict(), fit(AdamCosine, [once]).state_dict())
 
 
+together = pytest.mark.xdist_group("methods on two processes")
+
+
 @pytest.fixture(scope="module")
 def on_two_processes(tmp_path_factory):
     out = tmp_path_factory.mktemp("ddp") / "methods"
@@ -241,6 +244,7 @@ def on_two_processes(tmp_path_factory):
     return [torch.load(file, weights_only=True) for file in sorted(out.parent.glob("methods.*"))]
 
 
+@together
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_train_one_network(name, on_two_processes):
     first, second = on_two_processes
@@ -252,6 +256,7 @@ def test_two_processes_train_one_network(name, on_two_processes):
     assert first[f"{name} history"] == second[f"{name} history"]
 
 
+@together
 def test_l2rw_shares_the_clean_gradient_and_the_sum(on_two_processes):
     """The mean weight over both processes is 1 (or 0 where no sample helped), which no process has by itself."""
     for record in on_two_processes[0]["l2rw history"][1:]:

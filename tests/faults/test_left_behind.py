@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import lightning as L
@@ -152,8 +153,12 @@ def test_a_fit_leaves_nothing(name, end, folder):
             assert getattr(callback, "_second", None) is None
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("name", ["law_search", "l2rw", "co_teaching"])
+SECONDS = ["law_search", "l2rw", "co_teaching"]
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [*product(SECONDS, ENDS)] if LONG else [*zip(SECONDS, ("success", "error", "ctrl-c"), strict=True)]
+)
 def test_a_fit_with_loaders_of_several_processes_leaves_nothing(name, end, folder):
     run([], end, "on_train_batch_end", 9, workers=1)
     before = present(folder)
@@ -189,7 +194,7 @@ def test_a_search_leaves_nothing(end, seed_pool, folder):
     assert present(folder) == before
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [False, True] if LONG else [True])
 def test_a_search_in_several_processes_leaves_nothing(fails, folder):
     before = present(folder)
     data = functools.partial(dying_data, 1, 1 if fails else -1, "raises")  # in the second worker's first training

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hostile import LONG
 from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.callbacks import CoTeachingCallback
 from methods import METHODS
@@ -267,7 +268,7 @@ def test_a_tuner_within_the_fit_leaves_no_trace(tmp_path):
     assert_as_if_not_tuned(callback, course, module, plain)
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", SAMPLE if LONG else SAMPLE[:1])
 @pytest.mark.parametrize("kind", TUNERS)
 def test_a_stop_after_a_tuner_loses_nothing(kind, name, tmp_path):
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)

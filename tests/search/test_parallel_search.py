@@ -35,6 +35,7 @@ from test_promises import assert_same
 
 # Processes that import torch are slow to start: by default one of several alike is tried.
 long = pytest.mark.skipif(not LONG, reason="LAW_FAULTS=long")
+together = pytest.mark.xdist_group("two workers whom nothing befalls")
 PROGRAM = Path(__file__).parents[1] / "search_parts.py"
 
 
@@ -74,7 +75,7 @@ def test_a_group_of_one_shares_with_itself():
     assert Workers().gather(3) == [3]
 
 
-@pytest.mark.parametrize(("members", "pool"), [(3, 0), (1, 2)])
+@pytest.mark.parametrize(("members", "pool"), [(3, 0), pytest.param(1, 2, marks=long)])
 def test_workers_agree_after_every_update(members, pool):
     """Promise 4, bit for bit."""
     search = new_search(episodes=4, workers=2, members=members, seed_pool=pool)
@@ -110,30 +111,39 @@ def test_machines_that_compute_differently_are_named():
         in_processes(2, search_on_other_machines, parts, silent)
 
 
-def test_two_workers_return_what_a_second_run_returns(tmp_path):
-    logger = CSVLogger(tmp_path / "logs", name="", version="")
-    first = new_search(tmp_path / "a", workers=2, logger=logger).run(make_module, make_data)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What two workers find whom nothing befalls, and the file of its metrics."""
+    folder = tmp_path_factory.mktemp("whole")
+    search = new_search(folder / "run", workers=2, logger=CSVLogger(folder / "logs", name="", version=""))
+    return search.run(make_module, make_data), folder / "logs/metrics.csv"
+
+
+@together
+def test_what_two_workers_return(whole):
+    first, metrics = whole
     assert len(first.history) == 4
     assert [record["episode"] for record in first.history] == [0, 1, 2, 3]
     assert [record["seed"] for record in first.history] == [learning_seed(0, episode, 0) for episode in range(4)]
     assert len(first.buffer) == 4 * 3
-    assert (tmp_path / "logs/metrics.csv").read_text().count("\n") > 4 * 4
+    assert metrics.read_text().count("\n") > 4 * 4
     # the first round's two episodes are those of a single worker: exploration depends on their numbers alone
     alone = new_search(episodes=1).run(make_module, make_data)
     assert first.history[0]["seed"] == alone.history[0]["seed"]
     assert torch.equal(first.buffer.transitions().theta[0], alone.buffer.transitions().theta[0])
-    # stopped after the first round, and resumed
-    new_search(tmp_path / "b", episodes=2, workers=2).run(make_module, make_data)
-    assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), everything(first))
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What two workers find whom nothing befalls."""
-    return everything(new_search(tmp_path_factory.mktemp("whole"), workers=2).run(make_module, make_data))
+@long
+@together
+def test_two_workers_go_on_to_what_they_return_in_one_run(tmp_path, whole):
+    new_search(tmp_path, episodes=2, workers=2).run(make_module, make_data)
+    assert_same(everything(new_search(tmp_path, workers=2).run(make_module, make_data)), everything(whole[0]))
 
 
-@pytest.mark.parametrize("how", ["killed", pytest.param("killed while the other trains", marks=long), "raises"])
+@together
+@pytest.mark.parametrize(
+    "how", ["killed", *(pytest.param(how, marks=long) for how in ("killed while the other trains", "raises"))]
+)
 def test_a_worker_that_dies(tmp_path, how, whole):
     # trainings of worker 1: evaluation twice (with and without weights), an episode, an evaluation, then this
     data = partial(dying_data, 1, 5, how)
@@ -144,7 +154,7 @@ def test_a_worker_that_dies(tmp_path, how, whole):
         new_search(tmp_path / "b", workers=2).run(make_module, data)
     rows = (tmp_path / "b/metrics.csv").read_text().splitlines()
     assert len(rows) == 1 + 2
-    assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), whole)
+    assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), everything(whole[0]))
 
 
 def test_a_training_that_stops_early_does_not_keep_the_others_waiting():
@@ -198,7 +208,7 @@ def gone(group):
     return False
 
 
-@pytest.mark.parametrize(("workers", "pool"), [(1, 2), (2, 0)])
+@pytest.mark.parametrize(("workers", "pool"), [pytest.param(1, 2, marks=long), (2, 0)])
 def test_killed_at_some_moment_it_ends_the_same(tmp_path, workers, pool):
     whole = start(tmp_path / "whole", workers, pool=pool)
     for wait in (0.0, 0.15) if workers == 1 else (0.1,):
