@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning import Samples
-from law_lightning.capture import LossCapture, check_target, explicit_samples, target_error
+from law_lightning.capture import LossCapture, explicit_samples
+from law_lightning.losses import check_target, target_error
 
 CLASS_WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
 

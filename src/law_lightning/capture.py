@@ -11,15 +11,14 @@ In this form weights of one give the plain loss's gradient bit for bit, whatever
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from law_lightning.losses import ARGUMENTS, TAKE_APART, ReducedLoss, check_target, class_loss
 from law_lightning.samples import Samples
 
 Weigh = Callable[[Samples], "Tensor | None"]
@@ -31,123 +30,8 @@ TWO_WAYS = (
 )
 
 
-@dataclass(frozen=True)
-class _Loss:
-    """One reduced loss taken apart: ``elements.sum() / denominator`` is what its mean reduction returns."""
-
-    elements: Tensor  # [B] or [B, positions...], with its graph
-    denominator: Tensor | int
-    samples: Samples  # with their graph
-
-
-def _per_sample(elements: Tensor) -> Tensor:
-    return elements if elements.ndim == 1 else elements.flatten(1).mean(dim=1)
-
-
-def _class_loss(
-    func: Callable[..., Tensor],
-    input: Tensor,  # noqa: A002 - torch's own name, callers may pass it by keyword
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    ignore_index: int = -100,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> _Loss:
-    """Take ``cross_entropy`` or ``nll_loss`` apart; ``input`` [C], [B, C] or [B, C, positions...]."""
-    options: dict[str, Any] = {"weight": weight, "ignore_index": ignore_index}
-    if func is F.cross_entropy:
-        options["label_smoothing"] = label_smoothing
-    if input.ndim == 1:  # one sample without a batch dimension
-        input, target = input.unsqueeze(0), target.unsqueeze(0)  # noqa: A001
-    elements = func(input, target, reduction="none", **options)
-    logits = input
-    valid: Tensor | None = None
-    one_label = elements.ndim == 1 and not target.is_floating_point()
-    denominator: Tensor | int
-    if target.is_floating_point():  # class probabilities, [B, C, ...]: nothing is ignored
-        denominator = elements.numel()
-        target = target.argmax(dim=1)
-        correct = (logits.argmax(dim=1) == target).float()
-    else:
-        valid = target != ignore_index
-        if target.device.type == "cpu" and elements.ndim == 1 and bool(valid.all()):  # other devices would wait
-            valid, target = None, target.long()
-            denominator = len(elements) if weight is None else weight[target].sum()
-            correct = (logits.argmax(dim=1) == target).float()
-        else:
-            target = target.where(valid, 0).long()  # torch takes uint8 as well, which would index like a mask
-            denominator = valid.sum() if weight is None else (weight[target] * valid).sum()
-            correct = ((logits.argmax(dim=1) == target) & valid).float()
-    loss = elements
-    divisor: Tensor | float = denominator
-    if elements.ndim > 1:  # dense: a sample is the mean over its positions
-        logits = logits.flatten(2).mean(dim=2)
-        target = target.flatten(1)
-        if valid is None:
-            target = target.mode(dim=1).values
-            loss, correct = _per_sample(loss), _per_sample(correct)
-            divisor = denominator * len(elements) / elements.numel()
-        else:
-            positions = valid.flatten(1)
-            counts = torch.zeros(logits.shape, dtype=target.dtype, device=target.device)
-            target = counts.scatter_add_(1, target, positions.to(target.dtype)).argmax(dim=1)
-            positions = positions.sum(dim=1)
-            loss = loss.flatten(1).sum(dim=1) / positions.clamp_min(1)
-            correct = correct.flatten(1).sum(dim=1) / positions.clamp_min(1)
-            valid = positions > 0
-            divisor = denominator / positions
-    return _Loss(elements, denominator, Samples(loss, logits, target, correct, valid, one_label, divisor))
-
-
-def _binary_loss(
-    func: Callable[..., Tensor],
-    input: Tensor,  # noqa: A002
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-) -> _Loss:
-    """Take ``binary_cross_entropy_with_logits`` apart; one logit a sample ([B] or [B, 1]), or one a class [B, C].
-
-    With one logit a class the prediction counts as right when its largest logit lies on a positive label.
-    """
-    if input.ndim == 0:
-        input, target = input.unsqueeze(0), target.unsqueeze(0)  # noqa: A001
-    elements = func(input, target, weight=weight, pos_weight=pos_weight, reduction="none")
-    logits = input.flatten(1) if input.ndim > 1 else input.unsqueeze(1)
-    given, positive = logits.shape[1], target.reshape(logits.shape) > 0.5
-    if given == 1:
-        correct = ((logits > 0) == positive).squeeze(1).float()
-        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        index = positive.squeeze(1).long()
-    else:
-        correct = positive.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1).float()
-        index = target.reshape(logits.shape).argmax(dim=1)
-    samples = Samples(_per_sample(elements), logits, index, correct, one_label=given == 1)
-    return _Loss(elements, elements.numel(), samples)
-
-
-_TAKE_APART: dict[Callable[..., Any], Callable[..., _Loss]] = {
-    F.cross_entropy: _class_loss,
-    F.nll_loss: _class_loss,
-    F.binary_cross_entropy_with_logits: _binary_loss,
-}
-_ARGUMENTS = {  # names of the positional arguments, for the reduction's position differs
-    F.cross_entropy: (
-        *("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing"),
-    ),
-    F.nll_loss: ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction"),
-    F.binary_cross_entropy_with_logits: (
-        *("input", "target", "weight", "size_average", "reduce", "reduction", "pos_weight"),
-    ),
-}
-
-
-def _same_target(a: Tensor, b: Tensor) -> bool:
+def same_target(a: Tensor, b: Tensor) -> bool:
+    """Whether two targets are one: a view of the same numbers counts, an equal copy does not."""
     return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride())
 
 
@@ -191,11 +75,11 @@ class LossCapture(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        take_apart = _TAKE_APART.get(func)
+        take_apart = TAKE_APART.get(func)
         if take_apart is None:  # most calls, so without any detour
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
-        given = dict(zip(_ARGUMENTS[func], args, strict=False)) | dict(kwargs)
+        given = dict(zip(ARGUMENTS[func], args, strict=False)) | dict(kwargs)
         averaged = given.get("reduction", "mean") == "mean" and given.get("size_average") is None
         if (
             not averaged
@@ -203,12 +87,12 @@ class LossCapture(TorchFunctionMode):
             or (self._training and not self.needs_gradient(given["input"]))
         ):
             return func(*args, **kwargs)
-        if self._check_labels and take_apart is _class_loss and not given["target"].is_floating_point():
+        if self._check_labels and take_apart is class_loss and not given["target"].is_floating_point():
             check_target(given["input"], given["target"], given.get("ignore_index", -100))
         try:
             plain = func(*args, **kwargs)
         except IndexError:
-            if take_apart is _class_loss:
+            if take_apart is class_loss:
                 check_target(given["input"], given["target"], given.get("ignore_index", -100))
             raise
         return self._capture(plain, lambda: take_apart(func, **given), given["target"])
@@ -217,11 +101,11 @@ class LossCapture(TorchFunctionMode):
         """Whether a loss of these logits may be one that the module trains on."""
         return torch.is_grad_enabled() and logits.requires_grad
 
-    def _capture(self, plain: Tensor, take_apart: Callable[[], _Loss], target: Tensor) -> Tensor:
+    def _capture(self, plain: Tensor, take_apart: Callable[[], ReducedLoss], target: Tensor) -> Tensor:
         loss = take_apart()
         self._watch(plain)
         for seen, given in zip(self._targets, self._weights, strict=True):
-            if _same_target(seen, target):
+            if same_target(seen, target):
                 weights = given
                 break
         else:
@@ -293,23 +177,3 @@ def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
         )
     valid = target != -100  # torch's own mark of a sample without a label
     return losses, Samples(losses, logits, target.where(valid, 0).long(), valid=valid)
-
-
-def target_error(logits: Tensor, target: Tensor, ignore_index: int = -100) -> ValueError:
-    """The error for labels that are no class of the logits."""
-    num_classes = logits.shape[1] if logits.ndim > 1 else logits.shape[0]
-    labels = target[target != ignore_index]
-    wrong = labels[(labels < 0) | (labels >= num_classes)].unique().tolist()
-    return ValueError(
-        f"Labels out of range: the target holds {wrong[:10]}, but the network's logits have {num_classes} classes "
-        f"(labels 0 to {num_classes - 1}). Mend the labels in the dataset, widen the network's last layer, or pass "
-        "ignore_index to the loss for samples without a label."
-    )
-
-
-def check_target(logits: Tensor, target: Tensor, ignore_index: int = -100) -> None:
-    """Raise a ValueError if a label is no class of the logits. Waits for the device."""
-    num_classes = logits.shape[1] if logits.ndim > 1 else logits.shape[0]
-    wrong = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
-    if wrong.any():
-        raise target_error(logits, target, ignore_index)

@@ -20,8 +20,9 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
-from law_lightning.capture import LossCapture, explicit_samples, target_error
+from law_lightning.capture import LossCapture, explicit_samples
 from law_lightning.duplicate import duplicate
+from law_lightning.losses import target_error
 from law_lightning.randomness import random_states, replaying
 
 NO_DATA = (

@@ -16,7 +16,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from law_lightning.capture import LossCapture, _Loss, _same_target
+from law_lightning.capture import LossCapture, same_target
+from law_lightning.losses import ReducedLoss
 from law_lightning.randomness import replaying
 from law_lightning.reference import Reference, StepRecord, copy_tensors, tensors
 from law_lightning.samples import Samples
@@ -65,10 +66,10 @@ class LateCapture(LossCapture):
         super()._note(samples)
         self._late.append(_Weights())
 
-    def _capture(self, plain: Tensor, take_apart: Callable[[], _Loss], target: Tensor) -> Tensor:
+    def _capture(self, plain: Tensor, take_apart: Callable[[], ReducedLoss], target: Tensor) -> Tensor:
         loss = take_apart()
         plain = super()._capture(plain, lambda: loss, target)
-        (late,) = (w for seen, w in zip(self._targets, self._late, strict=True) if _same_target(seen, target))
+        (late,) = (w for seen, w in zip(self._targets, self._late, strict=True) if same_target(seen, target))
         correction: Tensor = _LateCorrection.apply(loss.elements, loss.denominator, late)
         return plain + correction
 
