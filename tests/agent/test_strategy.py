@@ -494,21 +494,34 @@ def test_members_take_turns_at_exploring_and_the_first_is_the_strategy():
     assert torch.equal(explored[3], explored[0])
 
 
-def test_all_members_learn_from_all_transitions_as_they_would_alone():
-    agent, buffer = make(members=3), filled(13)
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7])
+def test_members_take_turns_at_passes_over_all_transitions(epochs):
+    """Each learns as it would alone."""
+    agent, buffer = make(members=3, epochs=epochs), filled(13)
     seeds = [member.hparams["seed"] for member in (agent, *agent.others)]
     assert len(set(seeds)) == 3
-    agent.full_data_update(buffer)
-    for member, seed in zip((agent, *agent.others), seeds, strict=True):
-        alone = make(seed=seed)
-        alone.full_data_update(buffer)
-        assert same(member.state_dict(), alone.state_dict())
+    alone, turn, passes = [make(seed=seed) for seed in seeds], 0, [0, 0, 0]
+    for update in range(4):
+        first, due = turn % 3, [0, 0, 0]
+        for _ in range(epochs):
+            due[turn % 3] += 1
+            turn += 1
+        logs = agent.full_data_update(buffer)
+        for index, (each, number) in enumerate(zip(alone, due, strict=True)):
+            passes[index] += number
+            each.updates = update
+            own = each.full_data_update(buffer, epochs=number) if number else None
+            if index == first:
+                assert logs == own
+        for member, each in zip((agent, *agent.others), alone, strict=True):
+            assert same(member.state_dict(), each.state_dict())
+    assert max(passes) - min(passes) <= 1
 
 
-def test_progress_tells_of_all_members():
+def test_progress_tells_of_all_passes():
     calls = []
     make(members=2).full_data_update(filled(10), progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(i, 18) for i in range(1, 19)]
+    assert calls == [(i, 9) for i in range(1, 10)]
 
 
 def test_members_survive_saving(tmp_path):

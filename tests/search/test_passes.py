@@ -14,10 +14,10 @@ from law_lightning.search.shared import SharedBuffer
 from naive_ddpg import FAST, PAPER, filled, make, same, spread
 
 
-@given(members=st.integers(1, 12), passes=st.integers(1, 20), workers=st.integers(1, 70))
-def test_every_pass_is_taken_once_and_in_order(members, passes, workers):
-    shares = wrap_around(members, passes, workers)
-    length = max(passes, -(-members * passes // workers))  # no plan is shorter
+@given(passes=st.lists(st.integers(1, 20), min_size=1, max_size=12), workers=st.integers(1, 70))
+def test_every_pass_is_taken_once_and_in_order(passes, workers):
+    shares = wrap_around(passes, workers)
+    length = max(max(passes), -(-sum(passes) // workers))  # no plan is shorter
     times = {}
     for share in shares:
         assert sum(last - first for _, first, last in share) <= length
@@ -30,14 +30,15 @@ def test_every_pass_is_taken_once_and_in_order(members, passes, workers):
                 assert (part.member, number) not in times
                 times[part.member, number] = clock
                 clock += 1
-    assert len(times) == members * passes
-    for member in range(members):
-        begun = [times[member, number] for number in range(passes)]
+    assert len(times) == sum(passes)
+    for member, number in enumerate(passes):
+        begun = [times[member, each] for each in range(number)]
         assert begun == sorted(set(begun))  # one after the other, never two at once
 
 
 def test_two_workers_and_three_members():
-    assert wrap_around(3, 2, 2) == [[(0, 0, 2), (1, 1, 2)], [(1, 0, 1), (2, 0, 2)]]
+    assert wrap_around([2, 2, 2], 2) == [[(0, 0, 2), (1, 1, 2)], [(1, 0, 1), (2, 0, 2)]]
+    assert wrap_around([1, 1], 2) == [[(0, 0, 1)], [(1, 0, 1)]]
 
 
 class Posts(Threads):
@@ -72,10 +73,12 @@ class Unshared(SharedBuffer):
 
 
 @pytest.mark.parametrize("options", [FAST, PAPER, FAST | {"target_rate": 0.1}])
-@pytest.mark.parametrize(("members", "workers"), [(3, 2), (2, 2), (3, 5), (5, 2), (4, 3)])
-def test_it_is_the_same_as_taking_all_passes(options, members, workers):
+@pytest.mark.parametrize(
+    ("members", "epochs", "workers"), [(3, 1, 2), (3, 3, 2), (2, 2, 2), (3, 2, 5), (5, 2, 2), (4, 3, 3)]
+)
+def test_it_is_the_same_as_taking_all_passes(options, members, epochs, workers):
     """Bit for bit, over several updates, and in every worker."""
-    agents = [make(**options, members=members) for _ in range(workers + 1)]
+    agents = [make(**options, members=members, epochs=epochs) for _ in range(workers + 1)]
     posts, taken = {}, []
 
     def work(group):
@@ -104,9 +107,8 @@ def test_it_is_the_same_as_taking_all_passes(options, members, workers):
         assert same(agent.full_state(), alone.full_state())
         assert logs == [pytest.approx(each) for each in expected]
     assert all(logs == found[0] for logs in found)
-    shares = [taken.count(rank) for rank in range(workers)]
-    most = max(sum(last - first for _, first, last in share) for share in wrap_around(members, 3 * workers, workers))
-    assert max(shares) / sum(shares) == pytest.approx(most / (members * 3 * workers))
+    busiest = max(taken.count(rank) for rank in range(workers))
+    assert busiest < len(taken) if members > 1 else busiest == len(taken)
 
 
 class Deaf(Threads):

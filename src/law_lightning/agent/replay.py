@@ -156,10 +156,10 @@ class ReplayBuffer:
             raise ValueError("The replay buffer is empty: run at least one stage after the warm-up first.")
         return Transitions(*(column[self._first : self._first + self._size] for column in self._columns))
 
-    def take_passes(self, studies: Sequence[Study], passes: int) -> None:
-        """Take all passes of a full data update over this buffer. Workers that share one share the passes out."""
-        for study in studies:
-            study.run(0, passes)
+    def take_passes(self, studies: Sequence[Study], passes: Sequence[int]) -> None:
+        """Take each study's passes over this buffer. Workers that share one share the passes out."""
+        for study, number in zip(studies, passes, strict=True):
+            study.run(0, number)
 
     def dataloader(
         self, batch_size: int = 64, shuffle: bool = True, generator: torch.Generator | None = None

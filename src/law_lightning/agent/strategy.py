@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -26,9 +27,9 @@ class StrategyAgent(DDPG):
     """Actor, critic and stage embedding with their update (Equations 4, 5, 10 to 13).
 
     A search that one actor leads often stays near the first theta that did well. So there may be several members, each
-    with an actor, a critic and an embedding of its own. They take turns at exploring, one an episode, and all learn
-    from all transitions. The agent itself is the first, whose networks and greedy theta are the strategy; a Trainer
-    trains that one alone.
+    with an actor, a critic and an embedding of its own. They take turns at exploring, one an episode, and at learning,
+    one a pass over all transitions. The agent itself is the first, whose networks and greedy theta are the strategy; a
+    Trainer trains that one alone.
 
     The agent lives on the CPU and draws from a generator of its own: building, exploring and updating leave the
     global random state untouched.
@@ -46,7 +47,7 @@ class StrategyAgent(DDPG):
         target_rate: share by which target networks follow at each update; None does without target networks, which
             whole-episode returns have no need of.
         standardize_rewards: divide rewards by their deviation over the buffer before they are learned from.
-        epochs: E_n, passes over the whole buffer in a full data update.
+        epochs: E_n, passes over the whole buffer in a full data update, which the members take in turn.
         batch_size: B, transitions in a batch.
         episode_noise: deviation of the exploration's offset of b, drawn once an episode; less for the others.
         stage_noise: deviation of the exploration's noise on b, drawn at every stage; likewise.
@@ -164,9 +165,9 @@ class StrategyAgent(DDPG):
     ) -> dict[str, float]:
         """FDU (Algorithm 1): for E_n epochs shuffle the whole buffer; per batch a critic and an actor step.
 
-        The shuffles depend on the agent's seed and on how many updates there were before. With the transitions of N_a
-        workers an update has N_a times the passes and the batch size of one worker's: each transition is learned from
-        as often, in as many steps as one worker's buffer would take.
+        The shuffles depend on the agent's seed and on how many updates there were before, and so does whose turn it is.
+        With the transitions of N_a workers an update has N_a times the passes and the batch size of one worker's: each
+        transition is learned from as often, in as many steps as one worker's buffer would take.
 
         Args:
             buffer: the transitions; must not be empty.
@@ -175,7 +176,7 @@ class StrategyAgent(DDPG):
             progress: called with (batches done, batches in all) after every batch.
 
         Returns:
-            Means over the first member's update: ``critic_loss``, ``actor_loss``, ``q_mean``.
+            Means over the update of the first whose turn it is: ``critic_loss``, ``actor_loss``, ``q_mean``.
 
         Raises:
             ValueError: the buffer is empty, or of an agent with other features or more stages.
@@ -185,21 +186,27 @@ class StrategyAgent(DDPG):
         if epochs < 1 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}.")
         packed = self._prepare(buffer.transitions())
-        members = [self, *self.others]
-        done, total = count(1), len(members) * epochs * -(-len(packed) // batch_size)
+        done, total = count(1), epochs * -(-len(packed) // batch_size)
 
         def tell() -> None:
             if progress is not None:
                 progress(next(done), total)
 
-        studies = [Study(member, packed, batch_size, member._next_shuffle(), tell) for member in members]
-        buffer.take_passes(studies, epochs)
+        passes = self._turns(epochs)
+        studies = [Study(member, packed, batch_size, member._shuffled(self.updates), tell) for member in passes]
+        buffer.take_passes(studies, list(passes.values()))
+        self.updates += 1
         return studies[0].means()
 
-    def _next_shuffle(self) -> torch.Generator:
-        """What draws the orders of one update more."""
-        self._shuffle.reseed(self.hparams["seed"] + 2, self.updates)
-        self.updates += 1
+    def _turns(self, epochs: int) -> dict[StrategyAgent, int]:
+        """How many passes each member takes in the next update, beginning with whose turn it is; at least one each."""
+        members = [self, *self.others]
+        first = self.updates * epochs
+        return dict(Counter(members[number % len(members)] for number in range(first, first + epochs)))
+
+    def _shuffled(self, update: int) -> torch.Generator:
+        """What draws the orders of an update."""
+        self._shuffle.reseed(self.hparams["seed"] + 2, update)
         return self._shuffle.generator
 
     # -- state ---------------------------------------------------------------------------------------------

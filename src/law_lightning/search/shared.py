@@ -78,7 +78,7 @@ class SharedBuffer(ReplayBuffer):
         self._arriving = None
         self._join()
 
-    def take_passes(self, studies: Sequence[Study], passes: int) -> None:
+    def take_passes(self, studies: Sequence[Study], passes: Sequence[int]) -> None:
         """Share the passes out. Those of one member follow one another: all workers take them, and need not wait."""
         if self.workers > 1 and len(studies) > 1:
             take_passes(studies, passes, self._group)
