@@ -63,7 +63,8 @@ COUNT, STAGES, WARMUP = 2000, 20, 2
 RATE, GAMMA, TAU, HIDDEN, STATE, ACTION = 1e-3, 0.95, 0.01, [64, 64, 64], 10, 5
 PLAIN = {
     "standardize_rewards": False, "theta_bound": 1.0, "actor_lr": RATE, "critic_lr": RATE,
-    "discount": GAMMA, "target_rate": TAU, "n_step": 1, "members": 1, "action_penalty": 0.0, "hidden": HIDDEN,
+    "discount": GAMMA, "target_rate": TAU, "n_step": 1, "members": 1, "action_penalty": 0.0, "imitation": 0.0,
+    "hidden": HIDDEN,
 }  # fmt: skip
 
 

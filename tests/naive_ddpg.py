@@ -12,6 +12,7 @@ SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_s
 PAPER = {
     "target_rate": None, "standardize_rewards": False, "theta_bound": None,
     "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1, "action_penalty": 0.0,
+    "imitation": 0.0,
 }  # fmt: skip
 FAST = {"actor_lr": 1e-3, "critic_lr": 3e-3}
 
@@ -65,6 +66,7 @@ class Naive:
             return list(zip(tensors[::2], tensors[1::2], strict=True))
 
         options = self.options = dict(agent.hparams)
+        self.imitation = options["imitation"]
         self.embedding = agent.embedding.weight.detach().clone().requires_grad_()
         self.actor = layers(agent.actor)
         self.critic = layers(agent.critic)
@@ -113,25 +115,33 @@ class Naive:
             with torch.no_grad():
                 p -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
 
-    def critic_loss(self, rows):
-        n = len(rows)
+    def targets(self, rows):
         embedding, actor, critic = (self.embedding, self.actor, self.critic) if self.rate is None else self.slow
         targets = []
         for _, _, _, reward, following, phase, done, discount in rows:
             state = self.state(embedding, following, phase)
             value = self.q(critic, state, self.mu(actor, state)).item()
             targets.append(reward if done else reward + discount * value)
+        return targets
+
+    def critic_loss(self, rows):
+        n, targets = len(rows), self.targets(rows)
         states = [self.state(self.embedding.detach(), stage, phase) for stage, phase, *_ in rows]
         values = [self.q(self.critic, s, row[2]) for s, row in zip(states, rows, strict=True)]
         loss = sum((q - y) ** 2 for q, y in zip(values, targets, strict=True)) / n
         return loss, sum(q.item() for q in values) / n
 
-    def actor_loss(self, rows):
+    def actor_loss(self, rows, targets):
         n, loss = len(rows), 0.0
-        for row in rows:
+        for row, target in zip(rows, targets, strict=True):
             state = self.state(self.embedding.detach(), row[0], row[1])
             phase = self.state(self.embedding, row[0], row[1])
-            loss = loss - self.q(self.critic, state, self.mu(self.actor, phase)) / n
+            theta = self.mu(self.actor, phase)
+            value = self.q(self.critic, state, theta)
+            loss = loss - value / n
+            worth = min(math.exp(target - value.item()), 20.0)
+            distance = (((theta - row[2]) / self.scale) ** 2).sum()
+            loss = loss + self.imitation * worth * distance / (2 * n)
             free = self.forward(self.actor, phase) * self.scale
             loss = loss + self.options["action_penalty"] * (free**2).sum() / (n * len(free))
         return loss
@@ -140,9 +150,10 @@ class Naive:
         """One batch, of which every worker has a part; the losses and the mean Q."""
         size = len(batch) // workers or 1
         batches = [batch[at : at + size] for at in range(0, len(batch), size)]
+        targets = [self.targets(rows) for rows in batches]  # before the critic learns from them
         critic_losses, q_means = zip(*map(self.critic_loss, batches), strict=True)
         self.adam(flat(self.critic), critic_losses, self.options["critic_lr"])
-        actor_losses = [self.actor_loss(rows) for rows in batches]
+        actor_losses = [self.actor_loss(*each) for each in zip(batches, targets, strict=True)]
         self.adam([*flat(self.actor), self.embedding], actor_losses, self.options["actor_lr"])
         if self.rate is not None:
             slow = [self.slow[0], *flat(self.slow[1]), *flat(self.slow[2])]
@@ -184,6 +195,8 @@ class Naive:
         if self.options["standardize_rewards"]:
             rows = [(*row[:3], row[3] / scale, *row[4:]) for row in rows]
         seeds = np.random.SeedSequence([self.options["seed"] + 2, self.updates])
+        episodes = self.updates * len(buffers) / (self.options["num_stages"] - self.options["warmup_stages"])
+        self.imitation = self.options["imitation"] * self.options["noise_decay"] ** episodes
         generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.updates += 1
         logs, size = [], batch_size * len(buffers)

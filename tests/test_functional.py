@@ -367,3 +367,27 @@ def test_actor_loss_ascends_the_value():
     assert loss.item() == -3.0
     loss.backward()
     torch.testing.assert_close(value.grad, torch.full((3,), -1 / 3))
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))
+def test_imitation_weight_is_a_bounded_exponential(advantages):
+    given = torch.tensor(advantages, requires_grad=True)
+    weight = LF.imitation_weight(given)
+    expected = [min(math.exp(each), 20.0) for each in given.tolist()]
+    assert weight.tolist() == pytest.approx(expected, rel=1e-5)
+    assert not weight.requires_grad
+
+
+def test_imitation_weight_of_what_overflows():
+    assert LF.imitation_weight(torch.tensor([1e9, -1e9])).tolist() == [20.0, 0.0]
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 1000))
+def test_imitation_loss_is_that_of_a_loop(rows, width, seed):
+    draw = torch.Generator().manual_seed(seed)
+    theta, taken = torch.randn(2, rows, width, generator=draw)
+    weight = torch.rand(rows, generator=draw)
+    total = 0.0
+    for i in range(rows):
+        total += float(weight[i]) * sum(float(theta[i, k] - taken[i, k]) ** 2 for k in range(width)) / 2
+    assert float(LF.imitation_loss(theta, taken, weight)) == pytest.approx(total / rows, rel=1e-4, abs=1e-6)

@@ -25,6 +25,8 @@ from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, 
         PAPER | {"n_step": 2},
         PAPER | {"n_step": None},
         PAPER | {"action_penalty": 0.3, "theta_bound": 1.0},
+        PAPER | {"imitation": 0.5, "noise_decay": 0.3},
+        PAPER | {"imitation": 2.0, "theta_bound": 1.0, "n_step": None, "standardize_rewards": True},
         FAST,
         FAST | {"target_rate": 0.2, "seed": 11},
     ],
@@ -37,6 +39,8 @@ from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, 
         "two steps",
         "returns",
         "penalty",
+        "imitation",
+        "imitation of returns within bounds",
         "default",
         "default fast",
     ],
@@ -119,6 +123,38 @@ def test_an_update_learns_which_theta_pays():
         buffer.add(phase, theta, -(theta - torch.tensor([1.0, -1.0])).square().sum().item(), phase, True)
     agent.full_data_update(buffer, epochs=300)
     assert (agent.act(0, 0.5, 0.5) - torch.tensor([1.0, -1.0])).abs().max() < 0.5
+
+
+def test_what_paid_is_imitated():
+    """One theta paid. The critic is at rest, and without imitation the actor does not know where to go."""
+    wanted, phase, buffer = torch.tensor([0.6, -2.0]), TrainingPhase(0, 1, 0.5, 0.5), ReplayBuffer()
+    for theta, reward in ((wanted, 1.0), (-wanted, -1.0)):
+        buffer.add(phase, theta, reward, phase, True)
+    left = {}
+    for imitation in (0.0, 1.0):
+        options = {"warmup_stages": 0, "actor_lr": 1e-2, "critic_lr": 1e-9, "members": 1, "action_penalty": 0.0}
+        agent = StrategyAgent(1, ["loss"], imitation=imitation, noise_decay=1.0, **options)
+        with torch.no_grad():
+            for parameter in agent.critic.network[-1].parameters():
+                parameter.zero_()
+        agent.full_data_update(buffer, epochs=300)
+        left[imitation] = float((agent.act(0, 0.5, 0.5) - wanted).norm())
+    # Weights e and 1/e: the weighted mean is at tanh(1) of the way.
+    expected = (1 - math.tanh(1)) * float(wanted.norm())
+    assert left[1.0] == pytest.approx(expected, rel=0.02)
+    assert left[0.0] > 0.9 * float(wanted.norm())
+
+
+def test_imitation_decays_as_exploration_does():
+    agent, buffer = make(imitation=0.4, noise_decay=0.5, warmup_stages=1), filled(9)
+    learned = STAGES - 1
+    for update in range(4):
+        assert agent.imitation() == pytest.approx(0.4 * 0.5 ** (update / learned))
+        assert agent.imitation(workers=2) == pytest.approx(0.4 * 0.5 ** (2 * update / learned))
+        agent.full_data_update(buffer)
+    agent.start_episode()
+    agent.start_episode()  # the exploration of the second episode
+    assert agent.exploration.scale == 0.5
 
 
 def test_constant_rewards_are_not_scaled():
@@ -302,7 +338,10 @@ def test_a_stage_that_does_not_exist_is_named(stage):
         ({"features": ["loss", "margin"]}, "features must be distinct names .*margin"),
         ({"features": ["loss", "loss"]}, "features must be distinct names"),
         ({"n_step": 0}, "n_step must be at least 1, not 0"),
-        ({"action_penalty": -0.1}, "action_penalty must be at least 0, not -0.1"),
+        ({"action_penalty": -0.1}, "action_penalty must be a number of at least 0, not -0.1"),
+        ({"imitation": -1.0}, "imitation must be a number of at least 0, not -1.0"),
+        ({"imitation": math.inf}, "imitation must be a number of at least 0, not inf"),
+        ({"imitation": math.nan}, "imitation must be a number of at least 0, not nan"),
         ({"stage_noise": -1.0}, "Noise must be at least 0"),
         ({"noise_decay": 0.0}, "Noise must be at least 0"),
     ],

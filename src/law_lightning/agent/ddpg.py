@@ -82,15 +82,22 @@ class DDPG(L.LightningModule):
         if state["_learner"] is not None:
             learner.load_optimizer_states(torch.load(io.BytesIO(state["_learner"]), weights_only=True))
 
+    def imitation(self, workers: int = 1) -> float:
+        """The weight of imitation in the next update: it decays as the exploration does, with what was learned from."""
+        raise NotImplementedError
+
     # -- the update ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _update(self, batch: Batch, steps: Sequence[Callable[[], Any]]) -> tuple[Tensor, Tensor, Tensor]:
-        """One critic step (Equations 10 to 12), one actor step (Equation 13).
+    def _update(
+        self, batch: Batch, steps: Sequence[Callable[[], Any]], imitation: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One critic step (Equations 10 to 12), one actor step (Equation 13 and what is added to it).
 
         Args:
             batch: N transitions; the room in its inputs is written to.
             steps: of the critic's optimizer and of the actor's, which find the gradients in place.
+            imitation: weight of the imitation in the actor's loss.
 
         Returns:
             N times the critic's loss, the actor's loss and mean Q.
@@ -111,11 +118,18 @@ class DDPG(L.LightningModule):
 
         # The actor's gradient passes through the critic, which sees e_T as a constant: it is the actor's to learn.
         theta = batch.inputs[:, width + 2 :]
+        taken = theta.clone() if imitation else None
         free = networks.actor.forward(batch.inputs[:, : width + 2]) * self.actor.scale
         theta.copy_(self.actor.bounded(free))
-        loss = -critic.forward(batch.inputs).sum()  # N times LF.actor_loss
+        value = critic.forward(batch.inputs).squeeze(1)
+        loss = -value.sum()  # N times LF.actor_loss
         gradient = critic.backward(y.new_full((1, count), -1 / count).t(), learn=False)
         gradient = narrow_product(gradient, critic.layers[0].weight[:, width + 2 :])
+        if taken is not None:  # distances are measured in units of the actor's scale
+            apart = (theta - taken) / self.actor.scale
+            pull = apart * LF.imitation_weight(y - value).unsqueeze(1)
+            loss += torch.dot(pull.reshape(-1), apart.reshape(-1)) * (imitation / 2)  # N times LF.imitation_loss
+            gradient.add_(pull / self.actor.scale, alpha=imitation / count)
         if self.actor.bound is not None:
             gradient *= 1 - (theta / self.actor.bound).square()
         penalty = self.hparams["action_penalty"]
@@ -152,7 +166,7 @@ class DDPG(L.LightningModule):
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         (packed,) = self._prepared.batches(rows, len(rows))
-        sums = self._update(packed, [optimizer.step for optimizer in optimizers])
+        sums = self._update(packed, [optimizer.step for optimizer in optimizers], self.imitation())
         names = ("agent/critic_loss", "agent/actor_loss", "agent/q_mean")
         self.log_dict({name: value / len(rows) for name, value in zip(names, sums, strict=True)})
 

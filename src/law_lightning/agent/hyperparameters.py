@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from law_lightning import functional as LF
 
 _AT_LEAST_ONE = ("num_stages", "embedding_dim", "epochs", "batch_size", "n_step", "members")
 _POSITIVE = ("actor_lr", "critic_lr", "theta_bound")
+_AT_LEAST_ZERO = ("action_penalty", "imitation")
 _SHARE = ("discount", "target_rate")
 
 # Strategies are tiny. Beyond these a slip, or a damaged file, would use up the memory instead of being named.
@@ -37,8 +39,9 @@ def check_hyperparameters(given: Mapping[str, Any]) -> None:
         raise ValueError(f"warmup_stages must be in 0 to {given['num_stages'] - 1}, not {given['warmup_stages']}.")
     if any(width < 1 for width in given["hidden"]):
         raise ValueError(f"hidden must be widths of at least 1, not {given['hidden']}.")
-    if not given["action_penalty"] >= 0:
-        raise ValueError(f"action_penalty must be at least 0, not {given['action_penalty']}.")
+    for name in _AT_LEAST_ZERO:
+        if not 0 <= given[name] < math.inf:
+            raise ValueError(f"{name} must be a number of at least 0, not {given[name]}.")
     if given["members"] > _MOST["members"] or len(given["hidden"]) > _MOST["layers"]:
         raise ValueError(
             f"There may be {_MOST['members']} members with {_MOST['layers']} hidden layers at most, not "

@@ -56,6 +56,9 @@ class StrategyAgent(DDPG):
             end of the episode.
         action_penalty: weight of the mean square of the actor's output before the bound, which keeps it from
             saturating there.
+        imitation: weight, at first, of the pull towards thetas that paid more than the critic expects of the strategy's
+            own (:func:`law_lightning.functional.imitation_loss`, distances in units of the exploration's spread).
+            Early on the critic knows little, and what paid shows the way; the weight decays as the exploration does.
         members: how many take turns.
         seed: of initialisation, exploration and shuffling.
 
@@ -88,6 +91,7 @@ class StrategyAgent(DDPG):
         noise_decay: float = 0.96,
         n_step: int | None = None,
         action_penalty: float = 0.1,
+        imitation: float = 0.3,
         members: int = 3,
         seed: int = 0,
     ) -> None:
@@ -102,7 +106,8 @@ class StrategyAgent(DDPG):
             "standardize_rewards": bool(standardize_rewards), "epochs": int(epochs), "batch_size": int(batch_size),
             "episode_noise": float(episode_noise), "stage_noise": float(stage_noise),
             "noise_decay": float(noise_decay), "n_step": None if n_step is None else int(n_step),
-            "action_penalty": float(action_penalty), "members": int(members), "seed": seed,
+            "action_penalty": float(action_penalty), "imitation": float(imitation), "members": int(members),
+            "seed": seed,
         })  # fmt: skip
         check_hyperparameters(self.hparams)
         self.num_stages = int(num_stages)
@@ -192,11 +197,23 @@ class StrategyAgent(DDPG):
             if progress is not None:
                 progress(next(done), total)
 
-        passes = self._turns(epochs)
-        studies = [Study(member, packed, batch_size, member._shuffled(self.updates), tell) for member in passes]
+        passes, imitation = self._turns(epochs), self.imitation(buffer.workers)
+        studies = [
+            Study(member, packed, batch_size, imitation, member._shuffled(self.updates), tell) for member in passes
+        ]
         buffer.take_passes(studies, list(passes.values()))
         self.updates += 1
         return studies[0].means()
+
+    def imitation(self, workers: int = 1) -> float:
+        r"""The weight of imitation in the next update.
+
+        .. math:: \lambda_u = \lambda \, \kappa^{u N_a / (T_{max} - T_w)}
+
+        It decays by noise_decay, kappa, in as many updates u as the N_a workers' next episodes have.
+        """
+        episodes = self.updates * workers / (self.num_stages - self.warmup_stages)
+        return float(self.hparams["imitation"] * self.hparams["noise_decay"] ** episodes)
 
     def _turns(self, epochs: int) -> dict[StrategyAgent, int]:
         """How many passes each member takes in the next update, beginning with whose turn it is; at least one each."""
@@ -221,6 +238,11 @@ class StrategyAgent(DDPG):
             "updates": self.updates,
             "others": [other.full_state() for other in self.others],
         }
+
+    def has(self, hparams: dict[str, Any]) -> bool:
+        """Whether these are the agent's hyper-parameters, as far as they say: files of before lack what is new."""
+        own = dict(self.hparams)
+        return own | hparams == own
 
     def load_full_state(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`full_state` was taken.

@@ -22,6 +22,7 @@ class Study:
         agent: whose networks learn.
         packed: what they learn from.
         batch_size: B.
+        imitation: weight of the imitation in the actor's loss.
         shuffle: draws the order of every pass.
         tell: called after every batch.
     """
@@ -31,10 +32,11 @@ class Study:
         agent: DDPG,
         packed: PackedTransitions,
         batch_size: int,
+        imitation: float,
         shuffle: torch.Generator,
         tell: Callable[[], None],
     ) -> None:
-        self._agent, self._packed, self._batch_size = agent, packed, batch_size
+        self._agent, self._packed, self._batch_size, self._imitation = agent, packed, batch_size, imitation
         self._shuffle, self._tell = shuffle, tell
         self._drawn = 0  # orders
         self._steps = [partial(adam.step, optimizer) for optimizer in agent.configure_optimizers()]
@@ -49,7 +51,7 @@ class Study:
             if number < first:
                 continue
             for batch in self._packed.batches(order, self._batch_size):
-                logs.extend(self._agent._update(batch, self._steps))
+                logs.extend(self._agent._update(batch, self._steps, self._imitation))
                 counts.append(len(batch.reward))
                 self._tell()
         self._drawn = last

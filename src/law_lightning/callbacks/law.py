@@ -182,7 +182,7 @@ class LAWCallback(RewardCallback):
         self._load_agent(state)
 
     def _load_agent(self, state: dict[str, Any]) -> None:
-        if state["agent"]["hparams"] != dict(self.agent.hparams):
+        if not self.agent.has(state["agent"]["hparams"]):
             raise MisconfigurationException(
                 "The checkpoint holds a strategy with other settings than the callback's agent: resume with an agent "
                 f"of the same ones, {state['agent']['hparams']}."

@@ -13,7 +13,15 @@ from law_lightning.functional.features import (
     sample_features,
 )
 from law_lightning.functional.rewards import reward, reward_weight, smooth
-from law_lightning.functional.update import actor_loss, critic_loss, deviation, n_step_returns, td_target
+from law_lightning.functional.update import (
+    actor_loss,
+    critic_loss,
+    deviation,
+    imitation_loss,
+    imitation_weight,
+    n_step_returns,
+    td_target,
+)
 from law_lightning.functional.weights import renormalize_weights, sample_weights, weighted_loss
 
 __all__ = [
@@ -23,6 +31,8 @@ __all__ = [
     "density",
     "deviation",
     "entropy",
+    "imitation_loss",
+    "imitation_weight",
     "label",
     "n_step_returns",
     "normalize_features",

@@ -1,4 +1,4 @@
-"""The strategy's update: returns, what the critic learns from, and both losses (Equations 10 to 13)."""
+"""The strategy's update: returns, what the critic learns from, and the losses (Equations 10 to 13)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from law_lightning.functional.features import RELATIVE_SPREAD
+
+#: An action that paid beyond all expectation must not drown out all others.
+MOST_IMITATION = 20.0
 
 
 def n_step_returns(reward: Tensor, linked: Tensor, steps: int, discount: float) -> tuple[Tensor, Tensor]:
@@ -98,3 +101,39 @@ def actor_loss(value: Tensor) -> Tensor:
         A scalar, the negative mean.
     """
     return -value.mean()
+
+
+def imitation_weight(advantage: Tensor) -> Tensor:
+    r"""How much an action is worth imitating that paid more, or less, than the strategy's own is expected to.
+
+    .. math:: w_i = \min(e^{A_i}, 20), \qquad A_i = y_i - Q(s_i, \mu(s_i))
+
+    (Peng et al., *Advantage-Weighted Regression*, 2019, with their bound.)
+
+    Args:
+        advantage: A, [N], in deviations of what is learned from.
+
+    Returns:
+        [N], detached.
+
+    Example:
+        >>> imitation_weight(torch.tensor([0.0, 9.0]))
+        tensor([ 1., 20.])
+    """
+    return advantage.detach().exp().clamp(max=MOST_IMITATION)
+
+
+def imitation_loss(theta: Tensor, taken: Tensor, weight: Tensor) -> Tensor:
+    r"""Squared distance of the strategy's actions from those that were taken, weighted.
+
+    .. math:: \frac{1}{2 n} \sum_i w_i \lVert \mu(s_i) - \theta_i \rVert^2
+
+    Args:
+        theta: mu(s), [N, A].
+        taken: the actions in the buffer, [N, A].
+        weight: w of :func:`imitation_weight`, [N].
+
+    Returns:
+        A scalar.
+    """
+    return 0.5 * (weight * (theta - taken).square().sum(dim=1)).mean()

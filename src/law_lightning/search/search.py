@@ -189,7 +189,6 @@ class StrategySearch:
             run_dir=self.run_dir,
             cache_dir=self.cache_dir,
             settings={  # what a resumed search must share with its beginning
-                "agent": _described(self.agent.hparams),
                 "trainer_kwargs": _described(self.trainer_kwargs),
                 "law_kwargs": _described(self.law_kwargs),
                 "seed": repr(self.seed),

@@ -63,9 +63,9 @@ class SearchState:
     def check(self, agent: StrategyAgent) -> None:
         """Raise an error of any kind unless a search that teaches ``agent`` can go on from here."""
         for state in (self.agent, self.best):
+            if not agent.has(state["hparams"]):
+                raise OtherSearchError("agent")
             copy.deepcopy(agent).load_full_state(state)
-            if state["hparams"] != dict(agent.hparams):
-                raise ValueError("its strategy is another one")
         if [record["episode"] for record in self.history] != list(range(len(self.episodes))) or not self.episodes:
             raise ValueError("its episodes are not those of its history")
         buffer = ReplayBuffer()
@@ -119,21 +119,27 @@ class SearchState:
         theirs = state.pop("settings", None)
         if not isinstance(theirs, dict):
             raise ValueError(f"{path} is damaged: it does not say which search it is of. Choose another run_dir.")
-        other = [name for name in settings if theirs.get(name) != settings[name]]
-        if other:
-            raise MisconfigurationException(
-                f"{folder} holds a search with other settings ({', '.join(other)}): resume it with the same "
-                "ones, or choose another run_dir."
-            )
         try:
+            other = [name for name in settings if theirs.get(name) != settings[name]]
+            if other:
+                raise OtherSearchError(", ".join(other))
             found = cls.from_plain(state)
             found.check(agent)
+        except OtherSearchError as error:
+            raise MisconfigurationException(
+                f"{folder} holds a search with other settings ({error}): resume it with the same ones, or choose "
+                "another run_dir."
+            ) from None
         except Exception as error:  # a state that another program made up can fail in any way
             raise ValueError(
                 f"{path} is damaged or of another version of law-lightning ({type(error).__name__}: {error}): choose "
                 "another run_dir."
             ) from error
         return found
+
+
+class OtherSearchError(Exception):
+    """Names the settings that another search has."""
 
 
 def _is_number(value: Any) -> bool:
