@@ -2,36 +2,29 @@
 
     nox -s workers
 
-2 cores of an x86-64 server CPU, torch 2.15.0, lightning 2.6.6, the default agent of three members; 2026-11-25; options
---episodes 120 --rounds 1:
+2 cores of an x86-64 server CPU with nothing else to do, torch 2.15.0, lightning 2.6.6, the default agent of three
+members; 2026-11-25; options --episodes 90 --rounds 2 --updates 50:
 
                         episodes a minute       of 2 searches         start-up in s
-1 worker                35.0                    0.48                  4.1
-2 searches of 1 worker  73.2                    1.00                  5.4
-2 workers               74.2                    1.01                  12.6
+1 worker                58.7 [57.8, 59.6]       0.50 [0.50, 0.51]     4.0 [3.8, 4.1]
+2 searches of 1 worker  117.2 [116.7, 117.8]    1.00 [1.00, 1.00]     4.9 [4.5, 5.3]
+2 workers               107.4 [106.8, 108.0]    0.92 [0.91, 0.93]     12.4 [12.0, 12.8]
 
-the mean gradient (9424 + 9520 numbers) of N workers, ms (the same run; stopped after 32 workers)
+the mean gradient (9424 + 9520 numbers) of N workers, ms (the same run; stopped after 16 workers)
          once a stage:         at every batch:       instead of both, at every batch:
 workers  share a transition    steps on N x 128      send the gradients
-      1  0.12                  2.95                  0.18
-      2  0.60                  3.75                  1.36
-      4  3.84                  5.23                  10.43
-      8  12.79                 7.93                  42.29
-     16  37.96                 14.67                 124.48
-     32  90.06                 28.67                 267.98
+      1  0.09 [0.09, 0.10]     0.90 [0.87, 0.92]     0.23 [0.15, 0.31]
+      2  0.68 [0.59, 0.78]     1.08 [1.06, 1.10]     1.37 [1.19, 1.56]
+      4  2.93 [2.79, 3.06]     1.54 [1.54, 1.55]     10.88 [10.56, 11.20]
+      8  11.36 [11.04, 11.67]  2.47 [2.44, 2.50]     41.62 [40.77, 42.47]
+     16  37.47 [37.22, 37.72]  4.10 [4.09, 4.10]     130.18 [129.10, 131.26]
 
-The machine's speed changed from minute to minute, by what else its host had to do, so of these the second column says
-most: two workers are as fast as two searches that know nothing of each other, which is what two cores give. A round
-before it, with another job beside it, gave 48.8, 77.3 and 70.4 (1.44 times the episodes of one, 0.91 of two
-searches). Searches of 100 episodes by turns, by a script that ran --search alone: one worker 45.7 and 42.5 episodes a
-minute, two workers 92.0 and 90.0, which is 2.1 times as many; once with the code before they shared out the members'
-passes 79.8. That code gave 0.86 of two searches the day it was measured. It can be more than twice, as a batch of two
-workers' transitions takes less than twice the time of one's.
+Two workers give 1.83 times the episodes of one. Before, when all three members learned in every update, it was 2.1
+times, but of fewer: 45.7 and 42.5 episodes a minute, and 92.0 and 90.0.
 
-With one member, who cannot be shared out, two workers gave 1.80 times the episodes of one (two rounds, 1.78 and
-1.81), 0.90 of two searches. Up to 64 workers were measured with that agent of two critics (18848 + 9520 numbers):
-sharing a transition took 90.54 ms with 32 workers and 193.76 with 64, a batch 13.61 and 24.79, sending gradients
-288.43 and 690.45.
+Up to 64 workers were measured with an earlier agent of one member and two critics (18848 + 9520 numbers): sharing a
+transition took 90.54 ms with 32 workers and 193.76 with 64, a batch 13.61 and 24.79, sending gradients 288.43 and
+690.45.
 
 - Episodes: digits_noise40 of ``tasks.py``. Every round runs, one after the other, a search with 1 worker, two such
   searches at the same time that know nothing of each other, and a search with 2 workers; each has the same number of
