@@ -77,7 +77,7 @@ class Naive:
             slow = agent.target_embedding.weight, layers(agent.target_actor), layers(agent.target_critic)
             self.slow = self.copy(*slow)
         self.moments = {}
-        self.updates = 0
+        self.updates = self.learned = 0
 
     @staticmethod
     def copy(embedding, actor, critic):
@@ -195,10 +195,11 @@ class Naive:
         if self.options["standardize_rewards"]:
             rows = [(*row[:3], row[3] / scale, *row[4:]) for row in rows]
         seeds = np.random.SeedSequence([self.options["seed"] + 2, self.updates])
-        episodes = self.updates * len(buffers) / (self.options["num_stages"] - self.options["warmup_stages"])
+        episodes = self.learned / (self.options["num_stages"] - self.options["warmup_stages"])
         self.imitation = self.options["imitation"] * self.options["noise_decay"] ** episodes
         generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.updates += 1
+        self.learned += len(buffers)
         logs, size = [], batch_size * len(buffers)
         for _ in range(epochs):
             order = torch.randperm(len(rows), generator=generator).tolist()

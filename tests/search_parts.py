@@ -30,9 +30,9 @@ def make_data(train_size=60):
     return DigitsDataModule(train_size=train_size, val_size=100, batch_size=30, corruption=UniformNoise(0.4))
 
 
-def new_search(run_dir=None, episodes=4, workers=1, bias=None, members=3, **kwargs):
+def new_search(run_dir=None, episodes=4, workers=1, bias=None, members=3, epochs=1, **kwargs):
     options = {"eval_every": 2, "eval_seeds": 2, "progress": False, "trainer_kwargs": TRAINER}
-    agent = StrategyAgent(num_stages=4, warmup_stages=1, epochs=1, members=members)
+    agent = StrategyAgent(num_stages=4, warmup_stages=1, epochs=epochs, members=members)
     if bias is not None:  # a strategy that weighs from the start
         agent.actor.network[-1].bias.data.copy_(torch.tensor(bias))
     return StrategySearch(agent, episodes=episodes, workers=workers, run_dir=run_dir, **(options | kwargs))

@@ -150,11 +150,36 @@ def test_imitation_decays_as_exploration_does():
     learned = STAGES - 1
     for update in range(4):
         assert agent.imitation() == pytest.approx(0.4 * 0.5 ** (update / learned))
-        assert agent.imitation(workers=2) == pytest.approx(0.4 * 0.5 ** (2 * update / learned))
         agent.full_data_update(buffer)
     agent.start_episode()
     agent.start_episode()  # the exploration of the second episode
     assert agent.exploration.scale == 0.5
+    several = make(imitation=0.4, noise_decay=0.5, warmup_stages=1)
+    several.load_full_state(agent.full_state())
+    buffer.workers = 2  # the search goes on with two workers, so two stages at a time
+    several.full_data_update(buffer)
+    assert several.imitation() == pytest.approx(0.4 * 0.5 ** ((4 + 2) / learned))
+
+
+def test_hyperparameters_of_before():
+    agent = make(members=1, imitation=0.2)
+    hparams = dict(agent.hparams)
+    assert agent.has(hparams)
+    assert agent.has({name: value for name, value in hparams.items() if name not in ("members", "imitation")})
+    assert not agent.has(hparams | {"imitation": 0.0})
+    assert not agent.has(hparams | {"unheard_of": 1})
+    assert not agent.has({})
+    assert not make(members=2).has({name: value for name, value in hparams.items() if name != "members"})
+
+
+def test_a_strategy_of_before_imitates_nothing(tmp_path):
+    agent = make(members=1, noise_decay=1.0, imitation=0.2)
+    state = agent.full_state()
+    for name in ("members", "imitation"):
+        del state["hparams"][name]
+    save_state(tmp_path / "old.pt", "strategy", state)
+    old = StrategyAgent.load(tmp_path / "old.pt")
+    assert (old.imitation(), old.others) == (0.0, [])
 
 
 def test_constant_rewards_are_not_scaled():
@@ -548,7 +573,7 @@ def test_members_take_turns_at_passes_over_all_transitions(epochs):
         logs = agent.full_data_update(buffer)
         for index, (each, number) in enumerate(zip(alone, due, strict=True)):
             passes[index] += number
-            each.updates = update
+            each.updates = each.learned = update
             own = each.full_data_update(buffer, epochs=number) if number else None
             if index == first:
                 assert logs == own

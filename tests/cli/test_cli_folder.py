@@ -17,3 +17,12 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
         claim(tmp_path, changed, "state.pt", free=["run_dir"])
     with pytest.raises(ValueError, match=r"law was absent, now \{\}"):
         claim(tmp_path, {**more, "law": {}}, "state.pt", free=[])
+
+
+def test_a_run_of_before_goes_on_with_settings_that_came_later(tmp_path):
+    before = {"agent": {"discount": 0.9}}
+    claim(tmp_path, before, "state.pt", free=[])
+    (tmp_path / "state.pt").touch()
+    claim(tmp_path, {"agent": {"discount": 0.9, "imitation": 0.3}}, "state.pt", free=[])
+    with pytest.raises(ValueError, match=r"agent\.imitation was 0\.3, now 0\.0"):
+        claim(tmp_path, {"agent": {"discount": 0.9, "imitation": 0.0}}, "state.pt", free=[])

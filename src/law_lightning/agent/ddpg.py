@@ -82,8 +82,8 @@ class DDPG(L.LightningModule):
         if state["_learner"] is not None:
             learner.load_optimizer_states(torch.load(io.BytesIO(state["_learner"]), weights_only=True))
 
-    def imitation(self, workers: int = 1) -> float:
-        """The weight of imitation in the next update: it decays as the exploration does, with what was learned from."""
+    def imitation(self) -> float:
+        """The weight of imitation in the next update."""
         raise NotImplementedError
 
     # -- the update ------------------------------------------------------------------------------------------

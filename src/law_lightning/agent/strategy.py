@@ -21,6 +21,8 @@ from law_lightning.files import is_finite, load_state, save_state
 from law_lightning.randomness import OwnGenerator, derived_seed
 
 Progress = Callable[[int, int], None]
+#: What strategies were like before their files said so.
+FORMER = {"members": 1, "imitation": 0.0}
 
 
 class StrategyAgent(DDPG):
@@ -64,6 +66,7 @@ class StrategyAgent(DDPG):
 
     Attributes:
         updates: full data updates made so far.
+        learned: stages, of all workers, that were followed by an update.
         others: the members after the first.
 
     Raises:
@@ -118,7 +121,7 @@ class StrategyAgent(DDPG):
             torch.manual_seed(seed)
             self.build(len(features) + 1)
         self.exploration = Exploration(len(features) + 1, episode_noise, stage_noise, noise_decay, seed + 1)
-        self.updates = 0
+        self.updates = self.learned = 0
         self._shuffle = OwnGenerator(seed + 2)
         self.others = [
             StrategyAgent(**{**self.hparams, "members": 1, "seed": derived_seed(seed, number)})
@@ -197,22 +200,24 @@ class StrategyAgent(DDPG):
             if progress is not None:
                 progress(next(done), total)
 
-        passes, imitation = self._turns(epochs), self.imitation(buffer.workers)
+        passes, imitation = self._turns(epochs), self.imitation()
         studies = [
             Study(member, packed, batch_size, imitation, member._shuffled(self.updates), tell) for member in passes
         ]
         buffer.take_passes(studies, list(passes.values()))
         self.updates += 1
+        self.learned += buffer.workers
         return studies[0].means()
 
-    def imitation(self, workers: int = 1) -> float:
+    def imitation(self) -> float:
         r"""The weight of imitation in the next update.
 
-        .. math:: \lambda_u = \lambda \, \kappa^{u N_a / (T_{max} - T_w)}
+        .. math:: \lambda_n = \lambda \, \kappa^{n / (T_{max} - T_w)}
 
-        It decays by noise_decay, kappa, in as many updates u as the N_a workers' next episodes have.
+        As the exploration does, it decays by noise_decay, kappa, an episode: n counts the stages of all workers that
+        were followed by an update.
         """
-        episodes = self.updates * workers / (self.num_stages - self.warmup_stages)
+        episodes = self.learned / (self.num_stages - self.warmup_stages)
         return float(self.hparams["imitation"] * self.hparams["noise_decay"] ** episodes)
 
     def _turns(self, epochs: int) -> dict[StrategyAgent, int]:
@@ -236,13 +241,14 @@ class StrategyAgent(DDPG):
             "optimizers": self.learner().optimizer_states(),
             "exploration": self.exploration.state_dict(),
             "updates": self.updates,
+            "learned": self.learned,
             "others": [other.full_state() for other in self.others],
         }
 
     def has(self, hparams: dict[str, Any]) -> bool:
-        """Whether these are the agent's hyper-parameters, as far as they say: files of before lack what is new."""
+        """Whether these are the agent's hyper-parameters; what was begun before there was imitation may have any."""
         own = dict(self.hparams)
-        return own | hparams == own
+        return FORMER | {"imitation": own["imitation"]} | hparams == own
 
     def load_full_state(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`full_state` was taken.
@@ -255,7 +261,10 @@ class StrategyAgent(DDPG):
         if state["optimizers"] is not None:
             learner.load_optimizer_states(state["optimizers"])
         self.exploration.load_state_dict(state["exploration"])
-        self.updates = int(state["updates"])
+        counts = int(state["updates"]), int(state.get("learned", state["updates"]))  # files of before have one
+        if not all(0 <= number < 2**63 for number in counts):
+            raise ValueError("the strategy's updates must be whole numbers of at least 0")
+        self.updates, self.learned = counts
         for other, own in zip(self.others, state.get("others", []), strict=True):
             other.load_full_state(own)
         if not is_finite(self.full_state()):  # what was given may hold more, of any size
@@ -287,7 +296,7 @@ class StrategyAgent(DDPG):
         if not is_finite(state):
             raise ValueError(f"{path} holds a strategy with parameters that are not finite.")
         try:
-            agent = cls(**{"members": 1, **state["hparams"]})  # files of before have no members
+            agent = cls(**(FORMER | state["hparams"]))
             agent.load_full_state(state)
         except Exception as error:  # a state that another program made up can fail in any way
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error

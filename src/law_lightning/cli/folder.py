@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
+#: Settings that run folders of before lack; what was begun without them goes on with them.
+LATER = ("agent.imitation",)
 #: What the corruption did to the training labels.
 CORRUPTION_FILE = "corruption.pt"
 
@@ -33,7 +35,9 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
     written = folder / CONFIG_FILE
     if written.is_file() and (folder / state).is_file():
         begun = OmegaConf.to_container(OmegaConf.load(written))
-        changes = _changes(_flat(begun), _flat(config), free)
+        now = _flat(config)
+        before = {key: now[key] for key in LATER if key in now} | _flat(begun)
+        changes = _changes(before, now, free)
         if changes:
             raise ValueError(
                 f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another run_dir=, "

@@ -111,7 +111,7 @@ def imitation_weight(advantage: Tensor) -> Tensor:
     (Peng et al., *Advantage-Weighted Regression*, 2019, with their bound.)
 
     Args:
-        advantage: A, [N], in deviations of what is learned from.
+        advantage: A, [N]; of rewards that are standardised, or the exponential says little.
 
     Returns:
         [N], detached.
