@@ -16,8 +16,7 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint,bench]", "build", "-c", "constraints.txt"]
 THREADS = {"OMP_NUM_THREADS": "1"}
-# Tests of one xdist_group share what is slow to start.
-PARALLEL = ["-n", "2", "--dist", "loadgroup"]
+PARALLEL = ["-n", "2"]
 # What benchmarks/fdu.py compares with, and what that needs beside the shared environment.
 PEERS = [
     "stable-baselines3==2.9.2",

@@ -10,9 +10,9 @@
     digits_noise40                    137.2           98.8  0.720                0.722  0.724
     cifar_noise40, --epochs 10        654.1          395.4  0.605                0.591  0.592
 
-cached and pooled were identical after 24 and 8 episodes. The aims were 0.65 and 0.6: missed on the digits, where what both
-share is too much of the whole (see below), and all but reached on the CNN, whose own 30 epochs would share less. An
-agent of one member with target networks had 0.713 (146.9 s and 104.7 s) and, with 5 epochs and 65 episodes, 0.634.
+cached and pooled were identical after 24 and 8 episodes. The aims were 0.65 and 0.6: missed on the digits, where what
+both share is too much of the whole (see below), and all but reached on the CNN, whose own 30 epochs would share less.
+An agent of one member with target networks had 0.713 (146.9 s and 104.7 s) and, with 5 epochs and 65 episodes, 0.634.
 
 - The searches take turns, round by round (an episode and, every twentieth, an evaluation), so that both meet the same
   disturbance. Their time is all of it: training, both networks' validation, the strategy's updates, evaluations.

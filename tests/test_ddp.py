@@ -12,7 +12,6 @@ from hostile import LONG
 from test_promises import assert_same
 from zoo import assert_identical, differ
 
-pytestmark = pytest.mark.xdist_group("ddp")
 MODES = ("plain", "search", "zero", "apply")
 
 

@@ -35,7 +35,6 @@ from test_promises import assert_same
 
 # Processes that import torch are slow to start: by default one of several alike is tried.
 long = pytest.mark.skipif(not LONG, reason="LAW_FAULTS=long")
-together = pytest.mark.xdist_group("two workers whom nothing befalls")
 PROGRAM = Path(__file__).parents[1] / "search_parts.py"
 
 
@@ -119,7 +118,6 @@ def whole(tmp_path_factory):
     return search.run(make_module, make_data), folder / "logs/metrics.csv"
 
 
-@together
 def test_what_two_workers_return(whole):
     first, metrics = whole
     assert len(first.history) == 4
@@ -134,13 +132,11 @@ def test_what_two_workers_return(whole):
 
 
 @long
-@together
 def test_two_workers_go_on_to_what_they_return_in_one_run(tmp_path, whole):
     new_search(tmp_path, episodes=2, workers=2).run(make_module, make_data)
     assert_same(everything(new_search(tmp_path, workers=2).run(make_module, make_data)), everything(whole[0]))
 
 
-@together
 @pytest.mark.parametrize(
     "how", ["killed", *(pytest.param(how, marks=long) for how in ("killed while the other trains", "raises"))]
 )
