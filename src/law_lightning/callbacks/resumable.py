@@ -140,16 +140,19 @@ class ResumableCallback(L.Callback):
         """Whether a step has begun, or gradients are being accumulated for one."""
         return self._step_begun == trainer.global_step
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validation may take long, and a checkpoint is one to go on from all the while."""
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Validation may take long, and between its batches a checkpoint is one to go on from."""
         alone = trainer.world_size == 1  # several processes validate at their own pace
         if self._requeue is not None and alone and not self.in_step(trainer) and not self.is_over(trainer):
-            self._requeue.release()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The training goes on."""
-        if self._requeue is not None:
-            self._requeue.hold()
+            self._requeue.deliver()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """In the epoch that a checkpoint was written in, the Trainer would leave out what follows a metric."""
