@@ -22,7 +22,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint, Timer
 
 from hostile import LONG
 from law_lightning.callbacks.requeue import RequeueSignal
@@ -52,6 +52,7 @@ MOMENTS = [
     "on_before_optimizer_step",
     "on_train_batch_end",
     "on_train_epoch_end",
+    "validation_step",
     "on_validation_batch_end",
 ]
 # Hooked and OwnFunction keep on themselves what no checkpoint holds, so they cannot go on within an epoch, and in plain
@@ -81,7 +82,7 @@ class Stop(L.Callback):
 
     def __init__(self, moment, batch, act):
         self.moment, self.batch, self.act, self.begun = moment, batch, act, 0
-        if moment not in ("", "forward", "on_train_batch_start"):
+        if moment not in ("", "forward", "validation_step", "on_train_batch_start"):
             setattr(self, moment, self.check)
 
     def check(self, *args, **kwargs):
@@ -91,6 +92,8 @@ class Stop(L.Callback):
     def on_fit_start(self, trainer, pl_module):
         if self.moment == "forward":  # of the module or of a copy of it
             pl_module.net.register_forward_hook(lambda *args: self.check())
+        elif self.moment == "validation_step":
+            pl_module.net.register_forward_hook(lambda *args: self.check() if trainer.validating else None)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.begun += 1
@@ -204,7 +207,7 @@ def drawn(kind):
     for method, place in draw.sample(places, EACH):
         last = 16 if place[1] == "max_steps" else 23
         moment, batch, every = draw.choice(MOMENTS), draw.randint(7, last), draw.randint(1, 2)
-        if (moment, place[1]) == ("on_validation_batch_end", "max_steps"):
+        if "validation" in moment and place[1] == "max_steps":
             batch = min(batch, 12)  # the last epoch is not validated
         yield pytest.param(method, place, moment, batch, every, id=f"{method}-{place[0].__name__}-{place[1]}-{batch}")
 
@@ -273,6 +276,36 @@ def test_queued_again(method, place, moment, batch, every, slurm):
 def test_queued_again_at_any_time(method, place, moment, batch, every, slurm):
     stop = Stop("on_train_batch_start", batch // 2, functools.partial(signal_soon, every * batch / 4000))
     assert_same(requeued(method, place, stop, slurm), train(method, place))
+
+
+IN_VALIDATION = [
+    "on_validation_start",
+    "on_validation_batch_start",
+    "validation_step",
+    "on_validation_batch_end",
+    "on_validation_epoch_end",
+    "on_validation_end",
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"val_check_interval": 3}], ids=["epoch", "interval"])
+@pytest.mark.parametrize("moment", IN_VALIDATION)
+def test_queued_again_in_a_validation_that_the_rate_follows(moment, options, slurm):
+    """The whole validation is done anew, so that what follows its metrics does so."""
+    stop = Stop(moment, 7, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    place = (Plateau, "default")
+    assert_same(requeued("law_search", place, stop, slurm, **options), train("law_search", place, **options))
+
+
+@pytest.mark.parametrize("module", [AdamCosine, Plateau])
+@pytest.mark.parametrize("moment", IN_VALIDATION[:-1])
+def test_an_error_in_a_validation_loses_nothing(moment, module, tmp_path):
+    """From a checkpoint that is written when the fit has failed."""
+    stop, place = Stop(moment, 7, fail), (module, "default")
+    with pytest.raises(UsersError):
+        train("focal", place, [stop, OnExceptionCheckpoint(tmp_path)])
+    resumed = train("focal", place, seed=12345, ckpt_path=tmp_path / "on_exception.ckpt")
+    assert_same(resumed, train("focal", place))
 
 
 class Turned(torch.utils.data.Dataset):

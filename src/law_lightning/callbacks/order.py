@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 from lightning.fabric.utilities.data import _set_sampler_epoch
+from lightning.pytorch.loops.evaluation_loop import RestartStage, _EvaluationLoop
 
 from law_lightning.randomness import portable, portable_states, random_states, set_portable_states, set_random_states
 
@@ -31,6 +32,8 @@ class DataOrder:
         self._epoch_start: dict[str, Any] = random_states()
         self._before_batch: dict[str, Any] | None = None
         self._resumed_at: dict[str, Any] | None = None
+        self._validation_start: dict[str, Any] | None = None
+        self._resumed_in: dict[str, Any] | None = None
         self._iterator_made = False
 
     def note_batch(self, wanted: bool) -> None:
@@ -65,11 +68,24 @@ class DataOrder:
         self._epoch_start = random_states()
         self._iterator_made = True
 
+    def begin_validation(self) -> None:
+        """Called when a validation starts; one that was stopped in the course of it starts from where it did then."""
+        if self._resumed_in is not None:
+            set_portable_states(self._resumed_in)
+            self._resumed_in = None
+        self._validation_start = random_states()
+
+    def end_validation(self) -> None:
+        """Called when it has ended."""
+        self._validation_start = None
+
     def state_dict(self) -> dict[str, Any]:
-        """The random states now, at the epoch's start, and before the batch at hand, if it may have drawn from them."""
-        before = None if self._before_batch is None else portable(self._before_batch)
+        """The random states now and before what is in progress: the epoch, maybe its next batch, maybe a validation."""
+        before, validation = (
+            None if states is None else portable(states) for states in (self._before_batch, self._validation_start)
+        )
         states = {"now": portable_states(), "epoch_start": portable(self._epoch_start), "before_batch": before}
-        return states | {"iterator_made": self._iterator_made}
+        return states | {"validation_start": validation, "iterator_made": self._iterator_made}
 
     def restore(self, trainer: L.Trainer, state: dict[str, Any]) -> None:
         """Put the random states back and draw the order of the current epoch again, past what was seen of it.
@@ -77,6 +93,9 @@ class DataOrder:
         Called when a resumed fit begins: the Trainer has made its iterator already, from other random states.
         """
         fit_loop = trainer.fit_loop
+        self._resumed_in = state.get("validation_start")
+        if self._resumed_in is not None:
+            _validate_anew(fit_loop.epoch_loop.val_loop)
         fetcher = fit_loop._data_fetcher
         progress = fit_loop.epoch_loop.batch_progress.current
         seen: int = progress.processed  # type: ignore[attr-defined]
@@ -115,6 +134,19 @@ class DataOrder:
         """The batches of the next epoch, whose order is drawn with the first of them: validation may come before it."""
         self._epoch_start = random_states()
         yield from loader
+
+
+def _validate_anew(loop: _EvaluationLoop) -> None:
+    """Have the Trainer run a validation again that was stopped in the course of it.
+
+    By itself it would do so only within a batch, and stop as many batches before the end as there were; between two
+    batches it would leave out what was to come, and all that follows its metrics.
+    """
+    progress = loop.batch_progress
+    for name, seen in vars(progress.current).items():
+        setattr(progress.total, name, getattr(progress.total, name) - seen)
+    progress.current.reset()
+    loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
 
 
 def _drawn_from(states: dict[str, Any], batches: Iterator[Any]) -> Iterator[Any]:

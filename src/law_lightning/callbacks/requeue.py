@@ -50,6 +50,10 @@ class RequeueSignal:
             self.pending = bool(trainer.strategy.reduce_boolean_decision(self.pending, all=False))
         return self.pending
 
+    def hold(self) -> None:
+        """Keep the signal for later."""
+        self._held = True
+
     def release(self) -> None:
         """Let the signal through, also one that came before."""
         self._held = False

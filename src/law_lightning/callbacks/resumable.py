@@ -92,8 +92,9 @@ class ResumableCallback(L.Callback):
             order = state["processes"][trainer.global_rank]["order"]
             check_portable_states(order["now"])
             check_portable_states(order["epoch_start"])
-            if order.get("before_batch") is not None:
-                check_portable_states(order["before_batch"])
+            for name in ("before_batch", "validation_start"):
+                if order.get(name) is not None:
+                    check_portable_states(order[name])
         assert self._order is not None
         self._order.restore(trainer, order)  # the user's own data are drawn here: their errors are another matter
 
@@ -140,19 +141,21 @@ class ResumableCallback(L.Callback):
         """Whether a step has begun, or gradients are being accumulated for one."""
         return self._step_begun == trainer.global_step
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Validation may take long, and between its batches a checkpoint is one to go on from."""
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation may take long, and a checkpoint is one to go on from all the while."""
+        if self._order is None or not (self._fitting and self._began):
+            return
+        self._order.begin_validation()
         alone = trainer.world_size == 1  # several processes validate at their own pace
         if self._requeue is not None and alone and not self.in_step(trainer) and not self.is_over(trainer):
-            self._requeue.deliver()
+            self._requeue.release()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The training goes on."""
+        if self._order is not None:
+            self._order.end_validation()
+        if self._requeue is not None:
+            self._requeue.hold()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """In the epoch that a checkpoint was written in, the Trainer would leave out what follows a metric."""

@@ -244,8 +244,10 @@ class StagedCallback(ResumableCallback):
         refuse_other_run(trainer, self.schedule, state)
         tell_of_half_step(state)
         self._load_stages(state)
-        self.load_process_state(trainer, state["processes"][trainer.global_rank])
-        self._plateau_is_due = catch_up(trainer, module, state.get("monitored", {}))
+        own = state["processes"][trainer.global_rank]
+        self.load_process_state(trainer, own)
+        validating = own["order"].get("validation_start") is not None  # the Trainer will do it anew
+        self._plateau_is_due = validating or catch_up(trainer, module, state.get("monitored", {}))
         if self.history:  # callbacks that monitor the last stage's metrics go on seeing them
             _show(trainer, self.scalars(self.history[-1]))
 
