@@ -16,7 +16,6 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint,bench]", "build", "-c", "constraints.txt"]
 THREADS = {"OMP_NUM_THREADS": "1"}
-PARALLEL = ["-n", "2"]
 # What benchmarks/fdu.py compares with, and what that needs beside the shared environment.
 PEERS = [
     "stable-baselines3==2.9.2",
@@ -85,7 +84,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests and doctests with coverage; arguments go to pytest in place of the coverage gate."""
     gate = ["--cov", "--cov-report=term", "--cov-fail-under=90"]
-    session.run(tool(session, "python"), "-m", "pytest", *PARALLEL, *(session.posargs or gate), env=THREADS)
+    session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *(session.posargs or gate), env=THREADS)
 
 
 @nox.session(venv_backend="none", requires=["env"])
@@ -149,7 +148,7 @@ def faults(session: nox.Session) -> None:
         "tests/test_methods.py",
         "tests/test_promises.py",
     ]
-    session.run(tool(session, "python"), "-m", "pytest", *PARALLEL, *paths, env={"LAW_FAULTS": "long", **THREADS})
+    session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *paths, env={"LAW_FAULTS": "long", **THREADS})
 
 
 @nox.session(venv_backend="none", requires=["env"])

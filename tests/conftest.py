@@ -3,14 +3,12 @@ import logging
 import pytest
 import torch
 
-#: These go again and again through lines that others go through as well; tracing them takes half as long again.
+#: These go again and again through lines that others go through as well; traced, they take up to 1.7 times as long.
 UNTRACED = (
     *("test_promises", "test_methods", "test_matrix", "test_experiments", "test_examples", "test_ddp"),
     *("test_stops", "test_neighbours", "test_left_behind", "test_parallel_search", "test_warmups"),
     *("test_rival_benchmark", "test_rival_trainings", "test_gpu_table1", "test_co_teaching", "test_one_run"),
 )
-
-
 #: Tests that share what is slow to start go to one worker. (The groups of pytest-xdist 3.8 do not work with pytest 9.)
 TOGETHER = {
     "test_ddp.py": "two processes",
@@ -29,6 +27,9 @@ TOGETHER = {
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadScopeScheduling
+
+    if config.getvalue("dist") != "load":  # -n alone; whoever asks for another way gets it
+        return None
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid):
