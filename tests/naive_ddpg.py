@@ -66,7 +66,6 @@ class Naive:
             return list(zip(tensors[::2], tensors[1::2], strict=True))
 
         options = self.options = dict(agent.hparams)
-        self.imitation = options["imitation"]
         self.embedding = agent.embedding.weight.detach().clone().requires_grad_()
         self.actor = layers(agent.actor)
         self.critic = layers(agent.critic)

@@ -292,7 +292,7 @@ IN_VALIDATION = [
 @pytest.mark.parametrize("moment", IN_VALIDATION)
 def test_queued_again_in_a_validation_that_the_rate_follows(moment, options, slurm):
     """The whole validation is done anew, so that what follows its metrics does so."""
-    stop = Stop(moment, 7, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    stop = Stop(moment, 1, functools.partial(signal.raise_signal, signal.SIGUSR1))  # in the first of the training
     place = (Plateau, "default")
     assert_same(requeued("law_search", place, stop, slurm, **options), train("law_search", place, **options))
 
