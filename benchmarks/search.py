@@ -57,7 +57,7 @@ from rivals.methods import BASE, FIXED, METHODS
 from rivals.report import write_report
 from rivals.rows import Row, append_row, key_of, read_rows
 from rivals.training import counted
-from tasks import DIGITS, DRAWS, NAMES, REPORTED, Task, make_tasks, prepare
+from tasks import DIGITS, NAMES, REPORTED, Task, make_tasks, prepare
 
 RESULTS = "results.jsonl"
 DEFAULT_METHODS = [name for name in METHODS if name not in VARIANTS or name == LAW]
@@ -65,12 +65,13 @@ DEFAULT_METHODS = [name for name in METHODS if name not in VARIANTS or name == L
 LEAST_BUDGET = 12
 
 
-def wanted_jobs(args: argparse.Namespace, tasks: dict[str, Task], ledgers: Path) -> list[Job]:
-    """All searches asked for; those that search nothing, once."""
+def wanted_jobs(args: argparse.Namespace, tasks: dict[int, dict[str, Task]], ledgers: Path) -> list[Job]:
+    """All searches asked for, by draw and name of the task; those that search nothing, once a draw."""
     methods = dict.fromkeys([BASE, *args.methods, *([] if args.variants is None else args.variants or VARIANTS)])
     return [
-        Job(tasks[name], method, seed, args.budget, args.eval_seeds, ledgers)
+        Job(tasks[draw][name], method, seed, args.budget, args.eval_seeds, ledgers)
         for seed in range(args.search_seeds)  # first every method once: a stopped run has something on each
+        for draw in args.draws
         for name in args.tasks
         for method in methods
         if seed == 0 or method not in FIXED
@@ -98,9 +99,10 @@ def finished(jobs: list[Job], processes: int) -> Iterator[tuple[Job, Row] | None
                     process.terminate()
 
 
-def run(args: argparse.Namespace, tasks: dict[str, Task]) -> None:
+def run(args: argparse.Namespace, tasks: dict[int, dict[str, Task]]) -> None:
     """Do what is not done yet."""
-    prepare(args.tasks, args.cache, args.cifar, args.draw)
+    for draw in args.draws:
+        prepare(args.tasks, args.cache, args.cifar, draw)
     results = args.out / RESULTS
     done = {key_of(row) for row in read_rows(results)}
     with tempfile.TemporaryDirectory() as name:
@@ -115,7 +117,8 @@ def run(args: argparse.Namespace, tasks: dict[str, Task]) -> None:
                     continue
                 job, row = news
                 append_row(results, row)
-                bar.write(f"{job.task.name} {job.method} {job.search_seed}: {row['search_s'] + row['eval_s']:.0f} s")
+                seconds = row["search_s"] + row["eval_s"]
+                bar.write(f"{job.task.name}, draw {job.task.draw}, {job.method} {job.search_seed}: {seconds:.0f} s")
                 bar.update()
 
 
@@ -128,7 +131,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=120, help="of a search, in trainings (default: 120)")
     parser.add_argument("--search-seeds", type=int, default=5, help="searches of each method (default: 5)")
     parser.add_argument("--eval-seeds", type=int, default=8, help="fresh seeds to judge on (default: 8)")
-    parser.add_argument("--draw", type=int, choices=DRAWS, default=REPORTED, help="of data and seeds (default: 1)")
+    parser.add_argument("--draws", type=int, nargs="+", default=[REPORTED], help="of data and seeds (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/search"), help="folder (default: runs/search)")
     parser.add_argument("--cache", type=Path, help="folder of prepared data (default: OUT/data)")
     parser.add_argument("--cifar", type=Path, metavar="PATH", help="CIFAR-10 as an .npz file")
@@ -138,6 +141,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     for name, least in (("budget", LEAST_BUDGET), ("search_seeds", 1), ("eval_seeds", 2), ("processes", 1)):
         if getattr(args, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    if min(args.draws) < 0:
+        parser.error("--draws must be at least 0")
     args.cache = (args.cache or args.out / "data").absolute()
     if args.cifar is not None and not args.cifar.is_file():
         parser.error(f"--cifar: there is no file {args.cifar}")
@@ -150,7 +155,7 @@ def main(given: list[str] | None = None) -> None:
     args = arguments(given)
     try:
         if not args.report:
-            run(args, make_tasks(args.cache, args.draw))
+            run(args, {draw: make_tasks(args.cache, draw) for draw in args.draws})
         rows = [row for row in read_rows(args.out / RESULTS) if chosen(args, row)]
         if not rows:
             raise ValueError(f"{args.out / RESULTS} has no rows of this budget, draw and number of evaluation seeds.")
@@ -164,7 +169,7 @@ def main(given: list[str] | None = None) -> None:
 
 def chosen(args: argparse.Namespace, row: Row) -> bool:
     """Whether a row belongs into the report: those of other budgets or draws in the folder do not compare."""
-    return (row["budget"], row["eval_seeds"], row["draw"]) == (args.budget, args.eval_seeds, args.draw)
+    return (row["budget"], row["eval_seeds"]) == (args.budget, args.eval_seeds) and row["draw"] in args.draws
 
 
 if __name__ == "__main__":

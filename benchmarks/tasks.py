@@ -25,9 +25,10 @@ DIGITS = ("digits_noise40", "digits_noise20", "digits_clean", "digits_tail")
 CIFAR = ("cifar_noise40", "cifar_flip")
 NAMES = (*DIGITS, *CIFAR)
 
-#: Splits, noise and network seeds come in two draws, which share no image of CIFAR-10: settings may be chosen on
-#: one, and what is reported comes from the other.
-CHOOSING, REPORTED = DRAWS = 0, 1
+#: Splits, noise and network seeds come in draws: settings are chosen on some, and what is reported comes from others.
+CHOOSING, REPORTED = 0, 1
+#: Those of CIFAR-10 share no image; it has no more test images than for two.
+CIFAR_DRAWS = (CHOOSING, REPORTED)
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,13 @@ def prepare(names: list[str], cache: Path, cifar: Path | None, draw: int = CHOOS
         draw: of the data.
 
     Raises:
-        ValueError: a task needs CIFAR-10, and no file was given.
+        ValueError: a task needs CIFAR-10, and no file was given, or it has no such draw.
     """
     if "digits_tail" in names:
         _write_once(_file(cache, "digits_tail", draw), partial(long_tailed_digits, draw))
     if any(name in CIFAR for name in names):
+        if draw not in CIFAR_DRAWS:
+            raise ValueError(f"CIFAR-10 has images for the draws {CIFAR_DRAWS}, not for {draw}.")
         path = _file(cache, "cifar", draw)
         if cifar is None and not path.is_file():
             raise ValueError(f"The tasks {', '.join(CIFAR)} need CIFAR-10: give --cifar PATH, or leave them out.")

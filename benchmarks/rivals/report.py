@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from rivals.figure import draw_task
-from rivals.methods import BASE
 from rivals.rows import Row
-from rivals.summary import memorised, summarise, verdicts
+from rivals.summary import plain_training, summarise, verdicts
 from rivals.table import document, write_csv
 
 
@@ -21,8 +18,8 @@ def write_report(rows: list[Row], folder: Path) -> str:
         folder: where to.
     """
     summaries = summarise(rows)
-    accuracies = {row["task"]: float(np.mean(row["acc_last"])) for row in rows if row["method"] == BASE}
-    text = document(summaries, verdicts(summaries), accuracies, memorised(rows))
+    plain = [plain_training(rows, key) for key in ("acc_last", "wrong_fitted")]
+    text = document(summaries, verdicts(summaries), *plain)
     (folder / "table.md").write_text(text, encoding="utf-8")
     write_csv(summaries, folder / "table.csv")
     for task in dict.fromkeys(summary.task for summary in summaries):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,10 @@ class Summary:
     Attributes:
         task: name.
         method: name.
-        gains: test accuracy after the last epoch less plain training's, [searches, evaluation seeds].
-        best_epoch_gain: the same after the epochs that validate best, mean.
-        interval: mean of ``gains`` over searches, then its interval over the evaluation seeds.
+        gains: test accuracy after the last epoch less plain training's on the same draw, [searches, evaluation seeds].
+        draws: of each search, [searches].
+        best_epoch_gain: the same as ``gains`` after the epochs that validate best, mean over draws.
+        interval: mean of ``gains`` over draws and its interval over them; of a single draw, over the evaluation seeds.
         over_budget: whether a search cost more steps than allowed.
         trainings: mean network steps of a search, in trainings.
         steps: the same in steps.
@@ -36,6 +37,7 @@ class Summary:
     task: str
     method: str
     gains: Gains
+    draws: tuple[int, ...]
     best_epoch_gain: float
     interval: Difference
     over_budget: bool
@@ -50,6 +52,11 @@ class Summary:
         return means
 
     @property
+    def by_draw(self) -> dict[int, float]:
+        """Mean gain of the searches on each draw."""
+        return _by_draw(self.draws, self.by_search)
+
+    @property
     def worst(self) -> float:
         """That of the worst search."""
         return float(self.by_search.min())
@@ -60,17 +67,23 @@ class Summary:
         return float(self.by_search.std(ddof=1)) if len(self.gains) > 1 else None
 
 
-def gains(rows: Sequence[Row], base: Row, epoch: Epoch = "last") -> Gains:
-    """Gains of one method's rows over the row of plain training, [searches, evaluation seeds]."""
+def gains(rows: Sequence[Row], bases: Mapping[int, Row], epoch: Epoch = "last") -> Gains:
+    """Gains of one method's rows over plain training on the same draw, [searches, evaluation seeds]."""
     key = f"acc_{epoch}"
-    return np.asarray([row[key] for row in rows]) - np.asarray(base[key])
+    return np.asarray([np.subtract(row[key], bases[row["draw"]][key]) for row in rows])
+
+
+def _by_draw(draws: Sequence[int], values: Gains) -> dict[int, float]:
+    each = sorted(set(draws))
+    return {draw: float(np.mean([v for d, v in zip(draws, values, strict=True) if d == draw])) for draw in each}
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
     """One summary for each task and method, in the order of the tables.
 
     Args:
-        rows: all of one budget and one number of evaluation seeds; tasks without plain training are left out.
+        rows: all of one budget and one number of evaluation seeds; those without plain training on their draw are
+            left out.
 
     Raises:
         ValueError: rows of several budgets, which cannot be compared.
@@ -80,24 +93,27 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     summaries = []
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = [row for row in rows if row["task"] == task]
-        base = next((row for row in of_task if row["method"] == BASE), None)
-        if base is None:
-            continue
+        bases = {row["draw"]: row for row in of_task if row["method"] == BASE}
         for method in METHODS:
-            chosen = sorted((row for row in of_task if row["method"] == method), key=lambda row: row["search_seed"])
+            chosen = [row for row in of_task if row["method"] == method and row["draw"] in bases]
             if chosen:
-                summaries.append(_summary(task, method, chosen, base))
+                chosen.sort(key=lambda row: (row["draw"], row["search_seed"]))
+                summaries.append(_summary(task, method, chosen, bases))
     return summaries
 
 
-def _summary(task: str, method: str, rows: Sequence[Row], base: Row) -> Summary:
-    matrix = gains(rows, base)
+def _summary(task: str, method: str, rows: Sequence[Row], bases: Mapping[int, Row]) -> Summary:
+    matrix = gains(rows, bases)
+    draws = tuple(row["draw"] for row in rows)
+    spread = list(_by_draw(draws, matrix.mean(1)).values()) if len(set(draws)) > 1 else list(matrix.mean(0))
+    best = _by_draw(draws, gains(rows, bases, "best").mean(1))
     return Summary(
         task=task,
         method=method,
         gains=matrix,
-        best_epoch_gain=float(gains(rows, base, "best").mean()),
-        interval=paired_difference(list(matrix.mean(0)), [0.0] * matrix.shape[1]),
+        draws=draws,
+        best_epoch_gain=float(np.mean(list(best.values()))),
+        interval=paired_difference(spread, [0.0] * len(spread)),
         over_budget=any(row["steps"] > row["budget"] * row["steps_per_training"] for row in rows),
         trainings=float(np.mean([row["steps"] / row["steps_per_training"] for row in rows])),
         steps=float(np.mean([row["steps"] for row in rows])),
@@ -115,7 +131,8 @@ class Verdict:
         task: name.
         law: LAW's summary.
         rival: the best rival's.
-        difference: LAW's gain less the rival's, with an interval over searches (Welch's).
+        difference: LAW's gain less the rival's, with an interval over the draws, each draw's gains being a pair; of a
+            single draw, over searches (Welch's).
     """
 
     task: str
@@ -132,17 +149,26 @@ class Verdict:
 
 
 def verdicts(summaries: Sequence[Summary], method: str = LAW) -> list[Verdict]:
-    """One for each task on which both LAW and a rival have searched at least twice."""
+    """One for each task on which LAW and a rival have searched on the same draws, and at least twice."""
     found = []
     for task in dict.fromkeys(summary.task for summary in summaries):
         of_task = {summary.method: summary for summary in summaries if summary.task == task}
-        rivals = [of_task[name] for name in RIVALS if name in of_task]
-        if method in of_task and rivals:
+        if method not in of_task:
+            continue
+        law = of_task[method]
+        rivals = [of_task[name] for name in RIVALS if name in of_task and set(of_task[name].draws) == set(law.draws)]
+        if rivals:
             best = max(rivals, key=lambda summary: summary.interval.mean)
-            if min(len(of_task[method].gains), len(best.gains)) > 1:
-                difference = _welch(of_task[method].by_search, best.by_search)
-                found.append(Verdict(task, of_task[method], best, difference))
+            if min(len(law.gains), len(best.gains)) > 1:
+                found.append(Verdict(task, law, best, _difference(law, best)))
     return found
+
+
+def _difference(law: Summary, rival: Summary) -> Difference:
+    if len(law.by_draw) == 1:
+        return _welch(law.by_search, rival.by_search)
+    draws = sorted(law.by_draw)
+    return paired_difference([law.by_draw[draw] for draw in draws], [rival.by_draw[draw] for draw in draws])
 
 
 def _welch(first: Gains, second: Gains, confidence: float = 0.95) -> Difference:
@@ -153,10 +179,15 @@ def _welch(first: Gains, second: Gains, confidence: float = 0.95) -> Difference:
     return Difference(mean, float(interval.low), float(interval.high))
 
 
-def memorised(rows: Sequence[Row]) -> dict[str, float]:
-    """By task: share of the wrong labels that plain training fits, where there are any."""
-    return {
-        row["task"]: float(np.mean(row["wrong_fitted"]))
-        for row in rows
-        if row["method"] == BASE and row["wrong_fitted"][0] is not None
-    }
+def plain_training(rows: Sequence[Row], key: str) -> dict[str, float]:
+    """By task: what plain training comes to, mean over seeds and draws.
+
+    Args:
+        rows: all rows.
+        key: ``acc_last``, or ``wrong_fitted``, which tasks without wrong labels do not have.
+    """
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["method"] == BASE and row[key][0] is not None:
+            found.setdefault(row["task"], []).append(float(np.mean(row[key])))
+    return {task: float(np.mean(values)) for task, values in found.items()}

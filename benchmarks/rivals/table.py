@@ -12,8 +12,8 @@ from rivals.methods import BASE, RIVALS
 from rivals.summary import Summary, Verdict
 
 _HEADING = (
-    "task", "method", "searches", "gain", "95% interval", "sd of searches", "worst search", "best epoch", "trainings",
-    "steps", "time",
+    "task", "method", "draws", "searches", "gain", "95% interval", "sd of searches", "worst search", "best epoch",
+    "trainings", "steps", "time",
 )  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def results_table(summaries: Sequence[Summary]) -> str:
         rows.append([
             summary.task,
             summary.method,
+            str(len(summary.by_draw)),
             str(len(summary.gains)),
             f"**{gain}**" if best.get(summary.task) is summary else gain,
             interval(summary.interval),
@@ -115,15 +116,15 @@ def document(
     parts = [
         "Plain training: test accuracy after the last epoch, and the share of the wrong training labels it fits.",
         markdown(["task", "accuracy %", "wrong labels fitted %"], tasks),
-        "Test accuracy gained over plain training on the same fresh seeds, in points; last epoch unless said. The "
-        "interval is over evaluation seeds, the deviation over searches; steps are those of a search (! over budget); "
-        "bold is the best of those that look at validation data.",
+        "Test accuracy gained over plain training on the same fresh seeds, in points; last epoch unless said. Gain and "
+        "interval are over draws (of a single draw, over evaluation seeds), the deviation over searches; steps are "
+        "those of a search (! over budget); bold is the best of those that look at validation data.",
         results_table(summaries),
     ]
     if verdicts:
         parts += [
-            "LAW against the rival that the test data call best, which flatters the rival; interval over searches "
-            "(Welch).",
+            "LAW against the rival that the test data call best, which flatters the rival, among those searched on the "
+            "same draws; interval over draws, paired (of a single draw over searches, Welch's).",
             verdict_table(verdicts),
         ]
     return "\n\n".join(parts) + "\n"
@@ -135,6 +136,7 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
         {
             "task": summary.task,
             "method": summary.method,
+            "draws": len(summary.by_draw),
             "searches": len(summary.gains),
             "eval_seeds": summary.gains.shape[1],
             "gain": summary.interval.mean,

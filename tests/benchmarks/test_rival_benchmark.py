@@ -10,8 +10,8 @@ import search
 from rivals import table
 from rivals.lab import final_seeds
 from rivals.rows import append_row, key_of, read_rows
-from rivals.summary import memorised, summarise, verdicts
-from tasks import DRAWS, NAMES, long_tailed_digits, make_tasks, pooled_cifar, prepare
+from rivals.summary import plain_training, summarise, verdicts
+from tasks import CIFAR_DRAWS, NAMES, long_tailed_digits, make_tasks, pooled_cifar, prepare
 
 
 def row(method, search_seed=0, acc=(0.5, 0.6), task="tiny", steps=2400, **more):
@@ -93,7 +93,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path, here, capsys):
     here.clear()
     search.main([*options, "--report"])
     assert here == []
-    assert "| tiny | handmade   |        2 |" in capsys.readouterr().out
+    assert "| tiny | handmade   |     1 |        2 |" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} >= {"table.md", "table.csv", "tiny.png", search.RESULTS}
 
 
@@ -105,6 +105,11 @@ def test_bad_input_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         search.main(["--budget", "3"])
     assert "--budget must be at least 12" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        search.main(["--draws", "1", "-1"])
+    assert "--draws must be at least 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"images for the draws \(0, 1\), not for 2"):
+        search.main(["--tasks", "cifar_flip", "--methods", "base", "--draws", "2", "--out", str(tmp_path)])
 
 
 def test_jobs_run_in_processes_of_their_own(tmp_path):
@@ -134,7 +139,32 @@ def test_gains_are_paired_and_the_best_rival_is_named():
     assert verdict.rival.method == "random"
     assert verdict.difference.mean == pytest.approx(np.mean([0.2, 0.3, 0.25]) - 0.125)
     assert verdict.words == "ahead"
-    assert memorised(rows) == {"tiny": pytest.approx(0.8)}
+    assert plain_training(rows, "wrong_fitted") == {"tiny": pytest.approx(0.8)}
+
+
+def test_draws_are_pairs_of_their_own():
+    def drawn(method, draw, *acc):
+        return [row(method, seed, (value, value + 0.1), draw=draw) for seed, value in enumerate(acc)]
+
+    rows = [
+        *drawn("base", 1, 0.5), *drawn("base", 7, 0.3),
+        *drawn("law", 1, 0.6, 0.8), *drawn("law", 7, 0.6),
+        *drawn("pbt", 1, 0.6), *drawn("pbt", 7, 0.45),
+        *drawn("random", 1, 0.9), *drawn("random", 2, 0.9),  # of other draws than LAW's, one without plain training
+    ]  # fmt: skip
+    found = {summary.method: summary for summary in summarise(rows)}
+    assert found["law"].by_draw == {1: pytest.approx(0.2), 7: pytest.approx(0.3)}
+    assert found["law"].interval.mean == pytest.approx(0.25)  # a draw searched twice counts once
+    assert found["law"].interval.low == pytest.approx(0.25 - 12.706 * 0.05, abs=1e-3)  # t of 0.975 with one degree
+    assert found["law"].worst == pytest.approx(0.1)
+    assert found["law"].best_epoch_gain == pytest.approx(0.25)
+    assert found["random"].draws == (1,)
+    (verdict,) = verdicts(list(found.values()))
+    assert verdict.rival.method == "pbt"
+    assert verdict.difference.mean == pytest.approx(0.125)  # 0.1 on draw 1, 0.15 on draw 7
+    assert verdict.difference.low == pytest.approx(0.125 - 12.706 * 0.025, abs=1e-3)
+    assert verdict.words == "level"
+    assert plain_training(rows, "acc_last") == {"tiny": pytest.approx(0.45)}
 
 
 def test_rows_of_several_budgets_do_not_compare():
@@ -192,14 +222,14 @@ def test_two_draws_of_cifar_share_no_image(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.integers(256, size=(80, 32, 32, 3), dtype=np.uint8), np.arange(80) % 10
     np.savez(tmp_path / "given.npz", train_x=x[:60], train_y=y[:60], test_x=x[60:], test_y=y[60:])
-    parts = [pooled_cifar(tmp_path / "given.npz", draw, train=20, val=10, test=10) for draw in DRAWS]
+    parts = [pooled_cifar(tmp_path / "given.npz", draw, train=20, val=10, test=10) for draw in CIFAR_DRAWS]
     images = np.concatenate([part[f"{name}_x"] for part in parts for name in ("train", "val", "test")])
     assert len(np.unique(images.round(4), axis=0)) == 80
 
 
 def test_two_draws_differ_in_data_noise_and_seeds(tmp_path):
     labels = []
-    for draw in DRAWS:
+    for draw in CIFAR_DRAWS:
         task = make_tasks(tmp_path, draw)["digits_noise40"]
         assert task.draw == draw
         datamodule = task.make_datamodule()
