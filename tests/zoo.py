@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 CLASSES = 4
 
@@ -33,6 +33,20 @@ def loaders(batch_size: int = 16) -> tuple[DataLoader, DataLoader]:
         DataLoader(make_data(92, seed=1), batch_size=batch_size, shuffle=True),
         DataLoader(make_data(70, seed=2), batch_size=32),
     )
+
+
+class Turned(Dataset):
+    """Images that are disturbed by the global random states when they are read."""
+
+    def __init__(self):
+        self.data = make_data(92, seed=1)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        x, y = self.data[index]
+        return x + 0.1 * torch.randn_like(x), y
 
 
 class Base(L.LightningModule):

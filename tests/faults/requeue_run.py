@@ -10,8 +10,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import zoo
 from methods import METHODS
-from zoo import AdamCosine, fit
+from zoo import AdamCosine, Turned, fit
 
 
 class Signal(L.Callback):
@@ -24,14 +25,18 @@ class Signal(L.Callback):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def main(folder, name, batch):
+def main(folder, name, kind, batch):
     torch.set_num_threads(1)
     callback = METHODS["law_search"]()
     options = {"devices": 2, "strategy": "ddp", "default_root_dir": folder}
+    if kind == "augmented":
+        validation = zoo.loaders()[1]
+        zoo.loaders = lambda: (torch.utils.data.DataLoader(Turned(), batch_size=8, shuffle=True), validation)
+        options["val_check_interval"] = 2
     module = fit(AdamCosine, [callback, Signal(batch)], **options)
     outcome = {"module": module.state_dict(), "reference": callback.reference.state_dict(), "history": callback.history}
     torch.save(outcome, Path(folder) / f"{name}_{os.environ['SLURM_PROCID']}.pt")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(*sys.argv[1:4], int(sys.argv[4]))

@@ -22,9 +22,10 @@ import lightning as L
 import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, OnExceptionCheckpoint, Timer
 
 from hostile import LONG
+from law_lightning.callbacks.order import DataOrder
 from law_lightning.callbacks.requeue import RequeueSignal
 from methods import METHODS
 from test_methods import REFUSED
@@ -38,6 +39,7 @@ from zoo import (
     Mixup,
     OwnFunction,
     Plateau,
+    Turned,
     fit,
     loaders,
     make_trainer,
@@ -297,7 +299,22 @@ def test_queued_again_in_a_validation_that_the_rate_follows(moment, options, slu
     assert_same(requeued("law_search", place, stop, slurm, **options), train("law_search", place, **options))
 
 
-@pytest.mark.parametrize("module", [AdamCosine, Plateau])
+class TrainPlateau(Plateau):
+    """A rate that follows a metric of the training, which a validation that is done anew does not bring back."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        optimizers = super().configure_optimizers()
+        optimizers["lr_scheduler"]["monitor"] = "train_loss"
+        optimizers["lr_scheduler"]["scheduler"].threshold = 0.9  # nothing counts as better: every step halves the rate
+        return optimizers
+
+
+@pytest.mark.parametrize("module", [AdamCosine, Plateau, TrainPlateau])
 @pytest.mark.parametrize("moment", IN_VALIDATION[:-1])
 def test_an_error_in_a_validation_loses_nothing(moment, module, tmp_path):
     """From a checkpoint that is written when the fit has failed."""
@@ -308,18 +325,67 @@ def test_an_error_in_a_validation_loses_nothing(moment, module, tmp_path):
     assert_same(resumed, train("focal", place))
 
 
-class Turned(torch.utils.data.Dataset):
-    """Images that are disturbed by the global random states when they are read."""
+def test_an_error_before_our_part_of_a_validation_loses_nothing(tmp_path):
+    """A callback in front of ours, or the user's loader, may fail when it has begun for the Trainer alone."""
+    stop = Stop("on_validation_start", 7, fail)
+    with pytest.raises(UsersError):
+        fit(Plateau, [stop, METHODS["focal"](), OnExceptionCheckpoint(tmp_path)], 3)
+    resumed = train("focal", (Plateau, "default"), seed=12345, ckpt_path=tmp_path / "on_exception.ckpt")
+    assert_same(resumed, train("focal", (Plateau, "default")))
 
-    def __init__(self):
-        self.data = loaders()[0].dataset
 
-    def __len__(self):
-        return len(self.data)
+def test_a_training_that_goes_on_first_forgets_the_validation_that_was_stopped():
+    """By the clock, say (val_check_interval=timedelta(...)), the next validation comes later."""
+    order = DataOrder()
+    order.begin_validation()
+    state = order.state_dict()
+    torch.rand(1)
+    trainer = make_trainer()
+    order.restore(trainer, state)
+    order.begin_batch()
+    torch.rand(1)
+    before = torch.get_rng_state()
+    order.begin_validation()
+    assert torch.equal(torch.get_rng_state(), before)
+    order.restore(trainer, state)
+    order.begin_validation()
+    assert torch.equal(torch.get_rng_state(), state["validation_start"]["torch"])
 
-    def __getitem__(self, index):
-        x, y = self.data[index]
-        return x + 0.1 * torch.randn_like(x), y
+
+def test_no_callback_counts_a_validation_twice(slurm):
+    """A signal that comes when callbacks in front of ours are done with a validation."""
+
+    def trained(*stops, **options):
+        early = EarlyStopping("val_loss", patience=3, min_delta=10.0, check_on_train_epoch_end=False)
+        callback = METHODS["focal"]()
+        module = fit(AdamCosine, [early, *stops, callback], max_epochs=6, **options)
+        return outcome(module, callback) | {"stopped": [early.stopped_epoch, early.wait_count]}
+
+    stop = Stop("on_validation_end", 7, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    assert in_a_child(functools.partial(trained, default_root_dir=slurm), stop) == -signal.SIGKILL
+    whole = trained()
+    assert whole["stopped"] == [3, 3]
+    assert_same(trained(default_root_dir=slurm), whole)
+
+
+AVERAGED = ("focal", (AdamCosine, "default"))
+
+
+def test_queued_again_beside_averaged_weights(slurm):
+    """In a validation the average is in the network's place: the signal waits."""
+    stop = Stop("on_validation_batch_end", 1, functools.partial(signal.raise_signal, signal.SIGUSR1))
+    first = functools.partial(train, default_root_dir=slurm)
+    assert in_a_child(first, *AVERAGED, [stop, EMAWeightAveraging(decay=0.5)]) == -signal.SIGKILL
+    resumed = train(*AVERAGED, [EMAWeightAveraging(decay=0.5)], seed=12345, default_root_dir=slurm)
+    assert_same(resumed, train(*AVERAGED, [EMAWeightAveraging(decay=0.5)]))
+
+
+def test_an_error_in_a_validation_of_averaged_weights_is_told(tmp_path):
+    stop = Stop("on_validation_batch_end", 7, fail)
+    with pytest.raises(UsersError):
+        train(*AVERAGED, [stop, EMAWeightAveraging(decay=0.5), OnExceptionCheckpoint(tmp_path)])
+    with pytest.warns(UserWarning, match="the two are exchanged from now on"):
+        train(*AVERAGED, [EMAWeightAveraging(decay=0.5)], ckpt_path=tmp_path / "on_exception.ckpt")
 
 
 class TurnedOnDevice(AdamCosine):
@@ -411,7 +477,7 @@ def test_loaders_with_processes_of_their_own(steps, persistent, tmp_path, monkey
         checkpoint = folder / f"step={step}.ckpt"
 
 
-def in_two_processes(folder, name, signalled):
+def in_two_processes(folder, name, signalled, kind):
     """Run a job of two processes to its end; the second is signalled within its eighth step, or none is."""
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     program = folder / "bin" / "scontrol"
@@ -423,7 +489,7 @@ def in_two_processes(folder, name, signalled):
         | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
     )
     job["PATH"] = f"{program.parent}:{os.environ['PATH']}"
-    command = [sys.executable, str(Path(__file__).with_name("requeue_run.py")), str(folder), name]
+    command = [sys.executable, str(Path(__file__).with_name("requeue_run.py")), str(folder), name, kind]
     running = [
         subprocess.Popen(
             [*command, str(8 if signalled and rank == 1 else 0)],
@@ -444,11 +510,15 @@ def free_port():
 
 
 @pytest.mark.skipif(not LONG, reason="trains twice on two processes")
-def test_two_processes_are_queued_again_at_one_step(tmp_path):
-    """The signal reaches one of them alone; without an agreement each would wait for the other elsewhere."""
-    whole = in_two_processes(tmp_path, "whole", signalled=True)
+@pytest.mark.parametrize("kind", ["plain", "augmented"])
+def test_two_processes_are_queued_again_at_one_step(kind, tmp_path):
+    """The signal reaches one of them alone; without an agreement each would wait for the other elsewhere.
+
+    Augmented data are validated after that step, which draws from the states that the next batch is augmented by.
+    """
+    whole = in_two_processes(tmp_path, "whole", signalled=True, kind=kind)
     (checkpoint,) = tmp_path.glob("hpc_ckpt_*.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 8
-    resumed = in_two_processes(tmp_path, "resumed", signalled=False)
+    resumed = in_two_processes(tmp_path, "resumed", signalled=False, kind=kind)
     for one, other in zip(resumed, whole, strict=True):
         assert_same(one, other)

@@ -35,6 +35,7 @@ class DataOrder:
         self._validation_start: dict[str, Any] | None = None
         self._resumed_in: dict[str, Any] | None = None
         self._iterator_made = False
+        self.validated = False  # since the last batch
 
     def note_batch(self, wanted: bool) -> None:
         """Called when a step has ended, before the next batch is drawn.
@@ -46,6 +47,8 @@ class DataOrder:
 
     def begin_batch(self) -> None:
         """Called at the beginning of every batch: where a resumed one was drawn before, the Trainer has gone astray."""
+        self.validated = False
+        self._resumed_in = None  # a validation that the Trainer has not done anew: its time may not have come yet
         if self._resumed_at is not None:
             set_portable_states(self._resumed_at)
             self._resumed_at = None
@@ -73,11 +76,13 @@ class DataOrder:
         if self._resumed_in is not None:
             set_portable_states(self._resumed_in)
             self._resumed_in = None
-        self._validation_start = random_states()
+        self._validation_start, self.validated = random_states(), False
 
     def end_validation(self) -> None:
         """Called when it has ended."""
-        self._validation_start = None
+        self._validation_start, self.validated = None, True
+        if self.knows_batch:  # the next one is drawn after this
+            self.note_batch(True)
 
     def state_dict(self) -> dict[str, Any]:
         """The random states now and before what is in progress: the epoch, maybe its next batch, maybe a validation."""

@@ -9,11 +9,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from law_lightning.callbacks.checks import tuners
+from law_lightning.callbacks.checks import averaging, tuners
 from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.plateau import monitored, step_at_epoch_end
 from law_lightning.callbacks.requeue import RequeueSignal
-from law_lightning.callbacks.resume import STATE_FORMAT, refuse_later
+from law_lightning.callbacks.resume import STATE_FORMAT, numbers, refuse_later
 from law_lightning.randomness import check_portable_states
 
 
@@ -89,6 +89,7 @@ class ResumableCallback(L.Callback):
         """
         with self._naming_damage():
             self._resume(trainer, module, state)
+            trainer.callback_metrics.update(numbers(state.get("metrics", {})))
             order = state["processes"][trainer.global_rank]["order"]
             check_portable_states(order["now"])
             check_portable_states(order["epoch_start"])
@@ -142,20 +143,25 @@ class ResumableCallback(L.Callback):
         return self._step_begun == trainer.global_step
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validation may take long, and a checkpoint is one to go on from all the while."""
+        """Validation may take long, and is done anew after a checkpoint that is written in the course of it."""
         if self._order is None or not (self._fitting and self._began):
             return
         self._order.begin_validation()
         alone = trainer.world_size == 1  # several processes validate at their own pace
-        if self._requeue is not None and alone and not self.in_step(trainer) and not self.is_over(trainer):
+        if self._requeue is None or not alone or self.in_step(trainer) or self.is_over(trainer):
+            return
+        if not averaging(trainer):  # which has put the average in the network's place
             self._requeue.release()
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Callbacks that count validations do so next, and none is to count this one twice."""
+        if self._requeue is not None:
+            self._requeue.hold()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The training goes on."""
         if self._order is not None:
             self._order.end_validation()
-        if self._requeue is not None:
-            self._requeue.hold()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """In the epoch that a checkpoint was written in, the Trainer would leave out what follows a metric."""
@@ -211,9 +217,17 @@ class ResumableCallback(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what only the Trainer knows."""
-        if state := checkpoint.get("callbacks", {}).get(self.state_key):
-            state["monitored"] = monitored(trainer)
-            state["in_step"] = self.in_step(trainer)
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if not state:
+            return
+        state["monitored"] = monitored(trainer)
+        state["in_step"] = self.in_step(trainer)
+        if self._order is not None and trainer.validating and not self._order.validated:
+            # Schedulers and callbacks that follow metrics of the training go on seeing them.
+            state["metrics"] = {name: value.cpu() for name, value in numbers(trainer.callback_metrics).items()}
+            state["exchanged"] = averaging(trainer)
+            for order in (own["order"] for own in state["processes"]):
+                order["validation_start"] = order["validation_start"] or order["now"]  # something before us has failed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of a checkpoint until the fit that resumes from it begins.

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
 
 from law_lightning.stages import StageSchedule
 
@@ -90,8 +91,13 @@ def _is_plain(entry: Any) -> bool:
     )
 
 
+def numbers(metrics: dict[str, Any]) -> dict[str, Tensor]:
+    """Those of the metrics that are single numbers, as schedulers and callbacks follow them."""
+    return {name: value for name, value in metrics.items() if isinstance(value, Tensor) and value.numel() == 1}
+
+
 def tell_of_half_step(state: dict[str, Any]) -> None:
-    """Warn of a checkpoint that was written in the middle of a step; to refuse it might be to lose the run.
+    """Warn of a checkpoint that was written in the middle of something; to refuse it might be to lose the run.
 
     Args:
         state: what the checkpoint holds of the callback.
@@ -102,4 +108,10 @@ def tell_of_half_step(state: dict[str, Any]) -> None:
             "The step begins anew, but what its first part has changed stays changed (running statistics, random "
             "states, gradients that were being accumulated), so the run may end otherwise than without the stop. From "
             "a checkpoint between two steps it would end the same."
+        )
+    if state.get("exchanged"):
+        rank_zero_warn(
+            "The checkpoint was written in a validation, in which WeightAveraging had put the average of the weights "
+            "in the network's place, and Lightning goes on as if it had not: the two are exchanged from now on. From "
+            "a checkpoint between two steps it would not be so."
         )
