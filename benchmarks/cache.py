@@ -3,16 +3,17 @@
     nox -s cache
     nox -s cache -- --task cifar_noise40 --cifar PATH --epochs 10 --check 8
 
-2 cores of an x86-64 server CPU, one thread, both at the same time and beside other work; torch 2.15.0, lightning 2.6.6;
-2026-11-25; once each, 120 episodes:
+2 cores of x86-64 server CPUs, one thread, both at the same time and beside other work; torch 2.15.0, lightning 2.6.6;
+2026-11-28 (digits, on a slower machine) and 2026-11-25; once each, 120 episodes:
 
                                fresh, CPU s  cached, CPU s  ratio  in the last quarter   wall
-    digits_noise40                    137.2           98.8  0.720                0.722  0.724
+    digits_noise40                    297.4          213.8  0.719                0.733  0.719
     cifar_noise40, --epochs 10        654.1          395.4  0.605                0.591  0.592
 
 cached and pooled were identical after 24 and 8 episodes. The aims were 0.65 and 0.6: missed on the digits, where what
 both share is too much of the whole (see below), and all but reached on the CNN, whose own 30 epochs would share less.
-An agent of one member with target networks had 0.713 (146.9 s and 104.7 s) and, with 5 epochs and 65 episodes, 0.634.
+On 2026-11-25 the digits took 137.2 s and 98.8 s: 0.720. An agent of one member with target networks had 0.713 (146.9 s
+and 104.7 s) and, with 5 epochs and 65 episodes, 0.634.
 
 - The searches take turns, round by round (an episode and, every twentieth, an evaluation), so that both meet the same
   disturbance. Their time is all of it: training, both networks' validation, the strategy's updates, evaluations.
@@ -21,9 +22,9 @@ An agent of one member with target networks had 0.713 (146.9 s and 104.7 s) and,
 - pooled: the seeds of cached, but everything is trained; compared bit for bit with cached as far as it goes.
 - What both share (the target's training, evaluations, the update, which grows with the buffer) bounds the ratio. A step
   of the target's costs more than one of the reference's: it goes through the Trainer, and weighs its samples.
-- Of a cached episode's 0.8 s on the digits the target's training takes about 0.5 s (2.5 ms a step, where the same
-  weighted step in a plain loop takes 1.3 ms), the strategy's updates 0.13 s, and the evaluations that come every
-  twentieth episode 0.15 s.
+- Of the 213.8 s with the cache evaluations took 28.5 s, the strategy's updates 45.8 s, and the rest, nearly all of it
+  the target's training, 139.5 s. A sampling profiler put a quarter of a target's step down to Lightning's loop, and 8 %
+  to ``self.log``; both are spread over many places.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/search.py --tasks digits_noise40 digits_tail --methods law random cem_constant --out runs/search
 
 2 cores of x86-64 server CPUs shared with other work, torch 2.15.0, lightning 2.6.6, cma 4.5.0. Options --budget 120
-(digits), --budget 80 --draw 0 (CIFAR); 5 searches of LAW, 1 or 2 of each rival. Gains on test data in points,
+(digits), --budget 80 --draws 0 (CIFAR); 5 searches of LAW, 1 or 2 of each rival. Gains on test data in points,
 mean over searches; all of it, with intervals, learning curves and what was tried, in docs/search.md:
 
                     LAW        best rival, chosen by test data
@@ -31,8 +31,8 @@ CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32,
 - How the rivals came by their settings: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
   CEM, were given a first look at random points; CMA-ES got its step size on a bowl with noise. That was judged by the
   test gains of one or two searches of that task; seeds of searches and evaluation have been changed since.
-- Two draws of splits, noise and seeds: settings are chosen on ``--draw 0``; draw 1, the default, is reported, and
-  shares no image of CIFAR-10 and no seed with it.
+- Splits, noise and seeds come in draws, ``--draws 1 5 6``: settings are chosen on 0, 2, 3 and 4, and others are
+  reported, by default 1. Draws share no seed, and the two of CIFAR-10 no image; those of the digits do.
 - Variants of LAW, one switch changed at a time: ``--variants``; see ``rivals/law.py``.
 """
 
@@ -143,6 +143,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     if min(args.draws) < 0:
         parser.error("--draws must be at least 0")
+    args.tasks, args.draws = list(dict.fromkeys(args.tasks)), list(dict.fromkeys(args.draws))  # each once
     args.cache = (args.cache or args.out / "data").absolute()
     if args.cifar is not None and not args.cifar.is_file():
         parser.error(f"--cifar: there is no file {args.cifar}")
@@ -156,7 +157,7 @@ def main(given: list[str] | None = None) -> None:
     try:
         if not args.report:
             run(args, {draw: make_tasks(args.cache, draw) for draw in args.draws})
-        rows = [row for row in read_rows(args.out / RESULTS) if chosen(args, row)]
+        rows = list({key_of(row): row for row in read_rows(args.out / RESULTS) if chosen(args, row)}.values())
         if not rows:
             raise ValueError(f"{args.out / RESULTS} has no rows of this budget, draw and number of evaluation seeds.")
         print(write_report(rows, args.out))

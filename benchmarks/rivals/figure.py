@@ -23,7 +23,7 @@ def draw_task(task: str, rows: Sequence[Row], summaries: Sequence[Summary], path
 
     To the left the gain of LAW's greedy strategy in the course of the search, on validation data: the mean over
     searches, the band from the lowest to the highest. To the right what each method ended with on test data: a dot
-    for each search, a mark for their mean.
+    for each search, a mark for its gain as the table has it, the mean over draws.
 
     Args:
         task: its name.
@@ -32,7 +32,8 @@ def draw_task(task: str, rows: Sequence[Row], summaries: Sequence[Summary], path
         path: The PNG file to write.
     """
     shown = [summary for summary in summaries if summary.task == task and summary.method != BASE]
-    curves = [row["curve"] for row in rows if row["task"] == task and row["method"] == LAW]
+    draws = {draw for summary in shown if summary.method == LAW for draw in summary.draws}
+    curves = [row["curve"] for row in rows if (row["task"], row["method"]) == (task, LAW) and row["draw"] in draws]
     width = max(2.0, 0.42 * len(shown))  # room for the title
     figure = new_figure(4.6 + width, 4.2)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[4.0, width])
@@ -77,7 +78,7 @@ def _draw_methods(axes: Axes, summaries: Sequence[Summary]) -> None:
         colour = _colour(summary.method)
         values = 100 * summary.by_search
         axes.scatter([place] * len(values), values, s=22, color=colour, alpha=0.6, linewidths=0, zorder=2)
-        axes.hlines(values.mean(), place - 0.32, place + 0.32, color=colour, linewidth=2.5, zorder=3)
+        axes.hlines(100 * summary.interval.mean, place - 0.32, place + 0.32, color=colour, linewidth=2.5, zorder=3)
     axes.set_xticks(range(len(summaries)), [summary.method for summary in summaries], rotation=60, ha="right")
     axes.set_xlim(-0.6, len(summaries) - 0.4)
     axes.tick_params(axis="x", labelsize=9)

@@ -63,8 +63,10 @@ class Summary:
 
     @property
     def deviation(self) -> float | None:
-        """Sample deviation over the searches; None for a single one."""
-        return float(self.by_search.std(ddof=1)) if len(self.gains) > 1 else None
+        """Sample deviation over the searches of a draw, pooled over draws; None where each was searched once."""
+        spare = len(self.draws) - len(set(self.draws))
+        means = np.asarray([self.by_draw[draw] for draw in self.draws])
+        return float(np.sqrt(np.square(self.by_search - means).sum() / spare)) if spare else None
 
 
 def gains(rows: Sequence[Row], bases: Mapping[int, Row], epoch: Epoch = "last") -> Gains:
@@ -123,21 +125,23 @@ def _summary(task: str, method: str, rows: Sequence[Row], bases: Mapping[int, Ro
 
 @dataclass(frozen=True)
 class Verdict:
-    """LAW, or a variant, against the rival that came out best on the test data.
+    """LAW, or a variant, against the rival that came out best beside it on the test data.
 
     Picking the best of several by the result flatters the rival: the comparison is in its favour.
 
     Attributes:
         task: name.
-        law: LAW's summary.
-        rival: the best rival's.
+        rival: name of the best rival.
+        draws: on which both have searched.
+        law: LAW's mean gain on them.
         difference: LAW's gain less the rival's, with an interval over the draws, each draw's gains being a pair; of a
             single draw, over searches (Welch's).
     """
 
     task: str
-    law: Summary
-    rival: Summary
+    rival: str
+    draws: tuple[int, ...]
+    law: float
     difference: Difference
 
     @property
@@ -149,26 +153,28 @@ class Verdict:
 
 
 def verdicts(summaries: Sequence[Summary], method: str = LAW) -> list[Verdict]:
-    """One for each task on which LAW and a rival have searched on the same draws, and at least twice."""
+    """One for each task on which LAW and a rival have searched on two draws or more, or both twice on one."""
     found = []
     for task in dict.fromkeys(summary.task for summary in summaries):
         of_task = {summary.method: summary for summary in summaries if summary.task == task}
-        if method not in of_task:
-            continue
-        law = of_task[method]
-        rivals = [of_task[name] for name in RIVALS if name in of_task and set(of_task[name].draws) == set(law.draws)]
-        if rivals:
-            best = max(rivals, key=lambda summary: summary.interval.mean)
-            if min(len(law.gains), len(best.gains)) > 1:
-                found.append(Verdict(task, law, best, _difference(law, best)))
+        if method in of_task:
+            compared = [_compared(of_task[method], of_task[name]) for name in RIVALS if name in of_task]
+            known = [verdict for verdict in compared if verdict is not None]
+            if known:
+                found.append(min(known, key=lambda verdict: verdict.difference.mean))
     return found
 
 
-def _difference(law: Summary, rival: Summary) -> Difference:
-    if len(law.by_draw) == 1:
-        return _welch(law.by_search, rival.by_search)
-    draws = sorted(law.by_draw)
-    return paired_difference([law.by_draw[draw] for draw in draws], [rival.by_draw[draw] for draw in draws])
+def _compared(law: Summary, rival: Summary) -> Verdict | None:
+    """On the draws that both have; None where there are too few searches for an interval."""
+    draws = tuple(sorted(set(law.draws) & set(rival.draws)))
+    own, other = ([summary.by_draw[draw] for draw in draws] for summary in (law, rival))
+    if len(draws) > 1:
+        return Verdict(law.task, rival.method, draws, float(np.mean(own)), paired_difference(own, other))
+    first, second = (summary.by_search[np.isin(summary.draws, draws)] for summary in (law, rival))
+    if min(len(first), len(second)) < 2:
+        return None
+    return Verdict(law.task, rival.method, draws, own[0], _welch(first, second))
 
 
 def _welch(first: Gains, second: Gains, confidence: float = 0.95) -> Difference:

@@ -60,7 +60,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path, here, capsys):
     options = [
         "--tasks",
         "digits_noise40",
-        "--draw",
+        "--draws",
         "0",
         "--budget",
         "12",
@@ -136,7 +136,7 @@ def test_gains_are_paired_and_the_best_rival_is_named():
     assert found["pbt"].over_budget
     assert not found["random"].over_budget
     (verdict,) = verdicts(list(found.values()))
-    assert verdict.rival.method == "random"
+    assert verdict.rival == "random"
     assert verdict.difference.mean == pytest.approx(np.mean([0.2, 0.3, 0.25]) - 0.125)
     assert verdict.words == "ahead"
     assert plain_training(rows, "wrong_fitted") == {"tiny": pytest.approx(0.8)}
@@ -160,11 +160,31 @@ def test_draws_are_pairs_of_their_own():
     assert found["law"].best_epoch_gain == pytest.approx(0.25)
     assert found["random"].draws == (1,)
     (verdict,) = verdicts(list(found.values()))
-    assert verdict.rival.method == "pbt"
+    assert (verdict.rival, verdict.draws) == ("pbt", (1, 7))  # random has searched once on a draw of LAW's
     assert verdict.difference.mean == pytest.approx(0.125)  # 0.1 on draw 1, 0.15 on draw 7
     assert verdict.difference.low == pytest.approx(0.125 - 12.706 * 0.025, abs=1e-3)
     assert verdict.words == "level"
     assert plain_training(rows, "acc_last") == {"tiny": pytest.approx(0.45)}
+    assert found["law"].deviation == pytest.approx(0.1 * 2**0.5)  # of the two on draw 1, whatever draw 7 has
+    assert found["pbt"].deviation is None
+    marked = [line for line in table.results_table(list(found.values())).splitlines() if "**" in line]
+    assert ["| law " in line for line in marked] == [True]  # random's +40 is of one draw alone
+
+
+def test_a_rival_is_compared_on_the_draws_that_it_shares_with_law():
+    def drawn(method, draw, acc):
+        return row(method, 0, (acc, acc + 0.1), draw=draw)
+
+    rows = [
+        *(drawn("base", draw, 0.5) for draw in (1, 2, 3)),
+        drawn("law", 1, 0.7), drawn("law", 2, 0.6),  # the benchmark was stopped here
+        *(drawn("pbt", draw, acc) for draw, acc in ((1, 0.65), (2, 0.6), (3, 0.9))),
+    ]  # fmt: skip
+    (verdict,) = verdicts(summarise(rows))
+    assert verdict.draws == (1, 2)
+    assert verdict.law == pytest.approx(0.15)
+    assert verdict.difference.mean == pytest.approx(0.025)
+    assert "1, 2" in table.verdict_table([verdict])
 
 
 def test_rows_of_several_budgets_do_not_compare():
@@ -227,13 +247,13 @@ def test_two_draws_of_cifar_share_no_image(tmp_path):
     assert len(np.unique(images.round(4), axis=0)) == 80
 
 
-def test_two_draws_differ_in_data_noise_and_seeds(tmp_path):
+def test_draws_differ_in_data_noise_and_seeds(tmp_path):
     labels = []
-    for draw in CIFAR_DRAWS:
+    for draw in (0, 7):
         task = make_tasks(tmp_path, draw)["digits_noise40"]
         assert task.draw == draw
         datamodule = task.make_datamodule()
         datamodule.setup("fit")
         labels.append(torch.stack([y for *_, y in datamodule.train_dataloader().dataset]))
     assert not torch.equal(*labels)
-    assert not set(final_seeds(8, 0)) & set(final_seeds(8, 1))
+    assert not set(final_seeds(8, 0)) & set(final_seeds(8, 7))
