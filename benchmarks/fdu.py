@@ -2,21 +2,24 @@
 
     nox -s fdu
 
-2 cores of an x86-64 server CPU (AMD EPYC) shared with other work, hence processor time; one thread; torch 2.15.0,
-stable-baselines3 2.9.2, torchrl 0.14.1, tensordict 0.14.3; medians of 7 rounds [min, max]:
+2 cores of an x86-64 server CPU, both busy with other work, hence processor time; one thread; torch 2.15.0,
+stable-baselines3 2.9.2, torchrl 0.14.1, tensordict 0.14.3; 2026-11-28; medians of 7 rounds [min, max]:
 
    B  updates a second: ours    sb3  torchrl  default agent             times sb3         times torchrl
-  64                    1437    474      284           1818     3.03 [2.98, 3.11]     5.09 [5.03, 5.29]
- 128                    1157    429      264           1434     2.76 [2.63, 2.83]     4.43 [4.30, 4.59]
- 256                     854    368      238           1065     2.32 [2.24, 2.36]     3.58 [3.49, 3.74]
- 512                     557    294      202            685     1.88 [1.81, 2.01]     2.78 [2.57, 2.81]
+  64                     473    151      100            555     2.54 [2.27, 3.57]     4.92 [2.84, 6.07]
+ 128                     399    153       91            448     2.73 [2.24, 3.23]     4.82 [3.85, 5.45]
+ 256                     323    129       84            352     2.55 [1.82, 2.69]     3.85 [3.08, 4.26]
+ 512                     214    119       75            247     1.82 [1.45, 2.13]     3.01 [2.15, 3.63]
+
+On a quieter and faster machine ours made 1,437, 1,157, 854 and 557 updates a second: 3.03, 2.76, 2.32 and 1.88 times sb3.
 
 Aim: at least 1.5 times the faster of the two at every B.
 
 - An update is one step of one critic, one of the actor, and one of the target networks, on B of the same 2,000
   transitions: state 10, action 5, hidden 64, 64, 64, ReLU, tanh at the actor's end, Adam 1e-3, gamma 0.95, tau 0.01.
   A smaller batch at the end of an epoch of ours counts as the share of B that it is.
-- default agent: one member of ours as it comes, with whole-episode returns and no target networks; it has three.
+- default agent: one member of ours as it comes, with whole-episode returns and imitation, without target networks; it
+  has three.
 - Before timing: from the same weights on the same 128 transitions, critic losses agree within 1e-5 and, after one
   update, all but 0.5 % of the parameters of critic and actor within 2e-5 (in this run 2.2e-6, and all but 0.3 %).
 - What differs: ours learns the embedding of the stage too, whose 8 numbers are a fixed part of the peers' states.
