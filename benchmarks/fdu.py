@@ -11,7 +11,8 @@ stable-baselines3 2.9.2, torchrl 0.14.1, tensordict 0.14.3; 2026-11-28; medians 
  256                     323    129       84            352     2.55 [1.82, 2.69]     3.85 [3.08, 4.26]
  512                     214    119       75            247     1.82 [1.45, 2.13]     3.01 [2.15, 3.63]
 
-On a quieter and faster machine ours made 1,437, 1,157, 854 and 557 updates a second: 3.03, 2.76, 2.32 and 1.88 times sb3.
+On a quieter and faster machine ours made 1,437, 1,157, 854 and 557 updates a second: 3.03, 2.76, 2.32 and 1.88 times
+those of sb3.
 
 Aim: at least 1.5 times the faster of the two at every B.
 
