@@ -77,11 +77,14 @@ class MentorNetwork(nn.Module):
         self.out = nn.Linear(20, 1)
 
     def forward(self, inputs: MentorInputs) -> Tensor:
-        """The logits of the weights, [N]."""
-        _, (states, _) = self.course(torch.stack([inputs.loss, inputs.difference], dim=1).float().unsqueeze(1))
-        label = inputs.label.clamp(max=self.label.num_embeddings - 1)
-        parts = [self.label(label), self.epoch(inputs.epoch.clamp(0, EPOCHS - 1)), states.transpose(0, 1).flatten(1)]
-        logits: Tensor = self.out(torch.tanh(self.hidden(torch.cat(parts, dim=1))))
+        """The logits of the weights, [N], in float32: not every CPU has an LSTM in the half precision of a fit."""
+        course = torch.stack([inputs.loss, inputs.difference], dim=1).float().unsqueeze(1)
+        label = self.label(inputs.label.clamp(max=self.label.num_embeddings - 1))
+        epoch = self.epoch(inputs.epoch.clamp(0, EPOCHS - 1))
+        with torch.autocast(course.device.type, enabled=False):
+            _, (states, _) = self.course(course)
+            known = torch.cat([label, epoch, states.transpose(0, 1).flatten(1)], dim=1)
+            logits: Tensor = self.out(torch.tanh(self.hidden(known)))
         return logits.squeeze(1)
 
     def learn(self, inputs: MentorInputs, wanted: Tensor, steps: int = 2000, lr: float = 0.01, seed: int = 0) -> float:
