@@ -114,11 +114,7 @@ class LossCapture(TorchFunctionMode):
             self._weights.append(weights)
         if weights is None or len(weights) != len(loss.elements):
             return plain
-        excess = (weights - 1.0) / loss.denominator  # mostly outside the graph, which stays two nodes deep
-        if loss.elements.ndim > 1:
-            excess = excess.reshape(-1, *[1] * (loss.elements.ndim - 1))
-        correction = (excess * loss.elements).sum()
-        return plain + correction
+        return plain + _correction(weights, loss.elements, loss.denominator)
 
     def take_output(self, output: Any) -> Any:
         """Weight the explicit dict of a step that called no captured loss (the second way).
@@ -141,7 +137,7 @@ class LossCapture(TorchFunctionMode):
         weights = self._note(samples)
         if weights is None:
             return output
-        return {**output, "loss": output["loss"] + ((weights - 1.0) * losses).mean()}
+        return {**output, "loss": output["loss"] + _correction(weights, losses, len(losses))}
 
     def _note(self, samples: Samples) -> Tensor | None:
         """Keep the samples of a loss; their weights."""
@@ -152,6 +148,14 @@ class LossCapture(TorchFunctionMode):
     def _watch(self, loss: Tensor) -> None:
         if self._on_use is not None and loss.requires_grad:
             loss.register_hook(self._on_use)
+
+
+def _correction(weights: Tensor, elements: Tensor, denominator: Tensor | int) -> Tensor:
+    """What weights K [B] add to a mean of the losses L [B, ...], a scalar: the mean of (K - 1) L."""
+    excess = (weights - 1.0) / denominator  # mostly outside the graph, which stays two nodes deep
+    if elements.ndim > 1:
+        excess = excess.reshape(-1, *[1] * (elements.ndim - 1))
+    return (excess * elements).sum()
 
 
 def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
