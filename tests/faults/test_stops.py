@@ -325,6 +325,35 @@ def test_an_error_in_a_validation_loses_nothing(moment, module, tmp_path):
     assert_same(resumed, train("focal", place))
 
 
+class LastPlateau(Plateau):
+    """A rate that is halved for the last validation's loss, in epochs without one, too."""
+
+    each = {"strict": False}  # the first epoch has none to follow
+
+    def configure_optimizers(self):
+        optimizers = super().configure_optimizers()
+        optimizers["lr_scheduler"] |= self.each
+        optimizers["lr_scheduler"]["scheduler"].threshold = 0.9
+        return optimizers
+
+
+class StepPlateau(LastPlateau):
+    """The same, after every other step."""
+
+    each = {"strict": False, "interval": "step", "frequency": 2}
+
+
+@pytest.mark.parametrize(("module", "options"), [(LastPlateau, {"check_val_every_n_epoch": 2}), (StepPlateau, {})])
+def test_metrics_of_before_a_stop_are_gone_on_with(module, options, tmp_path):
+    """Where no validation comes between the stop and what follows its metrics."""
+    stop, place = Stop("forward", 14, fail), (module, "default")
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
+    with pytest.raises(UsersError):
+        train("focal", place, [stop, saving], **options)
+    resumed = train("focal", place, seed=12345, ckpt_path=last_whole(tmp_path), **options)
+    assert_same(resumed, train("focal", place, **options))
+
+
 def test_an_error_before_our_part_of_a_validation_loses_nothing(tmp_path):
     """A callback in front of ours, or the user's loader, may fail when it has begun for the Trainer alone."""
     stop = Stop("on_validation_start", 7, fail)

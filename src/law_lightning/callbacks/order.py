@@ -76,7 +76,7 @@ class DataOrder:
         if self._resumed_in is not None:
             set_portable_states(self._resumed_in)
             self._resumed_in = None
-        self._validation_start, self.validated = random_states(), False
+        self._validation_start = random_states()
 
     def end_validation(self) -> None:
         """Called when it has ended."""

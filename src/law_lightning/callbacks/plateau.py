@@ -5,6 +5,7 @@ Lightning does not step it at the end of the epoch that a checkpoint was written
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -16,19 +17,13 @@ def _plateaus(trainer: L.Trainer) -> list[Any]:
     return [each for each in trainer.lr_scheduler_configs if each.reduce_on_plateau and each.interval == "epoch"]
 
 
-def monitored(trainer: L.Trainer) -> dict[str, float]:
-    """The metrics as they are that the schedulers follow."""
-    metrics = trainer.callback_metrics if _plateaus(trainer) else {}
-    return {each.monitor: float(metrics[each.monitor]) for each in _plateaus(trainer) if each.monitor in metrics}
-
-
-def catch_up(trainer: L.Trainer, module: L.LightningModule, before: dict[str, float]) -> bool:
+def catch_up(trainer: L.Trainer, module: L.LightningModule, before: Mapping[str, Any]) -> bool:
     """Called when a resumed fit begins: take the step that is missing in the checkpoint.
 
     Args:
         trainer: the Trainer.
         module: the user's module.
-        before: what :func:`monitored` gave for the checkpoint.
+        before: the metrics of the checkpoint, single numbers.
 
     Returns:
         Whether the epoch that was stopped is still to be validated, after which the schedulers must step.
@@ -47,7 +42,7 @@ def catch_up(trainer: L.Trainer, module: L.LightningModule, before: dict[str, fl
                 "validation, it would end the same."
             )
             continue
-        module.lr_scheduler_step(each.scheduler, torch.tensor(before[each.monitor]))
+        module.lr_scheduler_step(each.scheduler, torch.as_tensor(before[each.monitor]))
     return not validated
 
 

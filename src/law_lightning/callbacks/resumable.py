@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning.callbacks.checks import averaging, tuners
 from law_lightning.callbacks.order import DataOrder, of_every_process
-from law_lightning.callbacks.plateau import monitored, step_at_epoch_end
+from law_lightning.callbacks.plateau import step_at_epoch_end
 from law_lightning.callbacks.requeue import RequeueSignal
 from law_lightning.callbacks.resume import STATE_FORMAT, numbers, refuse_later
 from law_lightning.randomness import check_portable_states
@@ -220,11 +220,10 @@ class ResumableCallback(L.Callback):
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if not state:
             return
-        state["monitored"] = monitored(trainer)
+        # Schedulers and callbacks that follow metrics go on seeing those of before.
+        state["metrics"] = {name: value.cpu() for name, value in numbers(trainer.callback_metrics).items()}
         state["in_step"] = self.in_step(trainer)
         if self._order is not None and trainer.validating and not self._order.validated:
-            # Schedulers and callbacks that follow metrics of the training go on seeing them.
-            state["metrics"] = {name: value.cpu() for name, value in numbers(trainer.callback_metrics).items()}
             state["exchanged"] = averaging(trainer)
             for order in (own["order"] for own in state["processes"]):
                 order["validation_start"] = order["validation_start"] or order["now"]  # something before us has failed

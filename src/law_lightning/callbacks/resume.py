@@ -96,7 +96,7 @@ def numbers(metrics: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in metrics.items() if isinstance(value, Tensor) and value.numel() == 1}
 
 
-def tell_of_half_step(state: dict[str, Any]) -> None:
+def tell_of_unfinished(state: dict[str, Any]) -> None:
     """Warn of a checkpoint that was written in the middle of something; to refuse it might be to lose the run.
 
     Args:

@@ -20,7 +20,7 @@ from law_lightning.callbacks.checks import (
 )
 from law_lightning.callbacks.plateau import catch_up
 from law_lightning.callbacks.resumable import ResumableCallback
-from law_lightning.callbacks.resume import check_stages, refuse_other_run, tell_of_half_step
+from law_lightning.callbacks.resume import check_stages, refuse_other_run, tell_of_unfinished
 from law_lightning.callbacks.statistics import StageStatistics
 from law_lightning.stages import StageSchedule, TrainingPhase
 
@@ -242,13 +242,14 @@ class StagedCallback(ResumableCallback):
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
         assert self.schedule is not None
         refuse_other_run(trainer, self.schedule, state)
-        tell_of_half_step(state)
+        tell_of_unfinished(state)
         self._load_stages(state)
         own = state["processes"][trainer.global_rank]
         self.load_process_state(trainer, own)
         validating = own["order"].get("validation_start") is not None  # the Trainer will do it anew
-        self._plateau_is_due = validating or catch_up(trainer, module, state.get("monitored", {}))
-        if self.history:  # callbacks that monitor the last stage's metrics go on seeing them
+        metrics = state.get("metrics", state.get("monitored", {}))  # files of before have those of schedulers alone
+        self._plateau_is_due = validating or catch_up(trainer, module, metrics)
+        if "metrics" not in state and self.history:
             _show(trainer, self.scalars(self.history[-1]))
 
     def _load_stages(self, state: dict[str, Any]) -> None:
