@@ -64,8 +64,9 @@ class Summary:
     @property
     def deviation(self) -> float | None:
         """Sample deviation over the searches of a draw, pooled over draws; None where each was searched once."""
-        spare = len(self.draws) - len(set(self.draws))
-        means = np.asarray([self.by_draw[draw] for draw in self.draws])
+        by_draw = self.by_draw
+        spare = len(self.draws) - len(by_draw)
+        means = np.asarray([by_draw[draw] for draw in self.draws])
         return float(np.sqrt(np.square(self.by_search - means).sum() / spare)) if spare else None
 
 

@@ -62,6 +62,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path, here, capsys):
         "digits_noise40",
         "--draws",
         "0",
+        "0",
         "--budget",
         "12",
         "--eval-seeds",
@@ -91,6 +92,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path, here, capsys):
     ]
 
     here.clear()
+    results.write_text(results.read_text() * 2)  # as by another run into the same folder at the same time
     search.main([*options, "--report"])
     assert here == []
     assert "| tiny | handmade   |     1 |        2 |" in capsys.readouterr().out

@@ -366,6 +366,18 @@ def test_a_mentor_learns_which_labels_were_wrong():
     assert bool((weights[2:] < 0.2).all())
 
 
+def test_a_mentor_computes_in_full_precision_in_any_fit():
+    """An LSTM in half precision rounds its weights, and not every CPU has one."""
+    inputs = MentorInputs(
+        torch.tensor([0.5, 2.0]), torch.tensor([-1.0, 0.7]), torch.tensor([0, 0]), torch.tensor([0, 99])
+    )
+    mentor = MentorNetwork()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = mentor(inputs)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, mentor(inputs))
+
+
 def test_the_mentor_is_its_published_network():
     """One step of an LSTM in each direction on (loss, difference), written out."""
     with torch.random.fork_rng():
