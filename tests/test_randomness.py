@@ -90,6 +90,15 @@ def test_portable_states_survive_a_file(tmp_path):
     assert draw() == first
 
 
+def test_states_of_earlier_files_are_put_back():
+    """Their state of Python is a list of its words."""
+    states = portable_states()
+    version, words, gauss = states["python"]
+    first = draw()
+    set_portable_states(states | {"python": [version, words.tolist(), gauss]})
+    assert draw() == first
+
+
 def test_portable_states_hold_tensors_and_plain_python_alone():
     def check(value):
         if isinstance(value, dict):
