@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,22 +65,19 @@ class DDPG(L.LightningModule):
         """Adam for the critic and for actor and embedding; the same two for as long as the agent lives."""
         return self.learner().optimizers
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> bytes:  # type: ignore[override]
+        # As one: torch sends each tensor to another process as a file that stays open, of memory that both share.
         states = None
         if self._learner is not None:
-            # As bytes: a spawned process can only be sent tensors that live until it has started.
-            file = io.BytesIO()
-            torch.save(self.learner().optimizer_states(), file)
-            states = file.getvalue()
+            states = self.learner().optimizer_states()
             self._learner.release()
-        return super().__getstate__() | {"_learner": states}
+        return pickle.dumps(super().__getstate__() | {"_learner": states})
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state | {"_learner": None})  # type: ignore[no-untyped-call]
-        # At once: tensors that come from another process share their memory with those that stayed there.
-        learner = self.learner()
-        if state["_learner"] is not None:
-            learner.load_optimizer_states(torch.load(io.BytesIO(state["_learner"]), weights_only=True))
+    def __setstate__(self, state: bytes) -> None:
+        fields = pickle.loads(state)
+        super().__setstate__(fields | {"_learner": None})  # type: ignore[no-untyped-call]
+        if fields["_learner"] is not None:
+            self.learner().load_optimizer_states(fields["_learner"])
 
     def imitation(self) -> float:
         """The weight of imitation in the next update."""

@@ -85,10 +85,7 @@ class Learner:
             self._lay_out()
 
     def release(self) -> None:
-        """Give every parameter memory of its own, until :meth:`refresh` is called.
-
-        Where several tensors share their memory, torch's way of sending them to a spawned process fails.
-        """
+        """Give every parameter memory of its own, until :meth:`refresh` is called: it is pickled with all of it."""
         for parameter in self._fast.parameters() + ([] if self._slow is None else self._slow.parameters()):
             parameter.data = parameter.data.clone()
 

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.replay import Transitions
 from law_lightning.files import load_state, save_state, write_whole
+from law_lightning.search.workers import packed, unpacked
 
 
 @dataclass
@@ -59,6 +60,13 @@ class SearchState:
         counts, columns = state["episodes"]["counts"], state["episodes"]["transitions"]
         parts = [columns[name].split(counts) for name in Transitions._fields] if counts else []
         return cls(**state | {"episodes": [Transitions(*part) for part in zip(*parts, strict=True)]})
+
+    def __getstate__(self) -> bytes:
+        # Sent to another process one by one, each of hundreds of tensors would be an open file in both.
+        return packed(self.as_plain())
+
+    def __setstate__(self, state: bytes) -> None:
+        vars(self).update(vars(self.from_plain(unpacked(state))))
 
     def check(self, agent: StrategyAgent) -> None:
         """Raise an error of any kind unless a search that teaches ``agent`` can go on from here."""
