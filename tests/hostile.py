@@ -10,9 +10,12 @@ import sys
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import torch
 
 LONG = os.environ.get("LAW_FAULTS") == "long"
+#: Marks what is slow, and like another test.
+long = pytest.mark.skipif(not LONG, reason="LAW_FAULTS=long")
 STATES = ("strategy", "replay", "search", "reference")
 MOST_MEMORY, MOST_SECONDS = 2**30, 20
 

@@ -322,12 +322,13 @@ def measure(name: str, folder: Path, mode: str, **more: Any) -> dict[str, str]:
         more: for :class:`Fit`.
     """
     cell, found, rates = CELLS[name], {}, Rates()
+    plain = Fit(cell, **more)
+    within = plain.trainer.global_step // 4 * 3 // 2  # in the second of four epochs
     keep = {"save_top_k": -1, "enable_version_counter": False}
     saving = [
-        ModelCheckpoint(folder, f"{name}-{mode}-{{step}}", every_n_train_steps=1, **keep),
+        ModelCheckpoint(folder, f"{name}-{mode}-{{step}}", every_n_train_steps=within, **keep),
         ModelCheckpoint(folder, f"{name}-{mode}-{{epoch}}", save_on_train_epoch_end=True, **keep),
     ]
-    plain = Fit(cell, **more)
     try:
         whole = Fit(cell, law(mode), [rates, *saving], **more)
         if mode == "search":
@@ -340,8 +341,7 @@ def measure(name: str, folder: Path, mode: str, **more: Any) -> dict[str, str]:
         if mode == "search":
             found["2 reference"] = verdict(ones.law.reference.state_dict(), plain.state)
             found["2 rewards"] = verdict([record["reward"] for record in ones.law.history], [0.0] * 5)
-        steps = whole.trainer.global_step // 4  # of an epoch
-        for where, stop in (("within an epoch", f"step={steps * 3 // 2}"), ("between epochs", "epoch=1")):
+        for where, stop in (("within an epoch", f"step={within}"), ("between epochs", "epoch=1")):
             again = Fit(cell, law(mode), ckpt_path=folder / f"{name}-{mode}-{stop}.ckpt", **more)
             found[f"3 stop {where}"] = verdict(again.outcome, whole.outcome)
         for what, each in (("", whole), (" resumed", again)):

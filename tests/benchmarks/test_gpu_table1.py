@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import gpu_table1
-from hostile import LONG
+from hostile import long
 from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.data.transforms import CIFAR10_STATISTICS
 from law_lightning.files import load_state
@@ -186,7 +186,8 @@ def saved(folder):
     return digest(state), (folder / "search" / "metrics.csv").read_text()
 
 
-@pytest.mark.parametrize("pool", [0, 2] if LONG else [2])
+@long
+@pytest.mark.parametrize("pool", [0, 2])
 def test_a_search_in_pieces_is_the_search_in_one(data, tmp_path, pool):
     plan = Plan(episodes=3, eval_every=2, eval_seeds=1, seed_pool=pool)
     assert "left: nothing" in search(data, tmp_path / "whole", settings(), plan, NO_END)
@@ -198,6 +199,7 @@ def test_a_search_in_pieces_is_the_search_in_one(data, tmp_path, pool):
     assert saved(parts) == saved(tmp_path / "whole")
 
 
+@long
 def test_a_search_may_grow(data, tmp_path):
     for episodes in (2, 3):
         search(data, tmp_path, settings(), Plan(episodes, eval_every=2, eval_seeds=1), NO_END)

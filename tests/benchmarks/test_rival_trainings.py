@@ -139,6 +139,7 @@ def test_a_ledger_that_grows_is_read_up_to_its_last_whole_line(tmp_path):
 # -- jobs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", ["base", "constant_2", "uniform", "cem_linear", "pbt"])
 def test_every_kind_of_method_gives_a_whole_row(tmp_path, method):
     row = run_job(Job(make_task(), method, 0, 12, 2, tmp_path))

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader
 
+from hostile import long
 from law_lightning import CoTeachingCallback, models
 from law_lightning.capture import LossCapture
 from law_lightning.data import DigitsDataModule, UniformNoise
@@ -215,6 +216,7 @@ SYMMETRIC = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", SYMMETRIC)
 def test_the_networks_may_change_places(name):
     """Whichever of two networks is the user's, both end the same, bit for bit."""
@@ -244,6 +246,7 @@ def plain(module, name):
     return _plain[module, name]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("module", "name"),
     [pair for pair in MATRIX if pair[0] is not LineSearch],
@@ -326,6 +329,7 @@ def test_layers_that_join_later():
 # -- a stop ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("module", [BatchNormCNN, AdamCosine], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("stop", [3, 6, 11, 18])
 def test_a_stop_loses_nothing(tmp_path, module, stop):
@@ -367,6 +371,7 @@ def test_the_scaler_and_accumulation_go_on(tmp_path):
 # -- several processes -------------------------------------------------------------------------------------
 
 
+@long
 def test_two_processes(tmp_path):
     out = tmp_path / "out"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}

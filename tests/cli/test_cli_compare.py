@@ -3,7 +3,6 @@ import csv
 import lightning as L
 import pytest
 
-from hostile import LONG
 from law_lightning.cli.compare import main
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
@@ -86,7 +85,7 @@ METHODS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("workers", [1, 2] if LONG else [2])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_all_methods_side_by_side(command, small, strategy, tmp_path, workers):
     stages = [f"+method.{name}.num_stages=3" for name in METHODS if name not in ("base", "law")]
     methods = f"methods=[{','.join(METHODS)}]"

@@ -1,3 +1,4 @@
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,11 @@ GROUPS = {
     "law_train": ["data", "corruption", "model", "law", "trainer", "schedule", "logger", "experiment"],
     "law_compare": ["data", "corruption", "model", "law", "trainer", "schedule", "experiment"],
 }
+#: For each command, rows of one choice a group, until every choice has been in one. Composing is slow.
 CHOICES = [
-    (command, group, file.stem)
+    (command, [f"{group}={choice}" for group, choice in zip(GROUPS[command], row, strict=True) if choice])
     for command in COMMANDS
-    for group in GROUPS[command]
-    for file in sorted((CONF / group).glob("*.yaml"))
+    for row in zip_longest(*(sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS[command]))
 ]
 #: What some choices leave to the user.
 MANDATORY = {
@@ -54,10 +55,10 @@ def targets(node):
             yield from targets(value)
 
 
-@pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
-def test_every_choice_of_every_group_composes(command, group, choice):
-    overrides = [f"{group}={choice}", *MANDATORY.get(choice, [])]
-    config = OmegaConf.to_container(compose(command, overrides), resolve=True, throw_on_missing=True)
+@pytest.mark.parametrize(("command", "choices"), CHOICES)
+def test_every_choice_of_every_group_composes(command, choices):
+    paths = [path for choice in choices for path in MANDATORY.get(choice.split("=")[1], [])]
+    config = OmegaConf.to_container(compose(command, choices + paths), resolve=True, throw_on_missing=True)
     names = list(targets(config))
     assert names
     for name in names:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from test_stops import Stop, UsersError
 from torch.utils.data import DataLoader
 
-from hostile import LONG
+from hostile import LONG, long
 from law_lightning import StrategyAgent, StrategySearch
 from methods import METHODS
 from search_parts import TRAINER, dying_data, make_data, make_module
@@ -138,6 +138,7 @@ def untouched(end, moment):
     return of_the_module(run([], end, moment, 9))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fit_leaves_nothing(name, end, folder):
@@ -194,7 +195,8 @@ def test_a_search_leaves_nothing(end, seed_pool, folder):
     assert present(folder) == before
 
 
-@pytest.mark.parametrize("fails", [False, True] if LONG else [True])
+@long
+@pytest.mark.parametrize("fails", [False, True])
 def test_a_search_in_several_processes_leaves_nothing(fails, folder):
     before = present(folder)
     data = functools.partial(dying_data, 1, 1 if fails else -1, "raises")  # in the second worker's first training

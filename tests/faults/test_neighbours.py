@@ -70,6 +70,7 @@ def averaged(kind, course):
     return {name: torch.stack([state[name].float() for state in states]).mean(dim=0) for name in states[0]}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("law_first", [True, False])
 @pytest.mark.parametrize("kind", AVERAGES)
 @pytest.mark.parametrize("name", [*SAMPLE, "co_teaching"])
@@ -91,6 +92,7 @@ def test_the_reference_is_plain_training_beside_an_average(kind, module):
     assert_identical(callback.reference.state_dict(), plain.steps[-1])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("module", [AdamCosine, BatchNormCNN])
 @pytest.mark.parametrize("step", [3, 6, 14])
 def test_a_stop_loses_nothing_beside_an_average(module, step, tmp_path):
@@ -271,7 +273,7 @@ def test_a_tuner_within_the_fit_leaves_no_trace(tmp_path):
 @pytest.mark.parametrize("name", SAMPLE if LONG else SAMPLE[:1])
 @pytest.mark.parametrize("kind", TUNERS)
 def test_a_stop_after_a_tuner_loses_nothing(kind, name, tmp_path):
-    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
     whole = METHODS[name]()
     expected = tuned([whole, TUNERS[kind](), saving], tmp_path)
     for step in (3, 15):

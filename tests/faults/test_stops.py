@@ -24,7 +24,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, OnExceptionCheckpoint, Timer
 
-from hostile import LONG
+from hostile import LONG, long
 from law_lightning.callbacks.order import DataOrder
 from law_lightning.callbacks.requeue import RequeueSignal
 from methods import METHODS
@@ -47,7 +47,7 @@ from zoo import (
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EACH = 25 if LONG else 4
+EACH = 25 if LONG else 3
 MOMENTS = [
     "forward",
     "on_train_batch_start",
@@ -290,6 +290,7 @@ IN_VALIDATION = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("options", [{}, {"val_check_interval": 3}], ids=["epoch", "interval"])
 @pytest.mark.parametrize("moment", IN_VALIDATION)
 def test_queued_again_in_a_validation_that_the_rate_follows(moment, options, slurm):
@@ -538,7 +539,7 @@ def free_port():
         return place.getsockname()[1]
 
 
-@pytest.mark.skipif(not LONG, reason="trains twice on two processes")
+@long
 @pytest.mark.parametrize("kind", ["plain", "augmented"])
 def test_two_processes_are_queued_again_at_one_step(kind, tmp_path):
     """The signal reaches one of them alone; without an agreement each would wait for the other elsewhere.

@@ -73,6 +73,7 @@ class Unshared(SharedBuffer):
     take_passes = ReplayBuffer.take_passes
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("options", [FAST, PAPER, FAST | {"target_rate": 0.1}])
 @pytest.mark.parametrize(
     ("members", "epochs", "workers"), [(3, 1, 2), (3, 3, 2), (2, 2, 2), (3, 2, 5), (5, 2, 2), (4, 3, 3)]
