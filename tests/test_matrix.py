@@ -12,8 +12,7 @@ from hostile import LONG, long
 from matrix import CELLS, SAME, measure
 from matrix_run import main
 
-#: Where a strategy is applied, less can go wrong than where it is searched for.
-MODES = ("search", pytest.param("apply", marks=pytest.mark.one_in(2)))
+MODES = ("search", "apply")
 SEARCHED = {"1 reference", "2 reference", "2 rewards"}
 BOTH = {
     "2 weights of one",
@@ -24,7 +23,7 @@ BOTH = {
 }
 SLOW = ("compiled", "compiled_loss")  # compile for many seconds, "compiled" in a test of the callback as well
 #: What processes share matters most in these.
-TWO_PROCESSES = tuple(CELLS) if LONG else ("plateau", "shared_norm")
+TWO_PROCESSES = tuple(CELLS) if LONG else ("plateau", "stream", "own_sampler", "shared_norm")
 
 
 def assert_kept(found, mode):
@@ -65,7 +64,7 @@ def on_two_processes(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("mode", ["search", "apply"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", TWO_PROCESSES)
 @pytest.mark.parametrize("start", ["spawn", pytest.param("popen", marks=long)])
 def test_two_processes(start, name, mode, on_two_processes):

@@ -66,7 +66,7 @@ STOPS = [(module, 9) for module in MODULES if module not in (Hooked, OwnFunction
 STOPS += [(module, 2) for module in (BatchNormCNN, AdamCosine, Mixup)]
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("name", "module", "step"),
     [

@@ -47,7 +47,7 @@ from zoo import (
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EACH = 25 if LONG else 3
+EACH = 25 if LONG else 4
 MOMENTS = [
     "forward",
     "on_train_batch_start",
