@@ -32,7 +32,7 @@ CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32,
 - How the rivals came by their settings: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
   CEM, were given a first look at random points; CMA-ES got its step size on a bowl with noise. That was judged by the
   test gains of one or two searches of that task; seeds of searches and evaluation have been changed since.
-- Splits, noise and seeds come in draws, ``--draws 1 5 6``: settings are chosen on 0, 2, 3 and 4 (once on 1 as well, by
+- Splits, noise and seeds come in draws, ``--draws 1 5 6``: settings are chosen on 0, 2 to 4, 9 to 12 (once on 1 too, by
   validation data), and others are reported, by default 1. Draws share no seed, and the two of CIFAR-10 no image; those
   of the digits do.
 - Variants of LAW, one switch changed at a time: ``--variants``; see ``rivals/law.py``.

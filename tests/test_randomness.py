@@ -6,6 +6,7 @@ import torch
 
 from law_lightning.files import load_state, save_state
 from law_lightning.randomness import (
+    check_portable_states,
     portable_states,
     random_states,
     replaying,
@@ -97,6 +98,15 @@ def test_states_of_earlier_files_are_put_back():
     first = draw()
     set_portable_states(states | {"python": [version, words.tolist(), gauss]})
     assert draw() == first
+
+
+@pytest.mark.parametrize("words", [torch.zeros(1).expand(2**40), torch.zeros(624), [], torch.tensor(0)])
+def test_a_state_of_python_that_is_none_is_refused_at_once(words):
+    states = portable_states()
+    check_portable_states(states)
+    states["python"][1] = words
+    with pytest.raises(ValueError, match="random state of Python is not one"):
+        check_portable_states(states)
 
 
 def test_portable_states_hold_tensors_and_plain_python_alone():

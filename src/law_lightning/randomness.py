@@ -102,11 +102,14 @@ def portable(states: dict[str, Any]) -> dict[str, Any]:
 def check_portable_states(states: dict[str, Any]) -> None:
     """Raise an error of any kind if these states cannot be put back; the present ones stay.
 
-    NumPy takes any position within its 624 words, and reads, or ends the process, where there are none.
+    NumPy takes any position within its 624 words, and reads, or ends the process, where there are none. A tensor may
+    say that it has more words than the memory holds.
     """
     _, keys, position, has_gauss, cached = states["numpy"]
     if keys.shape != (624,) or not 0 <= position <= 624 or has_gauss not in (0, 1) or not math.isfinite(cached):
         raise ValueError("the random state of NumPy is not one")
+    if torch.as_tensor(states["python"][1]).shape != (625,):
+        raise ValueError("the random state of Python is not one")
     with replaying():
         set_portable_states(states)
 

@@ -93,3 +93,12 @@ def test_random_states_that_would_end_the_process(checkpoint, tmp_path, position
     (state,) = (state for name, state in content["callbacks"].items() if name.startswith("LAWCallback"))
     state["processes"][0]["order"]["now"]["numpy"][2] = position
     assert resumed(written(content), tmp_path / "forged.ckpt")
+
+
+@pytest.mark.parametrize("metric", [None, "text", 0.5, torch.zeros(2), torch.zeros(1).expand(2**40)])
+def test_metrics_that_are_no_single_numbers_are_refused(checkpoint, tmp_path, metric):
+    """They would be left out, and what follows them would miss them without a word."""
+    content = torch.load(io.BytesIO(checkpoint), weights_only=True)
+    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("LAWCallback"))
+    state["metrics"]["val_loss"] = metric
+    assert resumed(written(content), tmp_path / "forged.ckpt")

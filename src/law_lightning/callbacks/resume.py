@@ -70,7 +70,7 @@ def refuse_other_run(trainer: L.Trainer, schedule: StageSchedule, state: dict[st
 
 
 def check_stages(state: dict[str, Any]) -> None:
-    """Raise a ValueError for stages that no fit has left.
+    """Raise a ValueError for stages, records or metrics that no fit has left.
 
     Args:
         state: what the checkpoint holds of the callback.
@@ -82,6 +82,9 @@ def check_stages(state: dict[str, Any]) -> None:
         raise ValueError(f"its loss_smooth and acc_smooth are {smooth}")
     if not all(map(_is_plain, (value for record in state["history"] for value in record.values()))):
         raise ValueError("its history holds more than numbers")
+    metrics = state.get("metrics", {})  # files of before have none
+    if numbers(metrics).keys() != metrics.keys():
+        raise ValueError("its metrics are more than single numbers")
 
 
 def _is_plain(entry: Any) -> bool:
