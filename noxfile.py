@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, faults, coverage, lint, types, bench, fdu, cache, workers, large, rivals, build.
+"""Sessions: demo, tests, faults, lint, types, bench, fdu, cache, workers, large, rivals, build.
 
 They share one environment, as torch is large.
 """
@@ -82,8 +82,12 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["env"])
 def tests(session: nox.Session) -> None:
-    """Run the tests and doctests: of those that are slow, or many of a kind, a sample. Arguments go to pytest."""
-    session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *session.posargs, env=THREADS)
+    """Run the tests and doctests, a sample of what is slow or comes in many cases, with coverage.
+
+    Arguments go to pytest in place of the coverage gate.
+    """
+    gate = ["--cov", "--cov-report=term", "--cov-fail-under=90"]
+    session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *(session.posargs or gate), env=THREADS)
 
 
 @nox.session(venv_backend="none", requires=["env"])
@@ -138,13 +142,6 @@ def faults(session: nox.Session) -> None:
     """Run the tests and doctests, every case of them. Arguments go to pytest."""
     long = {"LAW_FAULTS": "long", **THREADS}
     session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *session.posargs, env=long)
-
-
-@nox.session(venv_backend="none", requires=["env"])
-def coverage(session: nox.Session) -> None:
-    """Run what ``tests`` runs, which takes longer when its lines are counted; fails below nine in ten."""
-    gate = ["--cov", "--cov-report=term", "--cov-fail-under=90"]
-    session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *gate, *session.posargs, env=THREADS)
 
 
 @nox.session(venv_backend="none", requires=["env"])

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hostile import long
+from hostile import LONG, long
 from test_promises import assert_same
 from zoo import assert_identical, differ
 
-pytestmark = long
 MODES = ("plain", "search", "zero", "apply")
 
 
@@ -65,11 +64,12 @@ def test_weights_of_one_change_nothing_on_two_processes(run):
     assert_identical(apply["module"], plain["module"])
 
 
+@long
 def test_weights_of_one_change_nothing_in_spawned_processes(run):
     assert_identical(run("zero", "ddp_spawn")[0]["module"], run("plain")[0]["module"])
 
 
-@pytest.mark.parametrize("step", [3, 7])
+@pytest.mark.parametrize("step", [3, 7] if LONG else [7])
 def test_a_stop_loses_nothing_on_two_processes(run, step):
     """Resumed from a checkpoint within an epoch; every process has its own random states and BatchNorm."""
     whole = run("search")

@@ -19,7 +19,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hostile import long
 from law_lightning import CoTeachingCallback, models
 from law_lightning.capture import LossCapture
 from law_lightning.data import DigitsDataModule, UniformNoise
@@ -371,7 +370,6 @@ def test_the_scaler_and_accumulation_go_on(tmp_path):
 # -- several processes -------------------------------------------------------------------------------------
 
 
-@long
 def test_two_processes(tmp_path):
     out = tmp_path / "out"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}

@@ -203,7 +203,7 @@ def gone(group):
     return False
 
 
-@pytest.mark.parametrize(("workers", "pool"), [(1, 2), pytest.param(2, 0, marks=long)])
+@pytest.mark.parametrize(("workers", "pool"), [(1, 2), (2, 0)])
 def test_killed_at_some_moment_it_ends_the_same(tmp_path, workers, pool):
     whole = start(tmp_path / "whole", workers, pool=pool)
     for wait in (0.0, 0.15) if workers == 1 else (0.1,):
