@@ -95,7 +95,7 @@ def portable(states: dict[str, Any]) -> dict[str, Any]:
     version, words, gauss = states["python"]
     return states | {
         "numpy": [algorithm, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
-        "python": [version, torch.tensor(words), gauss],  # as plain numbers, a file takes four times as long to write
+        "python": [version, torch.tensor(words), gauss],  # plain numbers would be written one by one
     }
 
 

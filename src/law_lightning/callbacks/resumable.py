@@ -89,7 +89,7 @@ class ResumableCallback(L.Callback):
         """
         with self._naming_damage():
             self._resume(trainer, module, state)
-            trainer.callback_metrics.update(numbers(state.get("metrics", {})))
+            trainer.callback_metrics.update(state.get("metrics", {}))
             order = state["processes"][trainer.global_rank]["order"]
             check_portable_states(order["now"])
             check_portable_states(order["epoch_start"])
