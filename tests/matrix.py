@@ -281,9 +281,9 @@ class Fit:
         }
 
 
-def law(mode: str, noise: float = 2.0, **options: Any) -> LAWCallback:
+def law(mode: str, noise: float = 2.0, phase_accuracy: str = "validation", **options: Any) -> LAWCallback:
     """Theta far from zero in a search; in apply mode too, by a stirred last layer."""
-    agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=noise)
+    agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=noise, phase_accuracy=phase_accuracy)
     if mode == "apply" and noise:
         last = agent.actor.network[-1]
         last.weight.data += 0.3

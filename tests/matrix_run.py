@@ -100,7 +100,8 @@ class KeepWhole(L.Callback):
 def sharded(more) -> dict:
     """FSDP2, as torch's first FSDP refuses the CPU: plain, with weights of one, weighted, and in a search."""
     states = []
-    for callback in (None, law("apply", 0.0), law("apply")):
+    for noise in (None, 0.0, 2.0):
+        callback = None if noise is None else law("apply", noise, "training")
         keep, strategy = KeepWhole(), ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
         Fit(Cell("FSDP2", Sharded), callback, [keep], **more | {"strategy": strategy})
         states.append(keep.state)

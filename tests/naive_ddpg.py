@@ -12,7 +12,7 @@ SMALL = {"num_stages": STAGES, "hidden": [6, 5, 4], "embedding_dim": 3, "batch_s
 PAPER = {
     "target_rate": None, "standardize_rewards": False, "theta_bound": None,
     "actor_lr": 1e-3, "critic_lr": 3e-3, "discount": 0.9, "n_step": 1, "action_penalty": 0.0,
-    "imitation": 0.0,
+    "imitation": 0.0, "feature_scale": 1.0, "zero_init": False, "embedding_loss": "both",
 }  # fmt: skip
 FAST = {"actor_lr": 1e-3, "critic_lr": 3e-3}
 
@@ -70,7 +70,7 @@ class Naive:
         self.actor = layers(agent.actor)
         self.critic = layers(agent.critic)
         self.bound = options["theta_bound"]
-        self.scale = torch.tensor([0.3] * len(agent.features) + [1.0])
+        self.scale = torch.tensor([options["feature_scale"]] * len(agent.features) + [1.0])
         self.rate = options["target_rate"]
         if self.rate is not None:  # the target networks may lag behind
             slow = agent.target_embedding.weight, layers(agent.target_actor), layers(agent.target_critic)
@@ -104,10 +104,12 @@ class Naive:
     def state(embedding, stage, phase):
         return torch.cat([embedding[stage], phase])
 
-    def adam(self, parameters, losses, rate):
+    def adam(self, parameters, losses, rate, of_critic=None):
         gradients = [torch.autograd.grad(loss, parameters) for loss in losses]
         for p, *g in zip(parameters, *gradients, strict=True):
             g = sum(g) / len(g)
+            if p is self.embedding and of_critic is not None:
+                g = g + of_critic
             t, m, v = self.moments.get(id(p), (0, torch.zeros_like(p), torch.zeros_like(p)))
             t, m, v = t + 1, 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
             self.moments[id(p)] = t, m, v
@@ -125,7 +127,7 @@ class Naive:
 
     def critic_loss(self, rows):
         n, targets = len(rows), self.targets(rows)
-        states = [self.state(self.embedding.detach(), stage, phase) for stage, phase, *_ in rows]
+        states = [self.state(self.embedding, stage, phase) for stage, phase, *_ in rows]
         values = [self.q(self.critic, s, row[2]) for s, row in zip(states, rows, strict=True)]
         loss = sum((q - y) ** 2 for q, y in zip(values, targets, strict=True)) / n
         return loss, sum(q.item() for q in values) / n
@@ -151,9 +153,13 @@ class Naive:
         batches = [batch[at : at + size] for at in range(0, len(batch), size)]
         targets = [self.targets(rows) for rows in batches]  # before the critic learns from them
         critic_losses, q_means = zip(*map(self.critic_loss, batches), strict=True)
+        of_critic = None
+        if self.options["embedding_loss"] == "both":
+            found = [torch.autograd.grad(loss, self.embedding, retain_graph=True)[0] for loss in critic_losses]
+            of_critic = sum(found) / len(found)
         self.adam(flat(self.critic), critic_losses, self.options["critic_lr"])
         actor_losses = [self.actor_loss(*each) for each in zip(batches, targets, strict=True)]
-        self.adam([*flat(self.actor), self.embedding], actor_losses, self.options["actor_lr"])
+        self.adam([*flat(self.actor), self.embedding], actor_losses, self.options["actor_lr"], of_critic)
         if self.rate is not None:
             slow = [self.slow[0], *flat(self.slow[1]), *flat(self.slow[2])]
             fast = [self.embedding, *flat(self.actor), *flat(self.critic)]

@@ -36,6 +36,7 @@ LAW = "law"
 #: One switch at a time.
 VARIANTS = {
     LAW: Variant(),
+    "law_training_accuracy": Variant(agent={"phase_accuracy": "training"}),
     "law_one_member": Variant(agent={"members": 1}),
     "law_five_members": Variant(agent={"members": 5}),
     "law_target_nets": Variant(agent={"target_rate": 0.01}),

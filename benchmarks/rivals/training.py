@@ -17,8 +17,6 @@ from law_lightning import LAWCallback
 from law_lightning.search.episodes import QUIET, quiet_lightning
 from tasks import Task
 
-_QUIET = QUIET | {"limit_val_batches": 0}  # accuracies are taken here, where they are needed
-
 
 @dataclass
 class _Count:
@@ -137,7 +135,7 @@ def train(
         warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
         L.seed_everything(seed, verbose=False)
         module = task.make_module()
-        trainer = L.Trainer(**_QUIET | task.trainer_kwargs, callbacks=list(callbacks))
+        trainer = L.Trainer(**QUIET | task.trainer_kwargs, callbacks=list(callbacks))
         trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path)
     return module
 

@@ -135,7 +135,7 @@ def make_data(path: Path, training: Training) -> L.LightningDataModule:
     train_size = size - val_size if training.train_size is None else training.train_size
     if not 0 < train_size <= size - val_size:
         raise ValueError(f"{path} has {size} training images, too few for {train_size} and {val_size} to validate.")
-    train, val, _ = permuted_indices(size, 0).split((train_size, val_size, size - train_size - val_size))
+    val, train, _ = permuted_indices(size, 0).split((val_size, train_size, size - train_size - val_size))
     splits = {
         "train": (arrays.train_x[train], noisy_labels(arrays, training).labels[train]),
         "test": (arrays.test_x, arrays.test_y),

@@ -133,7 +133,7 @@ class Job:
 
 def make_trainer(training: Training, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
     """A Trainer that shows and writes nothing, and has no validation."""
-    options = QUIET | {"profiler": NoProfiler(), "limit_val_batches": 0} | training.trainer_kwargs() | kwargs
+    options = QUIET | {"profiler": NoProfiler()} | training.trainer_kwargs() | kwargs
     return lean(L.Trainer(**options, callbacks=callbacks))
 
 

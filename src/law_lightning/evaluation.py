@@ -25,10 +25,17 @@ from law_lightning.duplicate import duplicate
 from law_lightning.losses import target_error
 from law_lightning.randomness import random_states, replaying
 
-NO_DATA = (
-    "LAW's reward is the validation accuracy of two networks, but there is no validation data: give the Trainer "
-    "val_dataloaders (or a val_dataloader in the module or datamodule) and do not set limit_val_batches=0. To train "
-    "with a strategy found before, use LAWCallback(agent, mode='apply')."
+_GIVE_DATA = (
+    "there is no validation data: give the Trainer val_dataloaders (or a val_dataloader in the module or datamodule) "
+    "and do not set limit_val_batches=0. "
+)
+NO_REWARD = (
+    f"LAW's reward is the validation accuracy of two networks, but {_GIVE_DATA}To train with a strategy found before, "
+    "use LAWCallback(agent, mode='apply')."
+)
+NO_PHASE = (
+    f"This strategy follows the network's validation accuracy, but {_GIVE_DATA}A strategy that was searched with "
+    "StrategyAgent(phase_accuracy='training') needs none."
 )
 
 
@@ -55,16 +62,18 @@ class Evaluator:
 
     Args:
         trainer: the Trainer, in the course of a fit.
+        no_data: the error's text where there is no validation data.
 
     Raises:
         MisconfigurationException: there is no validation data.
     """
 
-    def __init__(self, trainer: L.Trainer) -> None:
+    def __init__(self, trainer: L.Trainer, no_data: str = NO_REWARD) -> None:
         self._trainer = trainer
+        self._no_data = no_data
         loaders = validation_loaders(trainer)
         if not loaders:
-            raise MisconfigurationException(NO_DATA)
+            raise MisconfigurationException(no_data)
         self._own = loaders if trainer.val_dataloaders is None else None
 
     @property
@@ -102,7 +111,7 @@ class Evaluator:
                 trainer.state.stage = stage
         totals = trainer.strategy.reduce(totals, reduce_op="sum")
         if not bool((totals[:, 1] > 0).all()):
-            raise MisconfigurationException("The validation data hold no samples with a label. " + NO_DATA)
+            raise MisconfigurationException("The validation data hold no samples with a label. " + self._no_data)
         return [float(right / count) for right, count in totals.tolist()]
 
     def _add_loader(

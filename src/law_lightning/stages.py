@@ -70,8 +70,10 @@ class TrainingPhase:
     Attributes:
         stage: T, from 0.
         num_stages: T_max.
-        loss_smooth: smoothed training loss divided by log C; 1 is the loss of an untrained network.
-        acc_smooth: smoothed training accuracy, in [0, 1].
+        loss_smooth: smoothed training loss divided by log C; 1 is the loss of an untrained network. With LAWCallback
+            and ``StrategyAgent(relative_loss=False)`` as it is.
+        acc_smooth: smoothed training accuracy, in [0, 1]; with LAWCallback the validation accuracy of the target,
+            unless the agent's ``phase_accuracy`` is ``"training"``.
     """
 
     stage: int

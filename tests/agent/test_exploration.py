@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from law_lightning.agent import Exploration
+from law_lightning.agent.networks import action_scale
 
 ZERO = torch.zeros(3)
 
 
 def make(**options):
-    return Exploration(**({"dim": 3, "episode_noise": 1.0, "stage_noise": 0.5, "decay": 0.9, "seed": 7} | options))
+    given = {"spread": torch.ones(3), "episode_noise": 1.0, "stage_noise": 0.5, "decay": 0.9, "seed": 7}
+    return Exploration(**given | options)
 
 
 def test_the_offset_stays_for_an_episode():
@@ -49,7 +51,8 @@ def test_without_noise_theta_stays():
 @pytest.mark.parametrize(("noise", "other"), [("episode_noise", "stage_noise"), ("stage_noise", "episode_noise")])
 def test_deviations_are_those_asked_for_and_decay(noise, other):
     """The weights of features vary less than b."""
-    explorations = [make(dim=5, decay=0.5, seed=seed, **{noise: 2.0, other: 0.0}) for seed in range(4_000)]
+    spread = action_scale(5, 0.3)
+    explorations = [make(spread=spread, decay=0.5, seed=seed, **{noise: 2.0, other: 0.0}) for seed in range(4_000)]
     for expected in (2.0, 1.0, 0.5, 0.25):
         for exploration in explorations:
             exploration.start_episode()

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
+from law_lightning.agent.strategy import FORMER
 from law_lightning.files import load_state, save_state
 from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, spread
 
@@ -79,14 +80,15 @@ def test_progress_is_told_after_every_batch():
     assert calls == [(1, 2), (2, 2)]
 
 
-def test_the_critic_does_not_teach_the_embedding():
+@pytest.mark.parametrize("embedding_loss", ["actor", "both"])
+def test_whether_the_critic_teaches_the_embedding(embedding_loss):
     """An actor that does not look at its state gives the embedding no gradient, though the critic sees it."""
-    agent = spread(make(**PAPER))
+    agent = spread(make(**PAPER | {"embedding_loss": embedding_loss}))
     with torch.no_grad():
         agent.actor.network[0].weight.zero_()
     embedding, critic = agent.embedding.weight.clone(), agent.critic.network[0].weight.clone()
     agent.full_data_update(filled(), epochs=1, batch_size=100)
-    assert torch.equal(agent.embedding.weight, embedding)
+    assert torch.equal(agent.embedding.weight, embedding) == (embedding_loss == "actor")
     assert not torch.equal(agent.critic.network[0].weight, critic)
 
 
@@ -162,14 +164,16 @@ def test_imitation_decays_as_exploration_does():
 
 
 def test_hyperparameters_of_before():
-    agent = make(members=1, imitation=0.2)
+    agent = make(members=1, imitation=0.2, phase_accuracy="training")
     hparams = dict(agent.hparams)
-    assert agent.has(hparams)
-    assert agent.has({name: value for name, value in hparams.items() if name not in ("members", "imitation")})
-    assert not agent.has(hparams | {"imitation": 0.0})
-    assert not agent.has(hparams | {"unheard_of": 1})
-    assert not agent.has({})
-    assert not make(members=2).has({name: value for name, value in hparams.items() if name != "members"})
+    assert agent.differences(hparams) == []
+    assert agent.differences({name: value for name, value in hparams.items() if name not in FORMER}) == []
+    assert agent.differences(hparams | {"imitation": 0.0}) == ["imitation=0.0"]
+    assert agent.differences(hparams | {"unheard_of": 1}) == ["unheard_of=1"]
+    assert "without seed" in agent.differences({})
+    before = {name: value for name, value in hparams.items() if name not in ("members", "phase_accuracy")}
+    found = make(members=2, imitation=0.2).differences(before)
+    assert sorted(found) == ["members=1", "phase_accuracy='training'"]
 
 
 def test_a_strategy_of_before_imitates_nothing(tmp_path):

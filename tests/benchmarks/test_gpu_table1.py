@@ -149,10 +149,9 @@ def test_training_labels_are_noisy_and_the_same_in_search_and_training(data):
     assert 0.15 < (noisy != arrays.train_y).float().mean() < 0.45
     label_of = {bytes(x.numpy().data): int(y) for x, y in zip(arrays.train_x, noisy, strict=True)}
     truth_of = {bytes(x.numpy().data): int(y) for x, y in zip(arrays.train_x, arrays.train_y, strict=True)}
-    part, whole = (
-        make_data(data, training)._splits for training in (settings(), settings(train_size=None, val_size=0))
-    )
-    assert (len(part["train"][1]), len(part["val"][1]), len(whole["train"][1])) == (64, 20, 90)
+    part, whole = (make_data(data, training)._splits for training in (settings(), settings(train_size=None)))
+    assert (len(part["train"][1]), len(part["val"][1]), len(whole["train"][1])) == (64, 20, 70)
+    assert torch.equal(part["val"][0], whole["val"][0])
     for x, y in (*zip(*part["train"], strict=True), *zip(*whole["train"], strict=True)):
         assert label_of[bytes(x.numpy().data)] == int(y)
     for x, y in zip(*part["val"], strict=True):
@@ -270,7 +269,7 @@ def rows_of(folder):
 
 
 def job_of(data, out, method, strategy, **changes):
-    return Job(data, out, settings(val_size=0), method, 1, strategy if method == "law" else None, **changes)
+    return Job(data, out, settings(), method, 1, strategy if method == "law" else None, **changes)
 
 
 @pytest.mark.parametrize("method", ["base", "law"])
@@ -304,7 +303,7 @@ def test_base_and_law_differ_and_base_is_plain_training(data, tmp_path, strategy
         train(job_of(data, tmp_path, method, strategy), NO_END)
     base, law = rows_of(tmp_path)
     assert base["weights"] != law["weights"]
-    training = settings(val_size=0)
+    training = settings()
     arrays = read_arrays(data)
     with quiet_lightning():
         L.seed_everything(1, verbose=False)
@@ -383,7 +382,8 @@ def test_the_report_says_what_it_cannot(monkeypatch):
 
 def test_the_commands(data, tmp_path, capsys):
     given = ["--data", str(data), "--out", str(tmp_path), "--network", "small", "--accelerator", "cpu"]
-    episode = ["--search-size", "64", "--val-size", "20", "--search-epochs", "5", "--search-batch-size", "16"]
+    given += ["--val-size", "20"]
+    episode = ["--search-size", "64", "--search-epochs", "5", "--search-batch-size", "16"]
     episode += ["--episodes", "1", "--eval-seeds", "1"]
     training = ["--train-size", "64", "--epochs", "5", "--batch-size", "16"]
     gpu_table1.main(["time", *given, *episode, *training, "--steps", "20", "--budget", "100"])

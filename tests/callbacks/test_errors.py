@@ -44,8 +44,14 @@ def test_no_validation_data():
     refused(DropoutMLP(), "there is no validation data", limit_val_batches=0)
 
 
-def test_apply_needs_no_validation_data():
-    make_trainer([law(mode="apply")]).fit(DropoutMLP(), loaders()[0])
+def test_apply_needs_validation_data_only_for_the_phase():
+    """A strategy that follows the training accuracy does without; one that follows the validation's is named."""
+    with pytest.raises(MisconfigurationException, match=r"there is no validation data.*phase_accuracy='training'"):
+        make_trainer([law(mode="apply")]).fit(DropoutMLP(), loaders()[0])
+    with pytest.raises(MisconfigurationException, match=r"limit_val_batches=0.*phase_accuracy='training'"):
+        make_trainer([law(mode="apply")], limit_val_batches=0).fit(DropoutMLP(), *loaders())
+    agent = StrategyAgent(num_stages=5, phase_accuracy="training")
+    make_trainer([LAWCallback(agent, mode="apply")]).fit(DropoutMLP(), loaders()[0])
 
 
 class Manual(Base):
@@ -284,10 +290,11 @@ def test_engines_that_search_cannot_use(strategy, mode):
     callback = LAWCallback(StrategyAgent(num_stages=5), mode=mode)
     trainer = make_trainer([callback])
     trainer.strategy.__class__ = type(strategy.__name__, (strategy,), {"__init__": object.__init__})
-    if mode == "apply":
-        callback.setup(trainer, DropoutMLP(), "fit")  # nothing in it asks for more than a training step
-        return
-    with pytest.raises(MisconfigurationException, match=f"{strategy.__name__} does not allow.*mode='apply' trains"):
+    instead = "mode='apply' trains" if mode == "search" else "phase_accuracy='training'"
+    with pytest.raises(MisconfigurationException, match=f"{strategy.__name__} does not allow.*{instead}"):
+        callback.setup(trainer, DropoutMLP(), "fit")
+    if mode == "apply":  # nothing in it asks for more than a training step
+        callback = LAWCallback(StrategyAgent(num_stages=5, phase_accuracy="training"), mode=mode)
         callback.setup(trainer, DropoutMLP(), "fit")
 
 

@@ -1,5 +1,6 @@
 import csv
 import math
+from itertools import pairwise
 
 import lightning as L
 import pytest
@@ -73,16 +74,51 @@ def test_transitions_and_learning():
     assert any(not torch.equal(after[name], before["networks"][name]) for name in after)
 
 
-def test_smoothing_against_a_loop():
-    law = LAWCallback(agent(), smoothing=0.25)
+@pytest.mark.parametrize("mode", ["search", "apply"])
+@pytest.mark.parametrize(
+    ("options", "measured", "unit"),
+    [
+        ({}, "acc_target", math.log(CLASSES)),
+        ({"phase_accuracy": "training", "relative_loss": False}, "accuracy", 1.0),
+    ],
+)
+def test_smoothing_against_a_loop(options, measured, unit, mode):
+    law = LAWCallback(agent(**options), mode, smoothing=0.25)
     fit(DropoutMLP, [law])
     loss = accuracy = None
     for record in law.history:
-        new = record["loss"] / math.log(CLASSES)
+        new = record["loss"] / unit
         loss = new if loss is None else 0.25 * loss + 0.75 * new
-        accuracy = record["accuracy"] if accuracy is None else 0.25 * accuracy + 0.75 * record["accuracy"]
+        accuracy = record[measured] if accuracy is None else 0.25 * accuracy + 0.75 * record[measured]
         assert record["loss_smooth"] == pytest.approx(loss)
         assert record["acc_smooth"] == pytest.approx(accuracy)
+
+
+def test_the_phase_is_of_the_networks_that_the_reward_is_of():
+    """s_{T+1} holds the accuracy that gave r_T, and theta_{T+1} follows from it."""
+    strategy = agent()
+    law = LAWCallback(strategy, smoothing=0.0, explore=False, learn=False)
+    fit(DropoutMLP, [law])
+    phases = law.buffer.transitions().next_phase
+    assert phases[:, 1].tolist() == pytest.approx([record["acc_target"] for record in law.history[1:]])
+    assert law.history[0]["acc_target"] == law.history[0]["acc_reference"]
+    for record, following in pairwise(law.history):
+        theta = strategy.act(following["stage"], record["loss_smooth"], record["acc_target"])
+        assert following["theta"] == theta.tolist()
+
+
+def test_the_weighted_loss_gap_is_of_the_loss_that_the_target_trains_on():
+    """Figure 3: the mean of K x L of the target less the reference's mean of L, here with weights of a half."""
+    halved = agent(theta_bound=None)
+    with torch.no_grad():
+        halved.actor.network[-1].bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, math.atanh(-0.5)]))
+    law = LAWCallback(halved, explore=False, learn=False)
+    fit(DropoutMLP, [law])
+    assert law.history[0]["weighted_loss_gap"] is None
+    for record in law.history[1:]:
+        assert record["weighted_loss"] == pytest.approx(0.5 * record["loss"], rel=1e-5)
+        reference = record["loss"] - record["loss_gap"]
+        assert record["weighted_loss_gap"] == pytest.approx(0.5 * record["loss"] - reference, rel=1e-4, abs=1e-6)
 
 
 def test_an_agent_learns_from_fit_to_fit():
@@ -171,7 +207,8 @@ def test_log_keys(tmp_path, mode):
     assert len(rows) == 5
     always = {"law/weight/mean", "law/weight/std", "law/weight/min", "law/weight/max"}
     always |= {f"law/theta/{name}" for name in ("loss", "entropy", "density", "label", "b")}
-    searching = {"law/reward", "law/acc_target", "law/acc_reference", "law/loss_gap"}
+    always.add("law/acc_target")
+    searching = {"law/reward", "law/acc_reference", "law/loss_gap", "law/weighted_loss_gap"}
     searching |= {"agent/critic_loss", "agent/actor_loss", "agent/q_mean"}
     expected = always | searching if mode == "search" else always
     assert {key for key in rows[-1] if key.startswith(("law/", "agent/"))} == expected

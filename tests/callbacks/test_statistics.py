@@ -39,7 +39,7 @@ def batch(seed, count=5, classes=4, **changes):
 
 def naive(batches):
     """The same, sample by sample."""
-    losses, right, weights, classes = [], [], [], {}
+    losses, weighted, right, weights, classes = [], [], [], [], {}
     for samples, given in batches:
         for i in range(len(samples)):
             if samples.valid is not None and not samples.valid[i]:
@@ -50,11 +50,12 @@ def naive(batches):
             classes.setdefault(samples.target[i].item(), []).append(weight)
             if math.isfinite(samples.loss[i].item()):
                 losses.append(samples.loss[i].item())
+                weighted.append(weight * losses[-1])
     mean = sum(weights) / len(weights)
     return {
         "loss": sum(losses) / len(losses),
+        "weighted_loss": sum(weighted) / len(weighted),
         "accuracy": sum(right) / len(right),
-        "num_classes": batches[0][0].num_classes,
         "loss_gap": None,
         "weight_mean": mean,
         "weight_std": math.sqrt(sum((w - mean) ** 2 for w in weights) / len(weights)),
@@ -120,7 +121,7 @@ def test_a_batch_of_one():
     statistics = StageStatistics()
     statistics.add(Samples(torch.tensor([0.5]), torch.tensor([[1.0, 0.0]]), torch.tensor([0])), torch.tensor([1.5]))
     assert summary(statistics) == {
-        "loss": 0.5, "accuracy": 1.0, "num_classes": 2, "loss_gap": None, "weight_mean": 1.5, "weight_std": 0.0,
+        "loss": 0.5, "weighted_loss": 0.75, "accuracy": 1.0, "loss_gap": None, "weight_mean": 1.5, "weight_std": 0.0,
         "weight_min": 1.5, "weight_max": 1.5, "weight_per_class": [1.5, None],
     }  # fmt: skip
 
@@ -131,10 +132,9 @@ def test_a_stage_without_labels_has_a_defined_summary(added):
     if added:
         statistics.add(*batch(0, valid=torch.zeros(5, dtype=torch.bool)))
     found = summary(statistics)
-    assert math.isnan(found.pop("loss"))
-    assert math.isnan(found.pop("accuracy"))
+    assert all(math.isnan(found.pop(name)) for name in ("loss", "weighted_loss", "accuracy"))
     assert found == {
-        "num_classes": 4 if added else 0, "loss_gap": None, "weight_mean": 1.0, "weight_std": 0.0,
+        "loss_gap": None, "weight_mean": 1.0, "weight_std": 0.0,
         "weight_min": 1.0, "weight_max": 1.0, "weight_per_class": [None] * 4 if added else [],
     }  # fmt: skip
 

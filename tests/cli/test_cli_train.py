@@ -8,6 +8,7 @@ from law_lightning import LAWCallback
 from law_lightning.cli.compare import main as compare
 from law_lightning.cli.train import main
 from law_lightning.data import CorruptionRecord, DigitsDataModule
+from law_lightning.files import load_state, save_state
 from law_lightning.models import MLP, ImageClassifier
 from tiny_data import write_cifar
 from zoo import make_trainer
@@ -99,8 +100,14 @@ def test_without_validation_data_there_is_a_last_epoch_only(command, strategy, t
     write_cifar(tmp_path / "data", monkeypatch, train=60, test=20)
     options = [
         "data=cifar10", "data.batch_size=20", "data.num_workers=0", "trainer.max_epochs=3", "trainer.accelerator=cpu",
-        "model.network.hidden=[16]", "hydra/job_logging=none", "hydra/hydra_logging=none", f"strategy={strategy}",
+        "model.network.hidden=[16]", "hydra/job_logging=none", "hydra/hydra_logging=none", "split=full",
     ]  # fmt: skip
+    with pytest.raises(SystemExit, match="validation accuracy, but there is no validation data"):
+        command(main, *options, f"strategy={strategy}", "run_dir=none")
+    state = load_state(strategy, "strategy")
+    state["hparams"]["phase_accuracy"] = "training"
+    save_state(tmp_path / "of_training.pt", "strategy", state)
+    options.append(f"strategy={tmp_path / 'of_training.pt'}")
     out = command(main, *options, "run_dir=one")
     assert "last epoch" in out
     assert "best epoch" not in out

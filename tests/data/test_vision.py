@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
 from law_lightning.data import (
@@ -69,6 +70,13 @@ def test_cifar_full_split_trains_on_everything(cifar):
     assert torch.equal(part(module, "clean")[1], y)
     assert module.val_dataloader() == []
     assert len(module.test_dataloader().dataset) == 40
+
+
+def test_cifar_holdout_split_trains_on_all_but_the_search_s_validation_images(cifar):
+    root, _, y = cifar
+    searched, module = ready(CIFAR10DataModule(root, **SMALL)), ready(CIFAR10DataModule(root, split="holdout", **SMALL))
+    assert torch.equal(part(module, "val")[1], part(searched, "val")[1])
+    assert len(part(module, "clean")[1]) == len(y) - len(part(module, "val")[1])
 
 
 def test_training_images_are_padded_cropped_and_mirrored_by_the_global_seed(cifar):
@@ -186,6 +194,13 @@ def test_imagenet_layout(tmp_path):
     assert ImageNetDataModule(tmp_path).train_size == 100
 
 
+def test_of_imagenet_s_channels_the_mean_is_taken_off_and_nothing_else():
+    grey = Image.new("RGB", (40, 40), (102, 102, 102))  # 0.4
+    for transform in ImageNetDataModule(image_size=32).default_transforms():
+        expected = 0.4 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        torch.testing.assert_close(transform(grey), expected.expand(3, 32, 32))
+
+
 # -- faults ----------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +261,7 @@ def test_a_damaged_image_is_found_before_training(tmp_path, content):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"split": "all"}, "split is 'all', but it must be 'search' or 'full'"),
+        ({"split": "all"}, "split is 'all', but it must be 'search', 'holdout' or 'full'"),
         ({"train_size": 0}, "train_size is 0"),
         ({"val_size": 0}, "val_size is 0"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -77,6 +77,28 @@ def test_a_training_goes_on(old, mode):
     assert (callback.reference is None) == (mode == "apply")
 
 
+def test_a_strategy_of_the_training_accuracy_stays_one(old):
+    """Files of before acc_smooth was the validation accuracy: they apply without validation data, as they did."""
+    applied = LAWCallback(old / "strategy.pt", mode="apply")
+    assert applied.agent.hparams["phase_accuracy"] == "training"
+    make_trainer([applied]).fit(AdamCosine(), loaders()[0])
+    assert [record["acc_target"] for record in applied.history] == [None] * applied.num_stages
+
+
+def test_a_training_of_another_phase_is_refused_by_name(old):
+    callback = LAWCallback(write.agent("validation"), keep="target")
+    with pytest.raises(MisconfigurationException, match=r"resume with StrategyAgent\(phase_accuracy='training'\)"):
+        fit(AdamCosine, [callback], ckpt_path=old / "search.ckpt")
+
+
+def test_a_search_of_another_phase_is_refused_by_name(old, tmp_path, monkeypatch):
+    for name in write.SEARCHED:
+        shutil.copy(old / name, tmp_path)
+    monkeypatch.setattr(write.agent, "__defaults__", ("validation",))
+    with pytest.raises(MisconfigurationException, match="its agent has phase_accuracy='training'"):
+        write.search(tmp_path, episodes=4)
+
+
 def test_a_checkpoint_says_its_format(old):
     (state,) = (
         state

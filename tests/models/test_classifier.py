@@ -48,8 +48,8 @@ def naive_rates(total, lr, percents, gamma):
 
 def test_rate_falls_at_stages_10_13_and_16_of_20():
     rates = fitted_rates(lr=0.2)  # 8 steps an epoch, 5 epochs: 2 steps a stage
-    assert rates == pytest.approx(naive_rates(40, 0.2, (50, 65, 80), 0.1))
-    assert [rates.index(r) for r in sorted(set(rates), reverse=True)] == [0, 20, 26, 32]
+    assert rates == pytest.approx(naive_rates(40, 0.2, (45, 60, 75), 0.1))
+    assert [rates.index(r) for r in sorted(set(rates), reverse=True)] == [0, 18, 24, 30]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def warm_rates(total, lr, percent, percents, gamma):
 @pytest.mark.parametrize(
     ("num_samples", "percent", "percents"),
     [
-        (80, 10, (50, 65, 80)),  # 100 steps: 10 rise
+        (80, 10, (45, 60, 75)),  # 100 steps: 10 rise
         (80, 29, (58,)),  # floats cannot hold it
         (80, 29, (30, 90)),  # falls one step after it has risen
         (80, 2, (30, 60, 90)),  # ImageNet's
@@ -139,7 +139,7 @@ def test_warmup_rises_linearly_at_every_step(num_samples, percent, percents):
 
 def test_warmup_counts_optimizer_steps():
     rates = fitted_rates(trainer_kwargs={"accumulate_grad_batches": 4, "max_epochs": 10}, warmup=0.25)  # 20 steps
-    assert rates == pytest.approx(warm_rates(20, 0.1, 25, (50, 65, 80), 0.1), rel=1e-12)
+    assert rates == pytest.approx(warm_rates(20, 0.1, 25, (45, 60, 75), 0.1), rel=1e-12)
 
 
 def test_a_resumed_run_goes_on_where_the_schedule_was(tmp_path):
@@ -185,7 +185,7 @@ def test_training_is_a_plain_loop_of_sgd():
     loader = make_loader(32, 4)
     make_trainer().fit(module, loader)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-5)
-    rates = iter(naive_rates(40, 0.05, (50, 65, 80), 0.1))
+    rates = iter(naive_rates(40, 0.05, (45, 60, 75), 0.1))
     for _ in range(5):
         for x, target in loader:
             optimizer.param_groups[0]["lr"] = next(rates)
@@ -239,7 +239,7 @@ def test_digits_are_learnt_and_logged():
         ({"warmup": -0.1}, r"warmup is -0.1, but it must lie in \[0, 1\)"),
         ({"warmup": 1.0, "milestones": ()}, "warmup is 1.0"),
         ({"warmup": math.nan}, "warmup is nan"),
-        ({"warmup": 0.5}, "warmup is 0.5, but it must be below the first milestone, 0.5"),
+        ({"warmup": 0.5}, "warmup is 0.5, but it must be below the first milestone, 0.45"),
         ({"warmup": 0.3, "milestones": (0.9, 0.2)}, "first milestone, 0.2"),
     ],
 )

@@ -18,9 +18,9 @@ NAMES = ["resnet18", "resnet34", "resnet50", "mobilenet_v2"]
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 # The group: epochs, milestones, warm-up.
 SCHEDULES = {
-    "cifar200": (200, [10 / 20, 13 / 20, 16 / 20], 0.0),
-    "table2": (120, [18 / 20, 19 / 20], 0.0),
-    "table5": (100, [14 / 20, 18 / 20], 0.0),
+    "cifar200": (200, [9 / 20, 12 / 20, 15 / 20], 0.0),
+    "table2": (120, [17 / 20, 18 / 20], 0.0),
+    "table5": (100, [13 / 20, 17 / 20], 0.0),
     "imagenet": (100, [30 / 100, 60 / 100, 90 / 100], 2 / 100),
 }
 
@@ -104,7 +104,7 @@ def test_every_model_is_built_for_the_shape_of_the_data(composed, model):
     assert list(config) == [
         "_target_", "network", "lr", "momentum", "weight_decay", "milestones", "gamma", "warmup",
     ]  # fmt: skip
-    assert [config[key] for key in list(config)[2:]] == [0.1, 0.9, 2e-5, [0.5, 0.65, 0.8], 0.1, 0.0]
+    assert [config[key] for key in list(config)[2:]] == [0.1, 0.9, 2e-5, [0.45, 0.6, 0.75], 0.1, 0.0]
     with torch.device("meta"):
         module = build_model(config, (3, 32, 32), 7)
         assert module(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
@@ -140,7 +140,7 @@ def test_every_command_knows_schedules_and_the_command_line_has_the_last_word(co
 
 def test_without_a_schedule_model_and_trainer_keep_their_own(composed):
     config = composed()
-    assert (config.trainer.max_epochs, config.model.milestones) == (60, [0.5, 0.65, 0.8])
+    assert (config.trainer.max_epochs, config.model.milestones) == (60, [0.45, 0.6, 0.75])
     assert "schedule" not in config
 
 
@@ -153,5 +153,5 @@ def test_an_experiment_can_choose_a_schedule(tmp_path, composed):
     )
     config = composed("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
     assert (config.trainer.max_epochs, config.model.lr) == (120, 0.05)
-    assert OmegaConf.to_container(config.model.milestones) == [0.9, 0.95]
+    assert OmegaConf.to_container(config.model.milestones) == [0.85, 0.9]
     assert config.model.network._target_ == "law_lightning.models.cifar_vgg19"

@@ -22,9 +22,11 @@ STEP, STAGES = 15, 2  # a checkpoint within the third stage of 6 steps, after th
 SEARCHED = ("strategy.pt", "replay.pt", "search.pt")
 
 
-def agent():
-    """A small strategy that weighs from the start."""
-    made = StrategyAgent(num_stages=4, warmup_stages=1, hidden=(8,), epochs=1, episode_noise=2.0)
+def agent(phase_accuracy="training"):
+    """A small strategy that weighs from the start; those of format 1 followed the training accuracy."""
+    made = StrategyAgent(
+        num_stages=4, warmup_stages=1, hidden=(8,), epochs=1, episode_noise=2.0, phase_accuracy=phase_accuracy
+    )
     made.actor.network[-1].bias.data.copy_(torch.tensor([-1.0, 0.5, 0.2, 0.1, 0.3]))
     return made
 

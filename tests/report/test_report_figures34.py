@@ -70,25 +70,32 @@ def same(values, expected):
 
 def test_loss_gap_of_one_run(panels):
     (axes,) = panels(draw_loss_gap, [run(loss_gap=GAPS)])
-    same(lines(axes)["target less reference"], GAPS)
+    same(lines(axes)["target unweighted"], GAPS)
     assert faint(axes) == []
     assert levels(axes) == [0.0]
     assert shaded(axes) == [(-0.5, 1.5)]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Stage", "Training loss gap (nats)")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Stage", "Training loss of the target\nless the reference (nats)")
     assert axes.get_ylim()[0] < -0.2
+
+
+def test_the_paper_s_gap_is_of_the_weighted_loss(panels):
+    weighted = [None, None, -0.4, -0.2, -0.1]
+    (axes,) = panels(draw_loss_gap, [run(loss_gap=GAPS, weighted_loss_gap=weighted)])
+    same(lines(axes)["target weighted"], weighted)
+    same(lines(axes)["target unweighted"], GAPS)
 
 
 def test_loss_gap_of_seeds_is_their_mean_over_those_that_have_one(panels):
     others = [None, None, 0.3, None, 0.0]
     (axes,) = panels(draw_loss_gap, [run(loss_gap=GAPS), run(loss_gap=others), run()])
-    same(lines(axes)["target less reference (mean of 2)"], [None, None, 0.2, -0.2, 0.2])
+    same(lines(axes)["target unweighted (mean of 2)"], [None, None, 0.2, -0.2, 0.2])
     for line, expected in zip(faint(axes), (GAPS, others), strict=True):
         same(line, expected)
 
 
 def test_runs_on_other_data_have_a_panel_of_their_own(panels):
     first, second = panels(draw_loss_gap, [run(loss_gap=GAPS), run(DISCARD, loss_gap=[None, None, 1, 2, 3])])
-    same(lines(second)["target less reference"], [None, None, 1, 2, 3])
+    same(lines(second)["target unweighted"], [None, None, 1, 2, 3])
     assert (first.get_title(loc="left"), second.get_title(loc="left")) == (
         "UniformNoise (rate 0.4)",
         "DiscardClasses (classes [0, 1])",

@@ -84,8 +84,8 @@ def data_of(rate=0.4, seed=0, val_size=100, batch_size=30):
     return DigitsDataModule(train_size=60, val_size=val_size, batch_size=batch_size, corruption=noise)
 
 
-def parts(module=module_of, data=data_of, trainer=TRAINER, stages=(4, 1)):
-    return experiment(module, data(), trainer, *stages)
+def parts(module=module_of, data=data_of, trainer=TRAINER, stages=(4, 1), phase="validation"):
+    return experiment(module, data(), trainer, *stages, phase)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,7 @@ def parts(module=module_of, data=data_of, trainer=TRAINER, stages=(4, 1)):
         ("trainer", {"trainer": TRAINER | {"gradient_clip_val": 1.0}}),
         ("stages", {"stages": (5, 1)}),
         ("stages", {"stages": (4, 2)}),
+        ("phase", {"phase": "training"}),
     ],
 )
 def test_the_key_names_what_differs(part, change):

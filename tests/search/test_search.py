@@ -134,7 +134,7 @@ def test_a_run_folder_of_another_search(tmp_path):
     search(tmp_path, episodes=1).run(make_module, make_data)
     with pytest.raises(MisconfigurationException, match=r"other settings .*trainer_kwargs"):
         search(tmp_path, trainer_kwargs={"max_epochs": 5, "accelerator": "cpu"}).run(make_module, make_data)
-    with pytest.raises(MisconfigurationException, match=r"other settings \(agent\)"):
+    with pytest.raises(MisconfigurationException, match=r"other settings \(its agent has members=3\)"):
         search(tmp_path, members=1).run(make_module, make_data)
     with pytest.raises(MisconfigurationException, match=r"other settings .*seed"):
         search(tmp_path, seed=1).run(make_module, make_data)

@@ -17,7 +17,7 @@ from law_lightning import functional as LF
 from law_lightning.agent.backprop import narrow_product
 from law_lightning.agent.batches import Batch, PackedTransitions
 from law_lightning.agent.learner import Learner, Modules, Views
-from law_lightning.agent.networks import Actor, Critic
+from law_lightning.agent.networks import Actor, Critic, action_scale
 from law_lightning.agent.replay import Transitions, n_step_transitions
 
 #: Of a reward that is learned from. Adam squares gradients; beyond what float32 holds it would never learn again.
@@ -36,9 +36,10 @@ class DDPG(L.LightningModule):
     def build(self, action_dim: int) -> None:
         """Make the networks, from the global random state."""
         stages, width, hidden = self.hparams["num_stages"], self.hparams["embedding_dim"], self.hparams["hidden"]
+        scale = action_scale(action_dim, self.hparams["feature_scale"])
         state_dim = width + 2
         self.embedding = nn.Embedding(stages, width)  # Gaussian initialised (Equation 5)
-        self.actor = Actor(state_dim, action_dim, hidden, self.hparams["theta_bound"])
+        self.actor = Actor(state_dim, scale, hidden, self.hparams["theta_bound"], self.hparams["zero_init"])
         self.critic = Critic(state_dim, action_dim, hidden)
         if self.hparams["target_rate"] is not None:
             self.target_embedding = copy.deepcopy(self.embedding).requires_grad_(False)
@@ -110,10 +111,14 @@ class DDPG(L.LightningModule):
         q_sum = q.sum()
         error = q.squeeze(1) - y
         squares = torch.dot(error, error)  # N times LF.critic_loss
-        critic.backward(error.mul_(2 / count).unsqueeze(1), learn=True)
+        gradient = critic.backward(error.mul_(2 / count).unsqueeze(1), learn=True)
+        networks.embedding_gradient.zero_()
+        if self.hparams["embedding_loss"] == "both":
+            gradient = narrow_product(gradient, critic.layers[0].weight[:, :width])
+            networks.embedding_gradient.index_add_(0, batch.stage, gradient)
         steps[0]()
 
-        # The actor's gradient passes through the critic, which sees e_T as a constant: it is the actor's to learn.
+        # The actor's gradient passes through the critic by way of theta alone (Equation 13): e_T is a constant there.
         theta = batch.inputs[:, width + 2 :]
         taken = theta.clone() if imitation else None
         free = networks.actor.forward(batch.inputs[:, : width + 2]) * self.actor.scale
@@ -135,7 +140,7 @@ class DDPG(L.LightningModule):
             gradient.add_(free, alpha=2 * penalty / free.numel())
         gradient = networks.actor.backward(gradient * self.actor.scale, learn=True)
         gradient = narrow_product(gradient, networks.actor.layers[0].weight[:, :width])
-        networks.embedding_gradient.zero_().index_add_(0, batch.stage, gradient)
+        networks.embedding_gradient.index_add_(0, batch.stage, gradient)
         steps[1]()
 
         if self.hparams["target_rate"] is not None:

@@ -10,9 +10,10 @@ from typing import Any
 from law_lightning import functional as LF
 
 _AT_LEAST_ONE = ("num_stages", "embedding_dim", "epochs", "batch_size", "n_step", "members")
-_POSITIVE = ("actor_lr", "critic_lr", "theta_bound")
+_POSITIVE = ("actor_lr", "critic_lr", "theta_bound", "feature_scale")
 _AT_LEAST_ZERO = ("action_penalty", "imitation")
 _SHARE = ("discount", "target_rate")
+_ONE_OF = {"phase_accuracy": ("validation", "training"), "embedding_loss": ("actor", "both")}
 
 # Strategies are tiny. Beyond these a slip, or a damaged file, would use up the memory instead of being named.
 _MOST_PARAMETERS = 10**8
@@ -35,6 +36,9 @@ def check_hyperparameters(given: Mapping[str, Any]) -> None:
     for name in _SHARE:
         if given[name] is not None and not 0 <= given[name] <= 1:
             raise ValueError(f"{name} must be in [0, 1], not {given[name]}.")
+    for name, names in _ONE_OF.items():
+        if given[name] not in names:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, names))}, not {given[name]!r}.")
     if not 0 <= given["warmup_stages"] < given["num_stages"]:
         raise ValueError(f"warmup_stages must be in 0 to {given['num_stages'] - 1}, not {given['warmup_stages']}.")
     if any(width < 1 for width in given["hidden"]):

@@ -18,17 +18,17 @@ def perceptron(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequentia
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
-#: Of the weight of a feature, beside 1 for b.
-FEATURE_SCALE = 0.3
-
-
-def action_scale(action_dim: int) -> Tensor:
+def action_scale(action_dim: int, feature_scale: float) -> Tensor:
     """How far theta's entries move where b moves by 1, [A]: noise on them, and the actor's steps.
 
     The weighting sums up over features of deviation 1, and where b is far below zero, tanh makes weights of samples
     that differ by x differ by the factor exp(2 x): the weights of features have to be found more carefully than b.
+
+    Args:
+        action_dim: A.
+        feature_scale: of the weights of features.
     """
-    scale = torch.full((action_dim,), FEATURE_SCALE)
+    scale = torch.full((action_dim,), feature_scale)
     scale[-1] = 1.0
     return scale
 
@@ -36,26 +36,26 @@ def action_scale(action_dim: int) -> Tensor:
 class Actor(nn.Module):
     """mu(s): training phase [N, S] -> theta [N, A] (Equation 4).
 
-    The last layer starts at zero: a new strategy gives every sample a weight of exactly 1. Adam moves all outputs of a
-    network alike, so they are multiplied by :func:`action_scale`.
+    Adam moves all outputs of a network alike, so they are multiplied by a scale of their own.
 
     Args:
         state_dim: S.
-        action_dim: A.
+        scale: of each output, [A] (:func:`action_scale`).
         hidden: widths of the hidden layers.
         bound: theta lies in (-bound, bound) through a tanh; None leaves it free.
+        zero: the last layer starts at zero, so that a new strategy gives every sample a weight of exactly 1.
     """
 
-    def __init__(self, state_dim: int, action_dim: int, hidden: Sequence[int], bound: float | None) -> None:
+    def __init__(self, state_dim: int, scale: Tensor, hidden: Sequence[int], bound: float | None, zero: bool) -> None:
         super().__init__()
         self.bound = bound
         self.scale: Tensor
-        self.register_buffer("scale", action_scale(action_dim), persistent=False)
-        self.network = perceptron(state_dim, hidden, action_dim)
+        self.register_buffer("scale", scale, persistent=False)
+        self.network = perceptron(state_dim, hidden, len(scale))
         last = self.network[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        if zero and isinstance(last, nn.Linear):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, state: Tensor) -> Tensor:
         """Theta for every state."""

@@ -29,7 +29,7 @@ def strategy_path(strategy: str | Path) -> Path:
         return _FOLDER / f"{strategy}.pt"
     raise FileNotFoundError(
         f"No strategy file at {path.absolute()}, and no shipped strategy of that name (there are: "
-        f"{', '.join(shipped_strategies()) or 'none'})."
+        f"{', '.join(shipped_strategies()) or 'none'}). law-search writes one, strategy.pt, into its run folder."
     )
 
 

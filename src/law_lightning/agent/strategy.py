@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from law_lightning import functional as LF
 from law_lightning.agent.ddpg import DDPG
 from law_lightning.agent.exploration import Exploration
 from law_lightning.agent.hyperparameters import check_hyperparameters
+from law_lightning.agent.networks import action_scale
 from law_lightning.agent.replay import ReplayBuffer
 from law_lightning.agent.study import Study
 from law_lightning.files import is_finite, load_state, save_state
@@ -22,7 +23,10 @@ from law_lightning.randomness import OwnGenerator, derived_seed
 
 Progress = Callable[[int, int], None]
 #: What strategies were like before their files said so.
-FORMER = {"members": 1, "imitation": 0.0}
+FORMER: dict[str, Any] = {
+    "members": 1, "imitation": 0.0, "phase_accuracy": "training", "relative_loss": True, "feature_scale": 0.3,
+    "zero_init": True, "embedding_loss": "actor",
+}  # fmt: skip
 
 
 class StrategyAgent(DDPG):
@@ -62,6 +66,14 @@ class StrategyAgent(DDPG):
             own (:func:`law_lightning.functional.imitation_loss`, distances in units of the exploration's spread).
             Early on the critic knows little, and what paid shows the way; the weight decays as the exploration does.
         members: how many take turns.
+        phase_accuracy: whose accuracy acc_smooth is, ``"validation"`` (Equation 5) or ``"training"``. Applying a
+            strategy needs validation data with the first alone.
+        relative_loss: measure l_smooth in units of log C, the loss of a uniform guess over C classes.
+        feature_scale: how far theta's weights of features move where b moves by 1, both of the actor and in exploring
+            (:func:`law_lightning.agent.networks.action_scale`).
+        zero_init: the actor's last layer starts at zero, so that a new strategy weighs every sample 1.
+        embedding_loss: what the stage embedding learns from: ``"actor"``, its loss alone, or ``"both"``, the critic's
+            too.
         seed: of initialisation, exploration and shuffling.
 
     Attributes:
@@ -96,6 +108,11 @@ class StrategyAgent(DDPG):
         action_penalty: float = 0.1,
         imitation: float = 0.3,
         members: int = 3,
+        phase_accuracy: Literal["validation", "training"] = "validation",
+        relative_loss: bool = True,
+        feature_scale: float = 0.3,
+        zero_init: bool = True,
+        embedding_loss: Literal["actor", "both"] = "actor",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -110,6 +127,8 @@ class StrategyAgent(DDPG):
             "episode_noise": float(episode_noise), "stage_noise": float(stage_noise),
             "noise_decay": float(noise_decay), "n_step": None if n_step is None else int(n_step),
             "action_penalty": float(action_penalty), "imitation": float(imitation), "members": int(members),
+            "phase_accuracy": phase_accuracy, "relative_loss": bool(relative_loss),
+            "feature_scale": float(feature_scale), "zero_init": bool(zero_init), "embedding_loss": embedding_loss,
             "seed": seed,
         })  # fmt: skip
         check_hyperparameters(self.hparams)
@@ -120,7 +139,9 @@ class StrategyAgent(DDPG):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.build(len(features) + 1)
-        self.exploration = Exploration(len(features) + 1, episode_noise, stage_noise, noise_decay, seed + 1)
+        self.exploration = Exploration(
+            action_scale(len(features) + 1, float(feature_scale)), episode_noise, stage_noise, noise_decay, seed + 1
+        )
         self.updates = self.learned = 0
         self._shuffle = OwnGenerator(seed + 2)
         self.others = [
@@ -135,8 +156,8 @@ class StrategyAgent(DDPG):
 
         Args:
             stage: T, from 0.
-            loss_smooth: smoothed training loss divided by log C.
-            acc_smooth: smoothed training accuracy, in [0, 1].
+            loss_smooth: smoothed training loss, divided by log C if the agent's ``relative_loss`` says so.
+            acc_smooth: smoothed accuracy of the agent's ``phase_accuracy``, in [0, 1].
             explore: add this episode's offset and fresh noise, within the bound.
 
         Returns:
@@ -245,10 +266,20 @@ class StrategyAgent(DDPG):
             "others": [other.full_state() for other in self.others],
         }
 
-    def has(self, hparams: dict[str, Any]) -> bool:
-        """Whether these are the agent's hyper-parameters; what was begun before there was imitation may have any."""
+    def differences(self, hparams: dict[str, Any]) -> list[str]:
+        """Hyper-parameters of a state, as ``name=value``, that are not this agent's.
+
+        Those that a file of before lacks are as in :data:`FORMER`; its imitation may be any.
+        """
         own = dict(self.hparams)
-        return FORMER | {"imitation": own["imitation"]} | hparams == own
+        given = FORMER | {"imitation": own["imitation"]} | hparams
+        names = [*given, *(name for name in own if name not in given)]
+        missing = object()
+        return [
+            f"{name}={given[name]!r}" if name in given else f"without {name}"
+            for name in names
+            if given.get(name, missing) != own.get(name, missing)
+        ]
 
     def load_full_state(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`full_state` was taken.

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from law_lightning.duplicate import WRAPPED
-from law_lightning.evaluation import NO_DATA
+from law_lightning.evaluation import NO_PHASE, NO_REWARD
 from law_lightning.stages import StageSchedule
 
 #: Strategies that are DDP or a single device by descent, but run the training step in an engine of their own.
@@ -53,7 +53,20 @@ def refuse_search(trainer: L.Trainer, module: L.LightningModule) -> None:
         trainer, module, "LAWCallback(mode='search')", " With a strategy found there, mode='apply' trains."
     )
     if trainer.limit_val_batches == 0:
-        raise MisconfigurationException(NO_DATA)
+        raise MisconfigurationException(NO_REWARD)
+
+
+def refuse_validation(trainer: L.Trainer) -> None:
+    """Raise a MisconfigurationException where a network cannot be validated at a stage's end."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or isinstance(strategy, OTHER_ENGINES):
+        raise MisconfigurationException(
+            "This strategy follows the network's validation accuracy, for which a copy of the network is validated at "
+            f"every stage's end; {type(strategy).__name__} does not allow that: use a single device, strategy='ddp', "
+            "or a strategy that was searched with StrategyAgent(phase_accuracy='training')."
+        )
+    if trainer.limit_val_batches == 0:
+        raise MisconfigurationException(NO_PHASE)
 
 
 def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: str, instead: str = "") -> None:

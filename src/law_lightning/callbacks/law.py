@@ -16,7 +16,7 @@ from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.agent.resolve import resolve_agent
 from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.reward import RewardCallback
-from law_lightning.callbacks.staged import Record
+from law_lightning.callbacks.staged import Record, phase_loss
 from law_lightning.stages import TrainingPhase
 from law_lightning.trace import ReferenceTrace
 from law_lightning.weighting.law import LAWWeighting
@@ -27,8 +27,9 @@ class LAWCallback(RewardCallback):
 
     In ``mode="search"`` a reference network trains beside the user's (the target) on the same batches with plain
     losses; at every stage end both are validated, the difference is the reward, and the strategy learns from all
-    transitions so far (Algorithms 1 and 2). In ``mode="apply"`` a strategy found before weights the samples; there is
-    no reference, and no validation data are needed.
+    transitions so far (Algorithms 1 and 2). In ``mode="apply"`` a strategy found before weights the samples, without a
+    reference. The network is validated at every stage end there too, for acc_smooth (Equation 5), unless the agent's
+    ``phase_accuracy`` is ``"training"``, with which no validation data are needed.
 
     Args:
         agent: the strategy: an agent (keeps learning from fit to fit), the path of a strategy file, or the name of a
@@ -55,8 +56,9 @@ class LAWCallback(RewardCallback):
         buffer: the transitions so far.
         theta: that of the current stage, [F + 1]; None in the warm-up.
         history: as for :class:`WeightingCallback`, and ``theta``, ``reward``, ``acc_target``, ``acc_reference``,
-            ``loss_gap`` (training loss of the target less that of the reference), ``critic_loss``, ``actor_loss`` and
-            ``q_mean`` (of the update at its end), which are None where there is none.
+            ``loss_gap`` (training loss of the target less that of the reference), ``weighted_loss_gap`` (likewise,
+            with the target's losses weighted: the mean of K x L), ``critic_loss``, ``actor_loss`` and ``q_mean`` (of
+            the update at its end), which are None where there is none.
 
     Raises:
         ValueError: a bad argument, or a strategy of other stages or features than those asked for.
@@ -107,6 +109,11 @@ class LAWCallback(RewardCallback):
         """The action of the current stage, [F + 1]; None while every sample weighs 1."""
         return self.weighting.theta
 
+    @property
+    def validates(self) -> bool:
+        """Whether acc_smooth is of the validation data."""
+        return bool(self.agent.hparams["phase_accuracy"] == "validation")
+
     # -- before training -----------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -127,12 +134,17 @@ class LAWCallback(RewardCallback):
             # Processes may have been given other agents, or round otherwise: one network needs one theta.
             self.weighting.theta = trainer.strategy.broadcast(theta)
 
+    def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
+        """What enters l_smooth and acc_smooth, as the agent wants it (Equation 5)."""
+        _, accuracy = super().measure(trainer, module, record)
+        loss = phase_loss(record, self.agent.hparams["relative_loss"])
+        return loss, record["acc_target"] if self.validates else accuracy
+
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
-        """Reward, transition, full data update (Algorithm 2)."""
+        """Transition and full data update (Algorithm 2)."""
         theta = self.theta
         record["theta"] = [0.0] * (len(self.agent.features) + 1) if theta is None else theta.tolist()
         record |= dict.fromkeys(("critic_loss", "actor_loss", "q_mean"))
-        self.reward(trainer, module, record)
         if self.mode == "search" and theta is not None:
             done = record["stage"] == self.num_stages - 1
             self.buffer.add(self._stage_phase, theta, record["reward"], phase, done)
@@ -142,7 +154,8 @@ class LAWCallback(RewardCallback):
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys, ``law/*`` and ``agent/*``; those it lacks are left out."""
         scalars = super().scalars(record)
-        scalars |= {f"law/{name}": record[name] for name in ("reward", "acc_target", "acc_reference", "loss_gap")}
+        measured = ("reward", "acc_target", "acc_reference", "loss_gap", "weighted_loss_gap")
+        scalars |= {f"law/{name}": record[name] for name in measured if name in record}
         names = [*self.agent.features, "b"]
         scalars |= {f"law/theta/{name}": value for name, value in zip(names, record["theta"], strict=True)}
         scalars |= {f"agent/{name}": record[name] for name in ("critic_loss", "actor_loss", "q_mean")}
@@ -182,10 +195,10 @@ class LAWCallback(RewardCallback):
         self._load_agent(state)
 
     def _load_agent(self, state: dict[str, Any]) -> None:
-        if not self.agent.has(state["agent"]["hparams"]):
+        if other := self.agent.differences(state["agent"]["hparams"]):
             raise MisconfigurationException(
-                "The checkpoint holds a strategy with other settings than the callback's agent: resume with an agent "
-                f"of the same ones, {state['agent']['hparams']}."
+                "The checkpoint holds a strategy with other settings than the callback's agent: resume with "
+                f"StrategyAgent({', '.join(other)}) and the rest as it is."
             )
         self.agent.load_full_state(state["agent"])
         self.buffer.load_state_dict(state["buffer"])

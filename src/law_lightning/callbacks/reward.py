@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, Literal
 
 import lightning as L
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from law_lightning import functional as LF
 from law_lightning.agent.ddpg import MOST_REWARD
-from law_lightning.callbacks.checks import refuse_averages, refuse_search
+from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.staged import Record
 from law_lightning.capture import LossCapture
-from law_lightning.evaluation import Evaluator
+from law_lightning.evaluation import NO_PHASE, NO_REWARD, Evaluator
 from law_lightning.randomness import random_states
 from law_lightning.reference import Reference, StepRecord, copy_tensors, tensors
 from law_lightning.trace import ReferenceTrace, TracedReference, fork_digest
@@ -80,12 +81,21 @@ class RewardCallback(LockstepCallback):
         """The reference network; None in apply mode, and until the warm-up ends (one network trains for both)."""
         return self.second
 
+    @property
+    @abstractmethod
+    def validates(self) -> bool:
+        """Whether a stage's end needs the network's validation accuracy, also without a reference."""
+
     # -- before training -----------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what cannot work, before anything runs."""
         super().setup(trainer, pl_module, stage)
-        if stage != "fit" or self.mode == "apply":
+        if stage != "fit":
+            return
+        if self.mode == "apply":
+            if self.validates:
+                refuse_validation(trainer)
             return
         refuse_search(trainer, pl_module)
         if self.keep == "best":
@@ -94,8 +104,8 @@ class RewardCallback(LockstepCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the validation data on one batch."""
         self._last_accuracies = None
-        if self.mode == "search":
-            self._evaluator = Evaluator(trainer)
+        if self.mode == "search" or self.validates:
+            self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)
             self._evaluator([pl_module], limit=1)
         super().on_train_start(trainer, pl_module)
 
@@ -162,9 +172,11 @@ class RewardCallback(LockstepCallback):
             self.trace.accuracies[self._stage] = reference
         return target, reference
 
-    def reward(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> None:
-        """Equation 8: put what a stage has earned into its record, if there is a reference; None otherwise."""
-        record |= dict.fromkeys(("reward", "acc_target", "acc_reference"))
+    def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
+        """Validate, once, for reward and phase (Equations 8 and 5): what there is to measure goes into the record."""
+        record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap"))
+        if record["loss_gap"] is not None:
+            record["weighted_loss_gap"] = record["loss_gap"] + record["weighted_loss"] - record["loss"]
         if self.mode == "search":
             assert self.schedule is not None
             target, reference = self._accuracies(module)
@@ -175,6 +187,9 @@ class RewardCallback(LockstepCallback):
                 "acc_reference": reference,
                 "reward": LF.reward(target, reference, weight),
             }
+        elif self._evaluator is not None:
+            (record["acc_target"],) = self._evaluator([module])
+        return super().measure(trainer, module, record)
 
     # -- afterwards ----------------------------------------------------------------------------------------
 

@@ -80,6 +80,16 @@ class StagedCallback(ResumableCallback):
         """Further entries of the record of the stage that ends, found by looking at the network."""
         return {}
 
+    def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
+        """What the stage that ends contributes to l_smooth and acc_smooth: its training loss and accuracy.
+
+        Args:
+            trainer: the Trainer.
+            module: the user's module.
+            record: the stage's entry of the history, to be added to.
+        """
+        return phase_loss(record, relative=True), record["accuracy"]
+
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys."""
         return {}
@@ -159,18 +169,16 @@ class StagedCallback(ResumableCallback):
         assert self.schedule is not None
         summary = self._statistics.summary(trainer)
         self._tell(summary)
-        chance = math.log(summary["num_classes"]) if summary["num_classes"] > 1 else 1.0
         record: Record = {
             "stage": self._stage,
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
-            **{name: value for name, value in summary.items() if name != "num_classes"},
+            **summary,
             **self.analyse(trainer, pl_module),
         }
-        # A training that diverges must not drive the strategy's networks out of all bounds.
-        loss = min(max(summary["loss"] / chance, -MOST_LOSS), MOST_LOSS)
+        loss, accuracy = self.measure(trainer, pl_module, record)
         self._loss_smooth = LF.smooth(self._loss_smooth, loss, self.smoothing)
-        self._acc_smooth = LF.smooth(self._acc_smooth, summary["accuracy"], self.smoothing)
+        self._acc_smooth = LF.smooth(self._acc_smooth, accuracy, self.smoothing)
         record |= {"loss_smooth": self._loss_smooth, "acc_smooth": self._acc_smooth}
         following = TrainingPhase(
             min(self._stage + 1, self.num_stages - 1), self.num_stages, self._loss_smooth, self._acc_smooth
@@ -259,6 +267,20 @@ class StagedCallback(ResumableCallback):
         self._loss_smooth, self._acc_smooth = (None if value is None else float(value) for value in smooth)
         self._stage_phase = self.phase
         self.history = [dict(record) for record in state["history"]]
+
+
+def phase_loss(record: Record, relative: bool) -> float:
+    """A stage's mean training loss, cut off where a training has diverged.
+
+    Args:
+        record: of the stage.
+        relative: in units of log C, the loss of a uniform guess over C classes.
+    """
+    classes = len(record["weight_per_class"])
+    chance = math.log(classes) if classes > 1 else 1.0
+    # A training that diverges must not drive the strategy's networks out of all bounds.
+    loss = float(min(max(record["loss"] / chance, -MOST_LOSS), MOST_LOSS))
+    return loss if relative else loss * chance
 
 
 def _show(trainer: L.Trainer, scalars: dict[str, float]) -> None:

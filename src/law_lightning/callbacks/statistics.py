@@ -31,7 +31,7 @@ def _check(state: dict[str, Any]) -> None:
     if not isinstance(classes, int) or not 0 <= classes <= _MOST_CLASSES:
         raise ValueError(f"its number of classes is {classes!r}")
     known = sums["per_class"].shape[1] if "per_class" in sums else 0  # more may have been seen since the last sum
-    shapes = {"totals": (6,), "per_class": (2, known), "max": (), "-min": (), "gap": (2,)}
+    shapes = {"totals": (7,), "per_class": (2, known), "max": (), "-min": (), "gap": (2,)}
     found = {name: tuple(value.shape) for name, value in sums.items()}
     if known > classes or found not in ({name: shapes[name] for name in names} for names in _SUMS):
         raise ValueError("its sums over the samples do not fit together")
@@ -84,16 +84,16 @@ class StageStatistics:
                     torch.ones_like(row, dtype=torch.bool) if each is None else each
                     for each, row in zip(valids, columns[-1], strict=True)
                 ])  # fmt: skip
-                finite = valid & finite
+                loss, finite = loss[valid], finite[valid]
                 accuracy, weights, target = accuracy[valid], weights[valid], target[valid]
             dtype = _exact_type(loss.device)
-            kept = weights.to(dtype)
+            kept, loss = weights.to(dtype), loss.where(finite, 0.0).to(dtype)
             per_class = torch.zeros(2, self._num_classes, dtype=dtype, device=loss.device)
             per_class[0].index_add_(0, target, kept)
             per_class[1].index_add_(0, target, torch.ones_like(kept))
             totals = torch.stack([
-                finite.sum().to(dtype), loss.where(finite, 0.0).to(dtype).sum(), accuracy.to(dtype).sum(),
-                kept.new_tensor(len(kept)), kept.sum(), kept.square().sum(),
+                finite.sum().to(dtype), loss.sum(), accuracy.to(dtype).sum(), kept.new_tensor(len(kept)), kept.sum(),
+                kept.square().sum(), (kept * loss).sum(),
             ])  # fmt: skip
             self._accumulate("totals", totals, torch.add)
             if "per_class" in self._sums:  # fewer classes were known before
@@ -118,8 +118,9 @@ class StageStatistics:
         """The stage in plain numbers, over all processes; starts anew.
 
         Returns:
-            ``loss``, ``accuracy``, ``num_classes``, ``loss_gap`` (None without a reference), ``weight_mean``,
-            ``weight_std``, ``weight_min``, ``weight_max`` and ``weight_per_class`` (None for a class unseen).
+            ``loss``, ``weighted_loss`` (the mean of K x L), ``accuracy``, ``loss_gap`` (None without a reference),
+            ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max`` and ``weight_per_class`` (None for a class
+            unseen).
         """
         self._flush()
         sums: dict[str, Any] = {}
@@ -131,15 +132,15 @@ class StageStatistics:
             op = "max" if name in ("max", "-min") else "sum"
             sums[name] = trainer.strategy.reduce(value, reduce_op=op).tolist()
         self._sums = {}
-        losses, loss, right, count, total, squares = sums.get("totals", [0.0] * 6)
+        losses, loss, right, count, total, squares, weighted = sums.get("totals", [0.0] * 7)
         class_sum, class_count = sums.get("per_class", [[], []])
         self.num_lost = int(count - losses)
         mean = total / count if count else 1.0
         gap, steps = sums.get("gap", [0.0, 0.0])
         return {
             "loss": loss / losses if losses else float("nan"),
+            "weighted_loss": weighted / losses if losses else float("nan"),
             "accuracy": right / count if count else float("nan"),
-            "num_classes": len(class_sum),
             "loss_gap": gap / steps if steps else None,
             "weight_mean": mean,
             "weight_std": max(squares / count - mean**2, 0.0) ** 0.5 if count else 0.0,
@@ -163,8 +164,11 @@ class StageStatistics:
         Raises:
             ValueError: it does not fit together.
         """
-        _check(state)
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        sums = dict(state["sums"])
+        if "totals" in sums and sums["totals"].shape == (6,):  # files of before: without the weighted loss
+            sums["totals"] = torch.cat([sums["totals"], sums["totals"][1:2]])
+        _check({**state, "sums": sums})
+        self._sums = {name: value.to(device) for name, value in sums.items()}
         self._pending = [tuple(None if each is None else each.to(device) for each in row) for row in state["pending"]]
         self._gaps = [gap.to(device) for gap in state["gaps"]]
         self._num_classes = state["num_classes"]

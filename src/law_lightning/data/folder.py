@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from law_lightning.data.images import load_image, verify_images
-from law_lightning.data.transforms import IMAGENET_STATISTICS, large_image_evaluation, large_image_training
+from law_lightning.data.transforms import (
+    IMAGENET_MEANS,
+    IMAGENET_STATISTICS,
+    large_image_evaluation,
+    large_image_training,
+)
 from law_lightning.data.vision import Transform, VisionDataModule
 
 
@@ -26,6 +31,7 @@ class ImageFolderDataModule(VisionDataModule):
 
     title = "The image folder"
     folders = ("train", "test")
+    statistics = IMAGENET_STATISTICS
 
     def __init__(self, root: str | Path = "data", *, image_size: int = 224, verify: bool = True, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
@@ -56,8 +62,8 @@ class ImageFolderDataModule(VisionDataModule):
     def default_transforms(self) -> tuple[Transform, Transform]:
         """Return the transforms of training and evaluation images."""
         return (
-            large_image_training(IMAGENET_STATISTICS, self.image_size),
-            large_image_evaluation(IMAGENET_STATISTICS, self.image_size),
+            large_image_training(self.statistics, self.image_size),
+            large_image_evaluation(self.statistics, self.image_size),
         )
 
     def _existing(self, name: str) -> Path:
@@ -85,8 +91,9 @@ class ImageFolderDataModule(VisionDataModule):
 class ImageNetDataModule(ImageFolderDataModule):
     """ImageNet's 1,000 classes in ``root/train/<class>/`` and ``root/val/<class>/`` (Russakovsky et al., 2015).
 
-    As in the LAW paper: a search trains on 100 images a class. It validates on 25 others a class, a number that
-    the paper does not give; the test data are ImageNet's validation images.
+    As in the LAW paper: a search trains on 100 images a class, and of the channels only their mean is taken off. It
+    validates on 25 others a class, a number that the paper does not give; the test data are ImageNet's validation
+    images.
 
     Args:
         root: The folder that holds ``train`` and ``val``.
@@ -99,6 +106,7 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     title = "ImageNet"
     folders = ("train", "val")
+    statistics = IMAGENET_MEANS
 
     def __init__(
         self,

@@ -40,20 +40,20 @@ class ImageSplits:
 
 
 class VisionDataModule(LabelledDataModule):
-    """Serves images of a torchvision dataset, with the paper's two ways to split its training part.
+    """Serves images of a torchvision dataset, split as the paper does to search for a strategy and to test it.
 
     ``split="search"`` takes ``val_size`` images for validation and ``train_size`` others for training, both at
-    random; ``split="full"`` trains on all of them, and there is no validation data. The test part is the data
-    set's own.
+    random. ``split="holdout"`` trains on all but the same validation images. ``split="full"`` trains on all of them,
+    and there is no validation data. The test part is the data set's own.
 
     A subclass says where the images come from, in :meth:`load_part`, and how they become tensors, in
     :meth:`default_transforms`.
 
     Args:
         root: The folder of the data.
-        split: "search" or "full".
+        split: "search", "holdout" or "full".
         train_size: Training images of the search split; None takes all but the validation images.
-        val_size: Validation images of the search split.
+        val_size: Validation images of the splits "search" and "holdout".
         per_class: Whether these are numbers of images a class.
         split_seed: Decides the choice, alone; the random state of a run does not touch it.
         download: Let torchvision fetch what is missing.
@@ -70,7 +70,7 @@ class VisionDataModule(LabelledDataModule):
         self,
         root: str | Path = "data",
         *,
-        split: Literal["search", "full"] = "search",
+        split: Literal["search", "holdout", "full"] = "search",
         train_size: int | None = None,
         val_size: int = 5000,
         per_class: bool = False,
@@ -81,8 +81,8 @@ class VisionDataModule(LabelledDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if split not in ("search", "full"):
-            raise ValueError(f"split is {split!r}, but it must be 'search' or 'full'.")
+        if split not in ("search", "holdout", "full"):
+            raise ValueError(f"split is {split!r}, but it must be 'search', 'holdout' or 'full'.")
         if train_size is not None and train_size < 1:
             raise ValueError(f"train_size is {train_size}, but it must be at least 1, or None for all the rest.")
         if val_size < 1:
@@ -142,11 +142,11 @@ class VisionDataModule(LabelledDataModule):
         return order[torch.isin(order, train)], order[torch.isin(order, val)]
 
     def _cut(self, order: Tensor, what: str) -> tuple[Tensor, Tensor]:
-        train_size = len(order) - self.val_size if self.train_size is None else self.train_size
+        wanted = None if self.split == "holdout" else self.train_size
+        train_size = len(order) - self.val_size if wanted is None else wanted
         if train_size < 1 or train_size + self.val_size > len(order):
-            wanted = "at least one" if self.train_size is None else str(self.train_size)
             raise ValueError(
-                f"{what}, too few for {self.val_size} validation and {wanted} training images: lower "
+                f"{what}, too few for {self.val_size} validation and {wanted or 'at least one'} training images: lower "
                 "train_size or val_size."
             )
         # The validation images come first, so that they stay the same when train_size changes.

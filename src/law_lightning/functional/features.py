@@ -57,7 +57,7 @@ def density(logits: Tensor) -> Tensor:
 
 
 def label(target: Tensor, num_classes: int) -> Tensor:
-    """The class index, centred and scaled to [-1, 1] (Equation 6; docs/paper.md, choice 8).
+    """The class index, centred and scaled to [-1, 1] (Equation 6; docs/paper.md, choice 9).
 
     Args:
         target: class indices, [B].

@@ -35,7 +35,7 @@ def sample_weights(features: Tensor, theta: Tensor) -> Tensor:
 
 
 def renormalize_weights(weights: Tensor, valid: Tensor | None = None) -> Tensor:
-    r"""Weights with a mean of one: :math:`K_i / \bar K` (docs/paper.md, choice 6; not in the paper).
+    r"""Weights with a mean of one: :math:`K_i / \bar K` (docs/paper.md, choice 11; not in the paper).
 
     Args:
         weights: K, [B], at least 0.

@@ -19,8 +19,8 @@ class ImageClassifier(L.LightningModule):
     """Trains a network with the mean cross-entropy and the paper's SGD.
 
     The learning rate is multiplied by ``gamma`` after given fractions of all optimizer steps. The
-    defaults are stages 10, 13 and 16 of 20. Before, it may rise from near 0 in a warm-up. Logged:
-    ``train/loss``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
+    defaults are the beginnings of stages 10, 13 and 16 of 20, counted from 1. Before, it may rise
+    from near 0 in a warm-up. Logged: ``train/loss``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
 
     Args:
         network: Maps inputs [B, ...] to logits [B, C].
@@ -39,7 +39,7 @@ class ImageClassifier(L.LightningModule):
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 2e-5,
-        milestones: Sequence[float] = (0.5, 0.65, 0.8),
+        milestones: Sequence[float] = (0.45, 0.6, 0.75),
         gamma: float = 0.1,
         warmup: float = 0.0,
     ) -> None:

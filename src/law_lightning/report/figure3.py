@@ -1,4 +1,4 @@
-"""The paper's Figure 3: how much less, or more, the target fits its training labels than the reference does."""
+"""The paper's Figure 3: the loss that the target trains on beside that of the reference, and the plain one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from law_lightning.report.runs import Run
 from law_lightning.report.style import COLOURS, new_figure, save
 
 
-def loss_gap(run: Run, record: dict[str, Any]) -> float | None:
+def weighted_gap(run: Run, record: dict[str, Any]) -> float | None:
+    """The target's weighted training loss, mean K x L, less the reference's mean L; mean over the stage."""
+    gap: float | None = record.get("weighted_loss_gap")
+    return gap
+
+
+def plain_gap(run: Run, record: dict[str, Any]) -> float | None:
     """Training loss of the target less that of the reference, both unweighted, mean over the stage."""
     gap: float | None = record.get("loss_gap")
     return gap
@@ -27,14 +33,16 @@ def draw_loss_gap(runs: Sequence[Run], path: Path) -> Path | None:
     Returns:
         The file; None where no run has a reference.
     """
-    runs = known(runs, loss_gap)
+    runs = known(runs, plain_gap)
     if not runs:
         return None
     groups = by_settings(runs)
     figure = new_figure(8.8, 3.4 * len(groups))
     for axes, (title, members) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
-        draw_lines(axes, members, loss_gap, "target less reference", COLOURS[0])
-        axes.set_ylabel("Training loss gap (nats)")
+        if known(members, weighted_gap):  # histories of before have none
+            draw_lines(axes, members, weighted_gap, "target weighted", COLOURS[0])
+        draw_lines(axes, members, plain_gap, "target unweighted", COLOURS[1])
+        axes.set_ylabel("Training loss of the target\nless the reference (nats)")
         finish(axes, members, title, level=0.0)
         axes.margins(y=0.12)  # the line at 0 must not run through what is written below it
     return save(figure, path)

@@ -17,6 +17,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "weight_per_class": (list,),
     "theta": (list, NoneType),
     "loss_gap": (*_NUMBER, NoneType),
+    "weighted_loss_gap": (*_NUMBER, NoneType),
     "weight_clean": (*_NUMBER, NoneType),
     "weight_wrong": (*_NUMBER, NoneType),
 }

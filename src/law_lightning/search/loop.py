@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 
@@ -33,6 +33,7 @@ class SearchOptions:
     seed: int
     eval_every: int
     eval_seeds: int
+    keep: Literal["best", "last"]
     seed_pool: int
     capacity: int | None
     run_dir: Path | None
@@ -113,6 +114,8 @@ class SearchLoop:
         if any((episode + 1) % options.eval_every == 0 for episode in range(first, last)) or last >= options.episodes:
             state.history[-1]["gain"] = self._evaluate()
         state.agent = self.agent.full_state()
+        if options.keep == "last":
+            state.best = state.agent
         if workers.rank == 0 and options.run_dir is not None:
             state.write(options.run_dir, options.settings)
         for result in results:
@@ -186,7 +189,7 @@ class SearchLoop:
             )
 
     def _evaluate(self) -> float:
-        """Mean gain of the greedy strategy over plain training; keeps the strategy if it is the best."""
+        """Mean gain of the greedy strategy over plain training; keeps the strategy if it is to be kept."""
         state, workers, options = self.state, self.workers, self.options
         found: list[tuple[int, float, float]] = []
         for index in range(workers.rank, options.eval_seeds, workers.size):
@@ -205,7 +208,7 @@ class SearchLoop:
         everyone = sorted(result for each in workers.gather(found) for result in each)
         state.plain = [plain for _, _, plain in everyone]
         gain = statistics.fmean(accuracy - plain for _, accuracy, plain in everyone)
-        if gain > state.best_gain:
+        if gain > state.best_gain or options.keep == "last":
             state.best_gain = gain
             state.best = self.agent.full_state()
         return gain
@@ -219,6 +222,7 @@ class SearchLoop:
             self.options.trainer_kwargs,
             agent.num_stages,
             agent.warmup_stages if warmup is None else warmup,
+            repr([agent.hparams["phase_accuracy"], agent.hparams["relative_loss"]]),
         )
         return ReferenceCache(parts, self.options.cache_dir)
 

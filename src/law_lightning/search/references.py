@@ -100,6 +100,7 @@ def experiment(
     trainer_kwargs: dict[str, Any],
     num_stages: int,
     warmup_stages: int,
+    phase: str,
 ) -> dict[str, str]:
     """What a reference depends on beside its seed: data and corruption, model and optimiser, stages, versions.
 
@@ -111,6 +112,7 @@ def experiment(
         trainer_kwargs: of the episodes.
         num_stages: T_max.
         warmup_stages: the stages in which there is no reference yet.
+        phase: what l_smooth and acc_smooth are of, which kept warm-ups hold.
 
     Returns:
         A digest or a description for each part.
@@ -129,6 +131,7 @@ def experiment(
         "model": model,
         "trainer": digest(trainer_kwargs),
         "stages": f"{num_stages}, of them {warmup_stages} of warm-up",
+        "phase": phase,
         "versions": repr({**versions, "numpy": np.__version__, "law_lightning": law_lightning.__version__}),
         "machine": f"{_machine()}, {torch.get_num_threads()} threads",
     }

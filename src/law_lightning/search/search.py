@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -30,7 +30,7 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        agent: the strategy with the greatest validated gain.
+        agent: the strategy with the greatest validated gain; with ``keep="last"`` that of the last episode.
         best_gain: its mean gain in validation accuracy over plain training, on seeds the search did not learn from.
         history: a record per episode, as plain numbers; ``gain`` is None where the strategy was not evaluated.
         buffer: all transitions.
@@ -61,6 +61,8 @@ class StrategySearch:
         seed: of the whole search.
         eval_every: episodes between two evaluations of the greedy strategy; there is one at the end too.
         eval_seeds: networks that an evaluation trains.
+        keep: the strategy that the search ends with: ``"best"``, of all evaluations, or ``"last"``, after the last
+            episode (Algorithm 2).
         seed_pool: M seeds for the learning episodes, taken in turn. What does not depend on the strategy, a seed's
             warm-up and its reference, is trained once and kept; rewards are the same bit for bit. 0 takes a fresh seed
             every time, as the paper does.
@@ -90,6 +92,7 @@ class StrategySearch:
         seed: int = 0,
         eval_every: int = 20,
         eval_seeds: int = 4,
+        keep: Literal["best", "last"] = "best",
         seed_pool: int = 0,
         capacity: int | None = None,
         cache_dir: str | Path | None = None,
@@ -100,6 +103,8 @@ class StrategySearch:
         for name, number in {"episodes": episodes, "eval_every": eval_every, "eval_seeds": eval_seeds}.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, not {number}.")
+        if keep not in ("best", "last"):
+            raise ValueError(f"keep must be 'best' or 'last', not {keep!r}.")
         if seed_pool < 0:
             raise ValueError(f"seed_pool must be at least 0 (0 takes fresh seeds), not {seed_pool}.")
         if 0 < seed_pool < workers:
@@ -122,6 +127,7 @@ class StrategySearch:
         self.seed = seed
         self.eval_every = eval_every
         self.eval_seeds = eval_seeds
+        self.keep = keep
         self.seed_pool = seed_pool
         self.capacity = capacity
         self.run_dir = None if run_dir is None else Path(run_dir)
@@ -184,6 +190,7 @@ class StrategySearch:
             seed=self.seed,
             eval_every=self.eval_every,
             eval_seeds=self.eval_seeds,
+            keep=self.keep,
             seed_pool=self.seed_pool,
             capacity=self.capacity,
             run_dir=self.run_dir,
@@ -196,6 +203,7 @@ class StrategySearch:
                 "eval_seeds": repr(self.eval_seeds),
                 "seed_pool": repr(self.seed_pool),
                 "capacity": repr(self.capacity),
+                **({} if self.keep == "best" else {"keep": repr(self.keep)}),  # files of before have none
             },
         )
 

@@ -71,8 +71,8 @@ class SearchState:
     def check(self, agent: StrategyAgent) -> None:
         """Raise an error of any kind unless a search that teaches ``agent`` can go on from here."""
         for state in (self.agent, self.best):
-            if not agent.has(state["hparams"]):
-                raise OtherSearchError("agent")
+            if other := agent.differences(state["hparams"]):
+                raise OtherSearchError(f"its agent has {', '.join(other)}")
             copy.deepcopy(agent).load_full_state(state)
         if [record["episode"] for record in self.history] != list(range(len(self.episodes))) or not self.episodes:
             raise ValueError("its episodes are not those of its history")
