@@ -198,8 +198,7 @@ class Rl:
 
     def __init__(self, batch_size: int, buffer: ReplayBuffer, agent: StrategyAgent) -> None:
         self.agent = agent
-        actor, critic = Actor(STATE, ACTION, HIDDEN, 1.0), Critic(STATE, ACTION, HIDDEN)
-        actor.scale.fill_(1.0)  # one scale for all entries of an action
+        actor, critic = Actor(STATE, torch.ones(ACTION), HIDDEN, 1.0, zero=True), Critic(STATE, ACTION, HIDDEN)
         copy_layers(agent.actor, actor)
         copy_layers(agent.critic, critic)
         self.loss = DDPGLoss(

@@ -88,7 +88,7 @@ def searching_of(args: argparse.Namespace) -> Training:
 
 
 def training_of(args: argparse.Namespace) -> Training:
-    """How the final networks train: on all data."""
+    """How the final networks train: on all data that do not validate."""
     return _training(
         args, args.epochs, args.batch_size, args.train_size, args.val_size, args.deterministic, args.compile
     )

@@ -100,8 +100,10 @@ def test_the_page_has_the_paper_s_figures():
         assert set(rows) == set(ROWS[table])
         for row, figures in rows.items():
             (line,) = re.findall(rf"^\| `{table}/{row}` .*$", page, flags=re.MULTILINE)
-            paper = line.split("|")[5]
-            assert tuple(float(figure) for figure in re.findall(r"\d+\.\d+", paper)) == figures
+            cells = dict(entry.rsplit(" ", 1) for entry in line.split("|")[5].strip().split(", "))
+            names = [name.lower().replace("-", "_") for name in cells]
+            assert names == TABLES[table].methods
+            assert tuple(map(float, cells.values())) == figures
 
 
 @pytest.mark.one_in(2)
@@ -155,6 +157,16 @@ def test_its_corruption(experiment):
         assert corruption.imbalance == 100
     else:
         assert (corruption.rate, corruption.exclude_true) == (0.4, False)
+
+
+@pytest.mark.parametrize("experiment", [f"{name}/{row}" for name in FIGURES for row in ROWS[name]])
+def test_a_figure_s_settings(experiment):
+    row = experiment.split("/")[1]
+    config = compose("law_train", [f"experiment={experiment}"])
+    assert type_of(config.data).lower() == row.split("_")[0]
+    assert config.trainer.max_epochs == (100 if row.startswith("imagenet") else 200)
+    assert "resnet18" in (config.model.network.get("name") or config.model.network._target_)
+    assert config.reference == experiment.startswith("figure3")
 
 
 @pytest.mark.parametrize("row", ROWS["table3"])

@@ -50,7 +50,7 @@ class StrategyAgent(DDPG):
         actor_lr: Adam's learning rate for the actor and the stage embedding.
         critic_lr: Adam's learning rate for the critic.
         discount: gamma.
-        target_rate: share by which target networks follow at each update; None does without target networks, which
+        target_rate: share by which target networks follow after each batch; None does without target networks, which
             whole-episode returns have no need of.
         standardize_rewards: divide rewards by their deviation over the buffer before they are learned from.
         epochs: E_n, passes over the whole buffer in a full data update, which the members take in turn.
