@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from law_lightning._compat import to_device
 from law_lightning.evaluation import validation_loaders
 from law_lightning.randomness import derived_seed, replaying
 from law_lightning.reference import StepRecord
@@ -134,9 +135,7 @@ class CleanBatches:
                     )
                 )
             batch = next(self._batches)
-            batch = trainer.precision_plugin.convert_input(batch)
-            batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-            batch = module._apply_batch_transfer_handler(batch, device=trainer.strategy.root_device, dataloader_idx=0)
+            batch = to_device(trainer, module, batch)
         self.taken += 1
         return StepRecord((batch, 0) if self._takes_index else (batch,), {})
 

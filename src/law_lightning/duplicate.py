@@ -12,11 +12,12 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from law_lightning._compat import hooks_of, is_compiled, mark_uncompiled
+
 WRAPPED = "_law_lightning_wraps"
 """Marks a function that a callback put on the user's module; holds what the instance had in its place, or None."""
 
 _LOG_METHODS = ("log", "log_dict")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 _CONTAINERS = (list, tuple, set, dict)
@@ -58,12 +59,12 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
                     vars(part)[name] = copy.deepcopy(own, memo)
             elif isinstance(value, FunctionType):
                 vars(part)[name] = _rebound(value, memo)
-        for hooks in (getattr(part, name) for name in _HOOKS):
+        for hooks in hooks_of(part):
             hooks.update({key: _rebound(hook, memo) for key, hook in hooks.items() if isinstance(hook, FunctionType)})
-    if getattr(twin, "_compiler_ctx", None) is not None:  # a compiled LightningModule: its steps run the original
+    if is_compiled(twin):  # a compiled LightningModule: its steps run the original
         for name in _COMPILED:
             vars(twin).pop(name, None)
-        twin._compiler_ctx = None
+        mark_uncompiled(twin)
     twin.trainer = trainer
     for name in _LOG_METHODS:
         vars(twin)[name] = _silent

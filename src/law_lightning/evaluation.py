@@ -9,10 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
-from lightning.pytorch.trainer.connectors.data_connector import _process_dataloader, _request_dataloader
-from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -20,6 +17,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
+from law_lightning._compat import has_validation_data, make_validation_loaders, set_sampler_epoch, to_device
 from law_lightning.capture import LossCapture, explicit_samples
 from law_lightning.duplicate import duplicate
 from law_lightning.losses import target_error
@@ -41,17 +39,15 @@ NO_PHASE = (
 
 def validation_loaders(trainer: L.Trainer) -> list[Any]:
     """The Trainer's validation loaders; none where there is nothing to validate on."""
-    source = trainer.fit_loop.epoch_loop.val_loop._data_source
-    if not source.is_defined() or trainer.limit_val_batches == 0:
+    if not has_validation_data(trainer):
         return []
     loaders: list[Any]
     if trainer.val_dataloaders is not None:
         loaders = CombinedLoader(trainer.val_dataloaders, "sequential").flattened
         return loaders
     with replaying():  # the Trainer makes them only if the module has a validation_step
-        loaders = CombinedLoader(_request_dataloader(source), "sequential").flattened
-        fitting, validating = TrainerFn.FITTING, RunningStage.VALIDATING
-        return [_process_dataloader(trainer, fitting, validating, loader) for loader in loaders]
+        given, made = make_validation_loaders(trainer)
+        return [made(loader) for loader in CombinedLoader(given, "sequential").flattened]
 
 
 class Evaluator:
@@ -121,7 +117,7 @@ class Evaluator:
         if limit is not None:
             batches = limit if batches is None else min(limit, batches)
         # A resumed fit would else begin with another order, of which limit_val_batches takes other samples.
-        _set_sampler_epoch(loader, self._trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        set_sampler_epoch(loader, self._trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         position = 0
         for batch_idx, batch in enumerate(itertools.islice(iter(loader), batches)):
             before = random_states() if len(twins) > 1 else None
@@ -138,11 +134,7 @@ class Evaluator:
     def _accuracy(self, twin: L.LightningModule, batch: Any, batch_idx: int, loader_idx: int) -> tuple[Tensor, Tensor]:
         """How right the module is on each sample, [B], and which samples have a label, [B]."""
         trainer = self._trainer
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = twin._on_before_batch_transfer(batch, dataloader_idx=loader_idx)
-        batch = twin._apply_batch_transfer_handler(
-            batch, device=trainer.strategy.root_device, dataloader_idx=loader_idx
-        )
+        batch = to_device(trainer, twin, batch, loader_idx)
         with trainer.precision_plugin.val_step_context():
             if is_overridden("validation_step", twin, L.LightningModule):
                 takes_index = is_param_in_hook_signature(twin.validation_step, "batch_idx", min_args=2)

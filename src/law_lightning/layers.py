@@ -12,15 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from law_lightning._compat import in_transform
 from law_lightning.capture import LossCapture
 
 #: Linear in the input and in the weight, and most of what a network costs. All take (input, weight, bias, ...).
 LINEAR_LAYERS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d})
-
-
-def in_transform() -> bool:
-    """Whether this is called from within one of ``torch.func``'s transforms, whose tensors stand for others."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class _Seen:

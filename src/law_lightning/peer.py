@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from law_lightning._compat import reset_of
 from law_lightning.capture import LossCapture, same_target
 from law_lightning.losses import ReducedLoss
 from law_lightning.randomness import replaying
@@ -172,7 +173,7 @@ def draw_anew(module: nn.Module, seed: int) -> None:
         random.seed(seed)
         for part in reversed(list(module.modules())):  # the whole after its parts, as in a constructor
             if _is_drawn(part):
-                _reset_of(part)()  # type: ignore[misc]
+                reset_of(part)()  # type: ignore[misc]
 
 
 def check_can_be_drawn(module: nn.Module) -> None:
@@ -189,13 +190,7 @@ def check_can_be_drawn(module: nn.Module) -> None:
 def _is_drawn(part: nn.Module, lacking: bool = False) -> bool:
     """Whether a submodule has parameters of its own to be drawn; with ``lacking``, and no way to do so."""
     trained = any(parameter.requires_grad for parameter in part.parameters(recurse=False))
-    return trained and not (lacking and _reset_of(part) is not None)
-
-
-def _reset_of(part: nn.Module) -> Callable[[], Any] | None:
-    # torch.nn.MultiheadAttention has but the second.
-    reset: Callable[[], Any] | None = getattr(part, "reset_parameters", getattr(part, "_reset_parameters", None))
-    return reset
+    return trained and not (lacking and reset_of(part) is not None)
 
 
 def check_start(module: nn.Module, start: nn.Module) -> None:

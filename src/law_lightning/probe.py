@@ -17,6 +17,7 @@ import torch.autograd.forward_ad as fw
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from law_lightning._compat import function_of_node
 from law_lightning.capture import LossCapture
 from law_lightning.duplicate import duplicate, refresh
 from law_lightning.layers import LayerOutputs
@@ -256,6 +257,6 @@ def _function_of(error: Exception) -> str:
     place, found = error.__traceback__, ""
     while place is not None:
         node = place.tb_frame.f_locals.get("self")  # its node in the graph knows it
-        found = getattr(getattr(type(node), "_forward_cls", None), "__name__", found)
+        found = function_of_node(node) or found
         place = place.tb_next
     return found

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from law_lightning._compat import scales_gradients, share_buffers, through_wrapper, wrapped_by
 from law_lightning.capture import LossCapture
 from law_lightning.duplicate import duplicate, release
 from law_lightning.randomness import random_states, replaying
@@ -94,7 +95,7 @@ class Reference:
         if isinstance(trainer.strategy.model, DistributedDataParallel):
             # Wrapping gives all processes the first one's buffers; the target's, wrapped long ago, are each its own.
             own = [buffer.clone() for buffer in self.module.buffers()]
-            self._wrapped = trainer.strategy._setup_model(self.module)
+            self._wrapped = wrapped_by(trainer.strategy, self.module)
             copy_tensors(iter(own), self.module.buffers())
 
     def _prepare(self) -> None:
@@ -171,8 +172,8 @@ class Reference:
             if self._wrapped is module:
                 output = module.training_step(*record.args, **record.kwargs)
             else:
-                output = trainer.strategy._forward_redirection(
-                    self._wrapped, module, "training_step", *record.args, **record.kwargs
+                output = through_wrapper(
+                    trainer.strategy, self._wrapped, module, "training_step", *record.args, **record.kwargs
                 )
         return capture.take_output(output)
 
@@ -205,7 +206,7 @@ class Reference:
             self.optimizer.step(whole)  # type: ignore[arg-type]
             return
         skipped = closure() is None
-        if not skipped and not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+        if not skipped and not scales_gradients(self.optimizer):
             self._scaler.unscale_(self.optimizer)
         self._after_backward()
         if not skipped:
@@ -223,7 +224,7 @@ class Reference:
     def before_validation(self) -> None:
         """Share the buffers where the Trainer's validation shares the target's: it runs through the DDP wrapper."""
         if isinstance(self._wrapped, DistributedDataParallel) and self._wrapped.will_sync_module_buffers():
-            self._wrapped._sync_buffers()
+            share_buffers(self._wrapped)
 
     def hook(self, name: str, *args: Any) -> None:
         """Run one of the module's own hooks on the copy too, if the module has it.

@@ -10,8 +10,9 @@ import torch.autograd.forward_ad as fw
 import torch.nn.functional as F
 from torch import Tensor
 
+from law_lightning._compat import in_transform
 from law_lightning.capture import LossCapture, Weigh
-from law_lightning.layers import LINEAR_LAYERS, LayerOutputs, in_transform
+from law_lightning.layers import LINEAR_LAYERS, LayerOutputs
 
 
 class TangentCapture(LossCapture):

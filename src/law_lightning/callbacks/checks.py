@@ -24,6 +24,7 @@ from lightning.pytorch.strategies import (
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
+from law_lightning._compat import comm_hook
 from law_lightning.duplicate import WRAPPED
 from law_lightning.evaluation import NO_PHASE, NO_REWARD
 from law_lightning.stages import StageSchedule
@@ -84,7 +85,7 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
             f"{who} trains a second network beside the first, which {type(trainer.strategy).__name__} does not allow: "
             f"use a single device or strategy='ddp'.{instead}"
         )
-    if getattr(strategy, "_ddp_comm_hook", None) is not None:
+    if comm_hook(strategy) is not None:
         raise MisconfigurationException(
             f"{who} trains a second network, whose gradients are shared as plain DDP does; {type(strategy).__name__} "
             f"has a ddp_comm_hook, which would not be the second network's: leave it out.{instead}"

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from law_lightning._compat import has_validation_data
 from law_lightning.callbacks.checks import refuse_averages, refuse_second_network
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.resume import refuse_ended
@@ -134,8 +135,7 @@ class CoTeachingCallback(LockstepCallback):
             raise MisconfigurationException("peer is the module that is fitted; it must be a second one.")
         else:
             check_start(pl_module, self._given_peer)
-        validates = trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined() and trainer.limit_val_batches != 0
-        if self.keep == "best" and not validates:
+        if self.keep == "best" and not has_validation_data(trainer):
             raise MisconfigurationException(
                 "CoTeachingCallback(keep='best') compares both networks on validation data, but there are none: give "
                 "the Trainer val_dataloaders and do not set limit_val_batches=0, or use keep='first'."

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from law_lightning._compat import to_device
 from law_lightning.capture import LossCapture
 from law_lightning.duplicate import duplicate
 from law_lightning.randomness import replaying
@@ -65,9 +66,7 @@ def weights_by_label(
 
 
 def _reveal(trainer: L.Trainer, twin: L.LightningModule, batch: Any, where: list[int]) -> Samples:
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = twin._on_before_batch_transfer(batch, dataloader_idx=0)
-    batch = twin._apply_batch_transfer_handler(batch, device=trainer.strategy.root_device, dataloader_idx=0)
+    batch = to_device(trainer, twin, batch)
     with trainer.precision_plugin.train_step_context(), LossCapture(training=False, check_labels=False) as capture:
         capture.take_output(twin.training_step(batch, *where))
     samples: Samples = capture.samples[0]

@@ -10,9 +10,8 @@ from typing import Any
 
 import lightning as L
 import torch.distributed as dist
-from lightning.fabric.utilities.data import _set_sampler_epoch
-from lightning.pytorch.loops.evaluation_loop import RestartStage, _EvaluationLoop
 
+from law_lightning._compat import combined_loader, data_fetcher, forget_workers, set_sampler_epoch, validate_anew
 from law_lightning.randomness import portable, portable_states, random_states, set_portable_states, set_random_states
 
 
@@ -101,7 +100,7 @@ class DataOrder:
         self._resumed_in = state.get("validation_start")
         if self._resumed_in is not None:
             _validate_anew(fit_loop.epoch_loop.val_loop)
-        fetcher = fit_loop._data_fetcher
+        fetcher = data_fetcher(trainer)
         progress = fit_loop.epoch_loop.batch_progress.current
         seen: int = progress.processed  # type: ignore[attr-defined]
         begun = progress.ready > seen  # a batch that was drawn and not trained on: its step begins anew
@@ -109,13 +108,14 @@ class DataOrder:
         set_portable_states(state["epoch_start" if within else "now"])
         self._epoch_start = random_states()
         self._iterator_made = within and state.get("iterator_made", False)
-        if fetcher is None or fit_loop._combined_loader is None:
+        loaders = combined_loader(trainer)
+        if fetcher is None or loaders is None:
             return
         epoch: int = fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        for loader in fit_loop._combined_loader.flattened:  # a DistributedSampler draws from its epoch's number
-            _set_sampler_epoch(loader, epoch)
+        for loader in loaders.flattened:  # a DistributedSampler draws from its epoch's number
+            set_sampler_epoch(loader, epoch)
             if epoch == 0 and getattr(loader, "persistent_workers", False):
-                loader._iterator = None  # in the first epoch it is made, which draws a seed for the workers
+                forget_workers(loader)  # in the first epoch it is made, which draws a seed for the workers
         if not within and fetcher.length is not None:
             fetcher.reset()
             fetcher.iterator = self._made_later(fetcher.combined_loader)
@@ -141,7 +141,7 @@ class DataOrder:
         yield from loader
 
 
-def _validate_anew(loop: _EvaluationLoop) -> None:
+def _validate_anew(loop: Any) -> None:
     """Have the Trainer run a validation again that was stopped in the course of it.
 
     By itself it would do so only within a batch, and stop as many batches before the end as there were; between two
@@ -151,7 +151,7 @@ def _validate_anew(loop: _EvaluationLoop) -> None:
     for name, seen in vars(progress.current).items():
         setattr(progress.total, name, getattr(progress.total, name) - seen)
     progress.current.reset()
-    loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+    validate_anew(loop)
 
 
 def _drawn_from(states: dict[str, Any], batches: Iterator[Any]) -> Iterator[Any]:

@@ -12,6 +12,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from law_lightning._compat import do_not_restart
+
 
 def _plateaus(trainer: L.Trainer) -> list[Any]:
     return [each for each in trainer.lr_scheduler_configs if each.reduce_on_plateau and each.interval == "epoch"]
@@ -49,4 +51,4 @@ def catch_up(trainer: L.Trainer, module: L.LightningModule, before: Mapping[str,
 def step_at_epoch_end(trainer: L.Trainer) -> None:
     """Called at the end of the epoch that was stopped, with the metrics of its validation at hand."""
     if all(each.monitor in trainer.callback_metrics for each in _plateaus(trainer)):
-        trainer.fit_loop._restarting = False  # else the Trainer leaves them out; it says so itself right after
+        do_not_restart(trainer)  # else the Trainer leaves them out; it says so itself right after

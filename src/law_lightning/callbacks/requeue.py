@@ -14,6 +14,8 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
+from law_lightning._compat import cluster_environment
+
 
 class RequeueSignal:
     """Stands before Lightning's handler of the signal, if the Trainer has one, until :meth:`detach`.
@@ -29,7 +31,7 @@ class RequeueSignal:
         self._held, self.pending = True, False
         self._signal: int | None = None
         self._handler: Any = None
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(trainer)
         if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
             return
         number = environment.requeue_signal or signal.SIGUSR1

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from law_lightning._compat import combined_loader
 from law_lightning.callbacks.checks import averaging, tuners
 from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.plateau import step_at_epoch_end
@@ -72,7 +73,7 @@ class ResumableCallback(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The data order of the first epoch is still to be drawn."""
-        if trainer.fit_loop._combined_loader is None and self._order is not None:
+        if combined_loader(trainer) is None and self._order is not None:
             self._order.note_epoch(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from law_lightning import functional as LF
+from law_lightning._compat import logged_step
 from law_lightning.callbacks.checks import (
     refuse_neighbours,
     refuse_several_optimizers,
@@ -208,7 +209,7 @@ class StagedCallback(ResumableCallback):
     @staticmethod
     def _log(trainer: L.Trainer, scalars: dict[str, float]) -> None:
         """One row a stage to every logger, whatever ``log_every_n_steps``; and to the callback metrics."""
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = logged_step(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=step)
         _show(trainer, scalars)

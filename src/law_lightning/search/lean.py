@@ -12,7 +12,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
+
+from law_lightning._compat import ResultCollection, ResultMetric, log_into
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 
@@ -25,7 +26,7 @@ class NoProfiler(PassThroughProfiler):
         return _NOTHING
 
 
-class _StayingMetric(_ResultMetric):
+class _StayingMetric(ResultMetric):
     """A logged number that is moved to its device once, not at every ``log``, where nothing is left to move."""
 
     _device_moved_to: torch.device | None = None
@@ -43,12 +44,12 @@ class _StayingMetric(_ResultMetric):
         return self
 
 
-class _Results(_ResultCollection):
-    def __setitem__(self, key: str, metric: _ResultMetric) -> None:
+class _Results(ResultCollection):
+    def __setitem__(self, key: str, metric: ResultMetric) -> None:
         super().__setitem__(key, _StayingMetric(metric.meta, metric.is_tensor))
 
 
 def lean(trainer: L.Trainer) -> L.Trainer:
     """Let a new Trainer log at less cost."""
-    trainer.fit_loop.epoch_loop._results = _Results(training=True)
+    log_into(trainer, _Results(training=True))
     return trainer

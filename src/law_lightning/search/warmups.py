@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from law_lightning._compat import checkpoint_of
 from law_lightning.callbacks import LAWCallback
 from law_lightning.files import write_whole
 from law_lightning.trace import TraceMismatchError, digest
@@ -128,7 +129,7 @@ class KeepWarmup(L.Callback):
         if trainer.world_size > 1:  # all processes would have to find it or none
             return
         content = io.BytesIO()
-        torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), content)
+        torch.save(checkpoint_of(trainer), content)
         if _is_plain(content):
             self._content = content.getvalue()
         else:

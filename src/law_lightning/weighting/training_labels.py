@@ -20,6 +20,8 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from law_lightning._compat import sampler_within
+
 #: Where data sets keep their labels: torchvision's, our own and those of many others.
 _NAMES = ("targets", "labels", "y")
 
@@ -34,7 +36,7 @@ def training_labels(trainer: L.Trainer) -> Tensor | None:
         return None
     sampler: Any = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
     if isinstance(sampler, DistributedSamplerWrapper):  # what Lightning makes of a sampler on several processes
-        sampler = sampler.dataset._sampler  # type: ignore[attr-defined]
+        sampler = sampler_within(sampler)
     labels = labels_of(loader.dataset)
     if labels is None or isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
         return labels

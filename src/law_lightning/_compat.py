@@ -1,0 +1,209 @@
+"""The private names of Lightning and torch that the package relies on, each with its reason.
+
+No other module uses one (``tests/test_compat.py``). Where a version lacks a name, what needs it is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection as ResultCollection
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric as ResultMetric
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["ResultCollection", "ResultMetric"]  # a search's Trainers log at less cost (search/lean.py)
+
+_MISSING = object()
+
+
+def _private(owner: Any, name: str, feature: str) -> Any:
+    """An attribute that may be gone in a later version."""
+    value = getattr(owner, name, _MISSING)
+    if value is _MISSING:
+        kind = owner.__name__ if isinstance(owner, type(torch)) else type(owner).__name__
+        raise MisconfigurationException(
+            f"{feature} needs {kind}.{name}, which torch {torch.__version__} with lightning {L.__version__} does not "
+            "have: install versions that law-lightning was tested with (constraints.txt)."
+        )
+    return value
+
+
+# -- batches and loaders -------------------------------------------------------------------------------------------
+
+
+def to_device(trainer: L.Trainer, module: L.LightningModule, batch: Any, loader_idx: int = 0) -> Any:
+    """A batch as the Trainer would give it to a step of ``module``.
+
+    The Trainer calls these hooks on its own module alone, and a copy may have others. Public would be a
+    ``strategy.batch_to_device`` with the hooks around it.
+    """
+    feature = "Evaluating a copy of the module"
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = _private(module, "_on_before_batch_transfer", feature)(batch, dataloader_idx=loader_idx)
+    transfer = _private(module, "_apply_batch_transfer_handler", feature)
+    return transfer(batch, device=trainer.strategy.root_device, dataloader_idx=loader_idx)
+
+
+def has_validation_data(trainer: L.Trainer) -> bool:
+    """Whether there is anything to validate on, before the Trainer has made its loaders.
+
+    ``trainer.val_dataloaders`` is None until then.
+    """
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    source = _private(loop, "_data_source", "Validating at the end of a stage")
+    return bool(source.is_defined()) and trainer.limit_val_batches != 0
+
+
+def make_validation_loaders(trainer: L.Trainer) -> tuple[Any, Callable[[Any], Any]]:
+    """What ``val_dataloader`` returns, and what makes the Trainer's own loader of each of its loaders.
+
+    The Trainer makes them only for a module that has a ``validation_step``.
+    """
+    from lightning.pytorch.trainer.connectors import data_connector
+
+    feature = "Validating a module without a validation_step"
+    request = _private(data_connector, "_request_dataloader", feature)
+    process = _private(data_connector, "_process_dataloader", feature)
+    source = _private(trainer.fit_loop.epoch_loop.val_loop, "_data_source", feature)
+    return request(source), lambda loader: process(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, loader)
+
+
+def set_sampler_epoch(loader: Any, epoch: int) -> None:
+    """Tell a loader's samplers their epoch, as the Trainer does; the same samplers, so by the same function."""
+    from lightning.fabric.utilities import data
+
+    _private(data, "_set_sampler_epoch", "Reading a loader in the order of an epoch")(loader, epoch)
+
+
+def combined_loader(trainer: L.Trainer) -> Any:
+    """The loop's training loaders, None before they are made; ``trainer.train_dataloader`` makes no such difference."""
+    return _private(trainer.fit_loop, "_combined_loader", "Resuming a fit")
+
+
+def data_fetcher(trainer: L.Trainer) -> Any:
+    """What draws the training batches: a resumed epoch is drawn again, past what was seen of it."""
+    return _private(trainer.fit_loop, "_data_fetcher", "Resuming a fit within an epoch")
+
+
+def forget_workers(loader: Any) -> None:
+    """Let a loader with persistent workers begin anew, as in a run's first epoch."""
+    loader._iterator = None
+
+
+def sampler_within(wrapper: Any) -> Any:
+    """The user's sampler in what Lightning makes of it on several processes."""
+    return _private(wrapper.dataset, "_sampler", "Reading the labels of a sampler on several processes")
+
+
+# -- the Trainer's course ------------------------------------------------------------------------------------------
+
+
+def logged_step(trainer: L.Trainer) -> int:
+    """The step under which the Trainer logs, which is not always ``global_step``: rows of ours are to meet its own."""
+    step: int = _private(trainer.fit_loop.epoch_loop, "_batches_that_stepped", "Logging a stage")
+    return step
+
+
+def log_into(trainer: L.Trainer, results: ResultCollection) -> None:
+    """Give a Trainer that has not begun another collection for what modules log."""
+    trainer.fit_loop.epoch_loop._results = results
+
+
+def do_not_restart(trainer: L.Trainer) -> None:
+    """End the state in which a resumed Trainer leaves out schedulers that follow a metric."""
+    trainer.fit_loop._restarting = False
+
+
+def validate_anew(loop: Any) -> None:
+    """Have the Trainer run a validation from its beginning, when it was stopped in the course of one."""
+    from lightning.pytorch.loops.evaluation_loop import RestartStage
+
+    loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+
+
+def cluster_environment(trainer: L.Trainer) -> Any:
+    """SLURM's or another's, which says by which signal a job is told to end."""
+    return _private(trainer, "_accelerator_connector", "Holding back SLURM's signal").cluster_environment
+
+
+def checkpoint_of(trainer: L.Trainer) -> dict[str, Any]:
+    """What ``trainer.save_checkpoint`` writes, without a file."""
+    connector = _private(trainer, "_checkpoint_connector", "Keeping a warm-up")
+    content: dict[str, Any] = connector.dump_checkpoint(weights_only=False)
+    return content
+
+
+# -- a second network under DDP --------------------------------------------------------------------------------------
+
+
+def wrapped_by(strategy: Any, module: nn.Module) -> nn.Module:
+    """A module in the strategy's wrapper, with the options that it gave the target's."""
+    wrapped: nn.Module = _private(strategy, "_setup_model", "A second network on several processes")(module)
+    return wrapped
+
+
+def through_wrapper(strategy: Any, wrapped: nn.Module, module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a module's method by way of its DDP wrapper, whose ``forward`` prepares the sharing of gradients."""
+    redirect = _private(strategy, "_forward_redirection", "A second network on several processes")
+    return redirect(wrapped, module, name, *args, **kwargs)
+
+
+def share_buffers(wrapped: DistributedDataParallel) -> None:
+    """Give all processes the first one's buffers, as the wrapper does before its ``forward``."""
+    _private(wrapped, "_sync_buffers", "A second network on several processes")()
+
+
+def comm_hook(strategy: Any) -> Any:
+    """The strategy's own way to share gradients, None for DDP's."""
+    return getattr(strategy, "_ddp_comm_hook", None)
+
+
+def scales_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer takes scaled gradients (a fused one); the GradScaler asks for this mark too."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+# -- modules -------------------------------------------------------------------------------------------------------
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def hooks_of(module: nn.Module) -> list[dict[int, Callable[..., Any]]]:
+    """A module's hooks: those that are bound to it must be bound to its copy."""
+    return [_private(module, name, "Copying a module") for name in _HOOKS]
+
+
+def is_compiled(module: L.LightningModule) -> bool:
+    """Whether it came from ``torch.compile(module)`` in Lightning's way."""
+    return getattr(module, "_compiler_ctx", None) is not None
+
+
+def mark_uncompiled(module: L.LightningModule) -> None:
+    """Let a copy be one that was not compiled."""
+    module._compiler_ctx = None
+
+
+def reset_of(part: nn.Module) -> Callable[[], Any] | None:
+    """What draws a submodule's parameters anew; ``torch.nn.MultiheadAttention`` has no public name for it."""
+    reset: Callable[[], Any] | None = getattr(part, "reset_parameters", getattr(part, "_reset_parameters", None))
+    return reset
+
+
+# -- torch ---------------------------------------------------------------------------------------------------------
+
+
+def in_transform() -> bool:
+    """Whether this is called from within one of ``torch.func``'s transforms, whose tensors stand for others."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def function_of_node(node: Any) -> str | None:
+    """The name of the ``autograd.Function`` that a node of the graph belongs to."""
+    name: str | None = getattr(getattr(type(node), "_forward_cls", None), "__name__", None)
+    return name
