@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import lightning as L
 import numpy as np
@@ -197,6 +198,24 @@ def test_constant_rewards_are_not_scaled():
     logs = [agent.full_data_update(buffer) for agent in agents]
     assert logs[0] == logs[1]
     assert all(math.isfinite(value) for value in logs[0].values())
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_an_update_that_diverges_is_undone_and_told_of_once(members):
+    agent = make(**PAPER | {"critic_lr": 1e30, "members": members})
+    before = agent.full_state()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        states, logs = [before], []
+        for _ in range(2):
+            logs.append(agent.full_data_update(filled()))
+            states.append(agent.full_state())
+    assert all(math.isnan(value) for each in logs for value in each.values())
+    assert same(states[1]["networks"], before["networks"])
+    assert same({**states[2], "updates": 1, "learned": 1}, states[1])
+    (told,) = (str(each.message) for each in caught if "diverged" in str(each.message))
+    assert "theta_bound" in told
+    assert agent.act(1, 0.5, 0.5).isfinite().all()
 
 
 def test_an_update_works_where_gradients_are_off():

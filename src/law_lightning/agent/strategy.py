@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from law_lightning import functional as LF
@@ -143,6 +144,7 @@ class StrategyAgent(DDPG):
             action_scale(len(features) + 1, float(feature_scale)), episode_noise, stage_noise, noise_decay, seed + 1
         )
         self.updates = self.learned = 0
+        self._diverged = False
         self._shuffle = OwnGenerator(seed + 2)
         self.others = [
             StrategyAgent(**{**self.hparams, "members": 1, "seed": derived_seed(seed, number)})
@@ -205,7 +207,8 @@ class StrategyAgent(DDPG):
             progress: called with (batches done, batches in all) after every batch.
 
         Returns:
-            Means over the update of the first whose turn it is: ``critic_loss``, ``actor_loss``, ``q_mean``.
+            Means over the update of the first whose turn it is: ``critic_loss``, ``actor_loss``, ``q_mean``. NaN where
+            it was undone, with a warning, as a number in it left what float32 holds.
 
         Raises:
             ValueError: the buffer is empty, or of an agent with other features or more stages.
@@ -225,10 +228,24 @@ class StrategyAgent(DDPG):
         studies = [
             Study(member, packed, batch_size, imitation, member._shuffled(self.updates), tell) for member in passes
         ]
+        before = [study.numbers() for study in studies]
         buffer.take_passes(studies, list(passes.values()))
+        if not is_finite([study.numbers() for study in studies]):
+            for study, numbers in zip(studies, before, strict=True):
+                study.take(numbers)
+            self._tell_of_divergence()
         self.updates += 1
         self.learned += buffer.workers
         return studies[0].means()
+
+    def _tell_of_divergence(self) -> None:
+        if not self._diverged:
+            self._diverged = True
+            rank_zero_warn(
+                "The strategy's networks have diverged: in an update a number left what float32 holds. It was undone, "
+                "and so will be others like it. Lower actor_lr and critic_lr, set theta_bound, or sum rewards up to "
+                "the end of an episode (n_step=None)."
+            )
 
     def imitation(self) -> float:
         r"""The weight of imitation in the next update.
