@@ -38,8 +38,8 @@ def bounded():
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    handler = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(MOST_SECONDS)
+    handler = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)  # of the processor: other programs may take their time
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:  # noqa: PTH123
             used = int(file.read().split()[0]) * resource.getpagesize()
@@ -48,8 +48,8 @@ def bounded():
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
     unit = 1 if sys.platform == "darwin" else 1024
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < MOST_MEMORY
 

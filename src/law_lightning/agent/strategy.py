@@ -233,12 +233,12 @@ class StrategyAgent(DDPG):
         if not is_finite([study.numbers() for study in studies]):
             for study, numbers in zip(studies, before, strict=True):
                 study.take(numbers)
-            self._tell_of_divergence()
+            self._warn_of_divergence()
         self.updates += 1
         self.learned += buffer.workers
         return studies[0].means()
 
-    def _tell_of_divergence(self) -> None:
+    def _warn_of_divergence(self) -> None:
         if not self._diverged:
             self._diverged = True
             rank_zero_warn(
