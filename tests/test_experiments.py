@@ -1,7 +1,4 @@
-"""The paper's tables and figures as transcribed from its text: each row has a config, and a row in paper_results.md.
-
-By default each of the paper's large networks is trained once; with ``LAW_FAULTS=long`` in every table.
-"""
+"""The paper's tables and figures as transcribed from its text: each row has a config, and a row in paper_results.md."""
 
 import re
 from itertools import product
@@ -15,7 +12,6 @@ from hydra import compose, initialize_config_module
 
 import law_lightning.conf
 import tiny_data
-from hostile import LONG
 from law_lightning import LAWCallback
 from law_lightning.cli.build import factories, trainer_options
 
@@ -215,13 +211,7 @@ def tiny(tmp_path, monkeypatch):
     return overrides
 
 
-def is_repeated(experiment):
-    """The large networks are those of Table 1 with ten classes."""
-    large = experiment.endswith(("resnet101", "wrn28_10"))
-    return not LONG and large and experiment.startswith(("table1/cifar100", "table2"))
-
-
-@pytest.mark.parametrize("experiment", [each for each in EXPERIMENTS if not is_repeated(each)])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_it_trains_two_stages(experiment, tiny, tmp_path):
     config = compose("law_search", [f"experiment={experiment}", *tiny(experiment)])
     make_module, _, data = factories(config)
