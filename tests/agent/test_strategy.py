@@ -218,6 +218,17 @@ def test_an_update_that_diverges_is_undone_and_told_of_once(members):
     assert agent.act(1, 0.5, 0.5).isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_a_member_that_diverges_does_not_keep_the_others_from_learning():
+    agent, alone = make(members=2, epochs=2), make(members=1)
+    with torch.no_grad():
+        for parameter in agent.others[0].critic.parameters():
+            parameter.fill_(1e30)
+    for each, epochs in ((agent, 2), (alone, 1)):
+        each.full_data_update(filled(), epochs=epochs)
+    assert same(agent.state_dict(), alone.state_dict())
+
+
 def test_an_update_works_where_gradients_are_off():
     on, off = make(), make()
     on.full_data_update(filled())

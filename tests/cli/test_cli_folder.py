@@ -26,3 +26,12 @@ def test_a_run_of_before_goes_on_with_settings_that_came_later(tmp_path):
     claim(tmp_path, {"agent": {"discount": 0.9, "imitation": 0.3}}, "state.pt", free=[])
     with pytest.raises(ValueError, match=r"agent\.imitation was 0\.3, now 0\.0"):
         claim(tmp_path, {"agent": {"discount": 0.9, "imitation": 0.0}}, "state.pt", free=[])
+
+
+def test_a_run_of_before_had_the_phase_of_before(tmp_path):
+    claim(tmp_path, {"agent": {"discount": 0.9}}, "state.pt", free=[])
+    (tmp_path / "state.pt").touch()
+    with pytest.raises(ValueError, match=r"agent\.phase_accuracy was training, now validation"):
+        claim(tmp_path, {"agent": {"discount": 0.9, "phase_accuracy": "validation"}}, "state.pt", free=[])
+    now = {"agent": {"discount": 0.9, "phase_accuracy": "training"}, "search": {"keep": "best"}, "command": "search"}
+    claim(tmp_path, now, "state.pt", free=[])

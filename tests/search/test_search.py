@@ -12,6 +12,7 @@ from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.episodes import episode_seed, run_episode
+from naive_ddpg import same
 from search_parts import everything, make_data, make_module
 from search_parts import new_search as search
 from test_promises import assert_same
@@ -138,6 +139,21 @@ def test_a_run_folder_of_another_search(tmp_path):
         search(tmp_path, members=1).run(make_module, make_data)
     with pytest.raises(MisconfigurationException, match=r"other settings .*seed"):
         search(tmp_path, seed=1).run(make_module, make_data)
+    with pytest.raises(MisconfigurationException, match=r"other settings .*keep"):
+        search(tmp_path, keep="last").run(make_module, make_data)
+
+
+def test_the_last_strategy_is_kept_if_it_is_to_be(tmp_path):
+    kept = search(tmp_path / "last", episodes=2, keep="last")
+    result = kept.run(make_module, make_data)
+    state = kept._state
+    assert same(result.agent.full_state(), state.agent)
+    assert result.best_gain == state.history[-1]["gain"]
+    assert same(StrategyAgent.load(tmp_path / "last/strategy.pt").full_state(), state.agent)
+    with pytest.raises(MisconfigurationException, match=r"other settings .*keep"):
+        search(tmp_path / "last", episodes=2).run(make_module, make_data)
+    with pytest.raises(ValueError, match="keep must be 'best' or 'last'"):
+        search(keep="first")
 
 
 def test_the_callers_random_state_is_untouched():

@@ -202,7 +202,7 @@ class DDPG(L.LightningModule):
         if large:
             raise ValueError(
                 f"The replay buffer holds numbers of {' and '.join(large)} that are so large, or no numbers, that they "
-                "would poison the strategy: scale the rewards down."
+                "would poison the strategy: scale the rewards down, or bound theta (theta_bound)."
             )
         if self.hparams["standardize_rewards"]:
             deviation = LF.deviation(transitions.reward)

@@ -230,10 +230,10 @@ class StrategyAgent(DDPG):
         ]
         before = [study.numbers() for study in studies]
         buffer.take_passes(studies, list(passes.values()))
-        if not is_finite([study.numbers() for study in studies]):
-            for study, numbers in zip(studies, before, strict=True):
+        for study, numbers in zip(studies, before, strict=True):
+            if not is_finite(study.numbers()):
                 study.take(numbers)
-            self._warn_of_divergence()
+                self._warn_of_divergence()
         self.updates += 1
         self.learned += buffer.workers
         return studies[0].means()

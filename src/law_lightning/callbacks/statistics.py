@@ -93,7 +93,7 @@ class StageStatistics:
             per_class[1].index_add_(0, target, torch.ones_like(kept))
             totals = torch.stack([
                 finite.sum().to(dtype), loss.sum(), accuracy.to(dtype).sum(), kept.new_tensor(len(kept)), kept.sum(),
-                kept.square().sum(), (kept * loss).sum(),
+                kept.square().sum(), (kept * loss).where(finite, 0.0).sum(),
             ])  # fmt: skip
             self._accumulate("totals", totals, torch.add)
             if "per_class" in self._sums:  # fewer classes were known before

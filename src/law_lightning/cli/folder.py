@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
-#: Settings that run folders of before lack; what was begun without them goes on with them.
-LATER = ("agent.imitation",)
+#: Settings that run folders of before lack, and what was done then; those of None go on with any.
+LATER = {
+    "agent.imitation": None, "agent.phase_accuracy": "training", "agent.relative_loss": True,
+    "agent.feature_scale": 0.3, "agent.zero_init": True, "agent.embedding_loss": "actor", "search.keep": "best",
+    "command": None,
+}  # fmt: skip
 #: What the corruption did to the training labels.
 CORRUPTION_FILE = "corruption.pt"
 
@@ -36,7 +40,9 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
     if written.is_file() and (folder / state).is_file():
         begun = OmegaConf.to_container(OmegaConf.load(written))
         now = _flat(config)
-        before = {key: now[key] for key in LATER if key in now} | _flat(begun)
+        before = {key: now[key] if former is None else former for key, former in LATER.items() if key in now} | _flat(
+            begun
+        )
         changes = _changes(before, now, free)
         if changes:
             raise ValueError(
@@ -62,7 +68,8 @@ def require_fixed_folder() -> None:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    if not any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task):
+    overrides = HydraConfig.get().overrides.task
+    if not any(each.startswith(("run_dir=", "experiment=table", "experiment=figure")) for each in overrides):
         raise ValueError("Under torchrun and SLURM the workers must share one folder: add run_dir=PATH.")
 
 

@@ -92,14 +92,14 @@ class FinalAccuracy(L.Callback):
 
     Args:
         check_val: the ``check_val_every_n_epoch`` for a fit that needs the Trainer's own validation.
-        law: the callback of the fit; it may have measured the accuracy already.
+        law: the callback of the fit; one that searches has measured the accuracy already.
     """
 
     value: float = float("nan")
 
     def __init__(self, check_val: int | None = 1, law: LAWCallback | None = None) -> None:
         self._check_val = check_val
-        self._measured = law if law is not None and (law.mode == "search" or law.validates) else None
+        self._measured = law if law is not None and law.mode == "search" else None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate as usual where a scheduler or early stopping follows a validation metric."""

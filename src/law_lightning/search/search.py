@@ -203,7 +203,7 @@ class StrategySearch:
                 "eval_seeds": repr(self.eval_seeds),
                 "seed_pool": repr(self.seed_pool),
                 "capacity": repr(self.capacity),
-                **({} if self.keep == "best" else {"keep": repr(self.keep)}),  # files of before have none
+                "keep": repr(self.keep),
             },
         )
 

@@ -127,6 +127,7 @@ class SearchState:
         theirs = state.pop("settings", None)
         if not isinstance(theirs, dict):
             raise ValueError(f"{path} is damaged: it does not say which search it is of. Choose another run_dir.")
+        theirs = {"keep": repr("best")} | theirs  # files of before have none
         try:
             other = [name for name in settings if theirs.get(name) != settings[name]]
             if other:
