@@ -1,6 +1,7 @@
 """The private names of Lightning and torch that the package relies on, each with its reason.
 
-No other module uses one (``tests/test_compat.py``). Where a version lacks a name, what needs it is refused by name.
+No other module uses one (``tests/test_compat.py``). Where a version lacks a name that is called here, what needs it is
+refused by name. The two classes that are imported at once must be there.
 """
 
 from __future__ import annotations
