@@ -48,7 +48,7 @@ from law_lightning import StrategyAgent, StrategySearch
 from law_lightning.search.loop import SearchLoop
 from law_lightning.search.references import ReferenceCache
 from law_lightning.search.workers import Workers
-from law_lightning.trace import ReferenceTrace, digest
+from law_lightning.second_network.trace import ReferenceTrace, digest
 from quiet import quiet
 
 

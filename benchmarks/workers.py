@@ -61,7 +61,7 @@ from tqdm import tqdm
 import tasks
 from law_lightning import ReplayBuffer, StrategyAgent, StrategySearch
 from law_lightning.search.workers import GlooWorkers
-from law_lightning.stages import TrainingPhase
+from law_lightning.stages.schedule import TrainingPhase
 from quiet import quiet
 
 NUMBERS = (1, 2, 4, 8, 16, 32, 64)

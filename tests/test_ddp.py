@@ -26,7 +26,7 @@ def run(tmp_path_factory):
             folder = tmp_path_factory.mktemp("ddp")
             modes = MODES if key == ("ddp",) else (mode,)
             env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-            script = str(Path(__file__).with_name("ddp_run.py"))
+            script = str(Path(__file__).parent / "helpers" / "ddp_run.py")
             command = [sys.executable, script, ",".join(modes), str(folder), strategy, *map(str, checkpoint)]
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == 0, done.stderr[-3000:]

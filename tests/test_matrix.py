@@ -52,7 +52,13 @@ def on_two_processes(tmp_path_factory):
                     main(start, str(out), *names)
             else:
                 env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-                command = [sys.executable, str(Path(__file__).with_name("matrix_run.py")), start, str(out), *names]
+                command = [
+                    sys.executable,
+                    str(Path(__file__).parent / "helpers" / "matrix_run.py"),
+                    start,
+                    str(out),
+                    *names,
+                ]
                 done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
                 assert done.returncode == 0, done.stderr[-3000:]
             launched[start, *names] = [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import CoTeachingCallback, LAWCallback, StrategyAgent, WeightingCallback
-from law_lightning.evaluation import Evaluator
+from law_lightning.second_network.evaluation import Evaluator
 from law_lightning.weighting.base import BaseWeighting
 from methods import METHODS
 from test_promises import assert_same
@@ -238,7 +238,7 @@ def test_a_callback_can_be_used_for_another_fit(name):
 def on_two_processes(tmp_path_factory):
     out = tmp_path_factory.mktemp("ddp") / "methods"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-    command = [sys.executable, str(Path(__file__).with_name("methods_run.py")), str(out)]
+    command = [sys.executable, str(Path(__file__).parent / "helpers" / "methods_run.py"), str(out)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(file, weights_only=True) for file in sorted(out.parent.glob("methods.*"))]

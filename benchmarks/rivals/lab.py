@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 
-from law_lightning.stages import StageSchedule
+from law_lightning.stages.schedule import StageSchedule
 from rivals.schedules import NUM_STAGES, Schedule, weighting_callback
 from rivals.training import StepLedger, accuracy, counted, split_of, train
 from tasks import Task

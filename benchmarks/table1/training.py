@@ -15,10 +15,10 @@ import torch
 
 from law_lightning import LAWCallback
 from law_lightning.callbacks.order import DataOrder
-from law_lightning.reference import tensors
 from law_lightning.search.episodes import QUIET, quiet_lightning
 from law_lightning.search.lean import NoProfiler, lean
-from law_lightning.trace import digest
+from law_lightning.second_network.reference import tensors
+from law_lightning.second_network.trace import digest
 from rivals.rows import Row, append_row, read_rows
 from table1.budget import Budget
 from table1.folder import RESULTS, check_settings, digest_of, keep_noise, write_once

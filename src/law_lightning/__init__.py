@@ -12,9 +12,9 @@ from law_lightning.callbacks import (
     MetaWeightNetCallback,
     WeightingCallback,
 )
-from law_lightning.samples import Samples
+from law_lightning.capture.samples import Samples
 from law_lightning.search import SearchResult, StrategySearch
-from law_lightning.stages import StageSchedule, TrainingPhase
+from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, MentorNetWeighting, SelfPacedWeighting
 
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@ import torch
 
 from law_lightning import ReplayBuffer, TrainingPhase
 from law_lightning.agent import Transitions
-from law_lightning.files import save_state
+from law_lightning.utilities.files import save_state
 
 
 def row(i, stages=5, width=3):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
 from law_lightning.agent.strategy import FORMER
-from law_lightning.files import load_state, save_state
+from law_lightning.utilities.files import load_state, save_state
 from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, spread
 
 # -- Algorithm 1, a second time --------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from law_lightning import CoTeachingCallback, models
-from law_lightning.capture import LossCapture
+from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.data import DigitsDataModule, UniformNoise
-from law_lightning.peer import LateCapture, draw_anew
+from law_lightning.second_network.peer import LateCapture, draw_anew
 from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weights
 from test_promises import MATRIX, StopAt, StopError, assert_same
 from zoo import (
@@ -373,8 +373,8 @@ def test_the_scaler_and_accumulation_go_on(tmp_path):
 def test_two_processes(tmp_path):
     out = tmp_path / "out"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")])
-    script = Path(__file__).with_name("co_teaching_run.py")
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), env.get("PYTHONPATH", "")])
+    script = Path(__file__).parents[1] / "helpers" / "co_teaching_run.py"
     done = subprocess.run(
         [sys.executable, str(script), str(out)], env=env, capture_output=True, text=True, timeout=300, check=False
     )

@@ -8,8 +8,8 @@ from law_lightning import LAWCallback
 from law_lightning.cli.compare import main as compare
 from law_lightning.cli.train import main
 from law_lightning.data import CorruptionRecord, DigitsDataModule
-from law_lightning.files import load_state, save_state
 from law_lightning.models import MLP, ImageClassifier
+from law_lightning.utilities.files import load_state, save_state
 from tiny_data import write_cifar
 from zoo import make_trainer
 

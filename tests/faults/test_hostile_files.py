@@ -20,11 +20,11 @@ from hostile import STATES, Evil, bounded, forge, number, payloads, written
 from law_lightning import ReplayBuffer, StrategyAgent
 from law_lightning.data import ArraysDataModule
 from law_lightning.data.corruption.label_file import read_labels
-from law_lightning.files import load_state
 from law_lightning.search.references import ReferenceCache
 from law_lightning.search.state import SearchState
 from law_lightning.search.warmups import Warmups, _hash
-from law_lightning.trace import TracedReference, digest
+from law_lightning.second_network.trace import TracedReference, digest
+from law_lightning.utilities.files import load_state
 from search_parts import make_data, make_module, new_search
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Sparse invariant checks")

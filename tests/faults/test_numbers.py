@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from law_lightning import LAWCallback, ReplayBuffer, Samples, StrategyAgent, WeightingCallback
 from law_lightning import functional as LF
 from law_lightning.callbacks.staged import MOST_LOSS
-from law_lightning.stages import TrainingPhase
+from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, LAWWeighting, SelfPacedWeighting
 from zoo import CLASSES, Base, loaders, make_data, make_trainer
 

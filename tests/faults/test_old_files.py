@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
 from law_lightning.callbacks import resumable
-from law_lightning.files import load_state, save_state
 from law_lightning.search.state import SearchState
+from law_lightning.utilities.files import load_state, save_state
 from methods import METHODS
 from zoo import AdamCosine, fit, loaders, make_trainer
 

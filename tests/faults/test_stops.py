@@ -519,7 +519,7 @@ def in_two_processes(folder, name, signalled, kind):
         | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
     )
     job["PATH"] = f"{program.parent}:{os.environ['PATH']}"
-    command = [sys.executable, str(Path(__file__).with_name("requeue_run.py")), str(folder), name, kind]
+    command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "requeue_run.py"), str(folder), name, kind]
     running = [
         subprocess.Popen(
             [*command, str(8 if signalled and rank == 1 else 0)],

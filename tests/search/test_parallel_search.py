@@ -24,7 +24,7 @@ from law_lightning.search.processes import in_processes
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
 from law_lightning.search.workers import WorkerLostError, Workers, check_workers, launch
-from law_lightning.trace import digest
+from law_lightning.second_network.trace import digest
 from search_parts import (
     TRAINER,
     StopEarly,
@@ -37,7 +37,7 @@ from search_parts import (
 )
 from test_promises import assert_same
 
-PROGRAM = Path(__file__).parents[1] / "search_parts.py"
+PROGRAM = Path(__file__).parents[1] / "helpers" / "search_parts.py"
 
 
 def silent(event, content):

@@ -12,7 +12,7 @@ from law_lightning.data import DigitsDataModule, UniformNoise
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.episodes import learning_seed
 from law_lightning.search.references import ReferenceCache, experiment
-from law_lightning.trace import ReferenceTrace
+from law_lightning.second_network.trace import ReferenceTrace
 from search_parts import TRAINER, everything, make_data, make_module, new_search
 from test_promises import assert_same
 

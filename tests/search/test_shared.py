@@ -8,7 +8,7 @@ import torch
 from law_lightning import ReplayBuffer
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.workers import Workers
-from law_lightning.stages import TrainingPhase
+from law_lightning.stages.schedule import TrainingPhase
 from naive_ddpg import FAST, PAPER, Naive, compare, filled, make, same, spread
 
 WIDTH = 5

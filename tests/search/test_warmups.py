@@ -12,7 +12,7 @@ from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search import warmups
-from law_lightning.trace import ReferenceTrace
+from law_lightning.second_network.trace import ReferenceTrace
 from search_parts import TRAINER, everything, make_data, make_module, new_search
 from test_promises import assert_same
 

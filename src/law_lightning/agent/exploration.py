@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from law_lightning.randomness import OwnGenerator
+from law_lightning.utilities.randomness import OwnGenerator
 
 
 class Exploration:

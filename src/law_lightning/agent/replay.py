@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import functional as LF
-from law_lightning.files import is_finite, load_state, save_state
-from law_lightning.stages import TrainingPhase
+from law_lightning.stages.schedule import TrainingPhase
+from law_lightning.utilities.files import is_finite, load_state, save_state
 
 if TYPE_CHECKING:
     from law_lightning.agent.study import Study

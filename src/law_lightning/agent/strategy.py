@@ -19,8 +19,8 @@ from law_lightning.agent.hyperparameters import check_hyperparameters
 from law_lightning.agent.networks import action_scale
 from law_lightning.agent.replay import ReplayBuffer
 from law_lightning.agent.study import Study
-from law_lightning.files import is_finite, load_state, save_state
-from law_lightning.randomness import OwnGenerator, derived_seed
+from law_lightning.utilities.files import is_finite, load_state, save_state
+from law_lightning.utilities.randomness import OwnGenerator, derived_seed
 
 Progress = Callable[[int, int], None]
 #: What strategies were like before their files said so.

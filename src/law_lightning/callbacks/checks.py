@@ -25,9 +25,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from law_lightning._compat import comm_hook
-from law_lightning.duplicate import WRAPPED
-from law_lightning.evaluation import NO_PHASE, NO_REWARD
-from law_lightning.stages import StageSchedule
+from law_lightning.second_network.duplicate import WRAPPED
+from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD
+from law_lightning.stages.schedule import StageSchedule
 
 #: Strategies that are DDP or a single device by descent, but run the training step in an engine of their own.
 OTHER_ENGINES = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from law_lightning.callbacks.checks import refuse_second_network
 from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.weighting import WeightingCallback
-from law_lightning.capture import LossCapture, Weigh
-from law_lightning.clean import CleanBatches
-from law_lightning.layers import LayerCapture, LayerOutputs
-from law_lightning.probe import Mode, Probe
-from law_lightning.reference import StepRecord
-from law_lightning.samples import Samples
-from law_lightning.stages import TrainingPhase
+from law_lightning.capture.loss_capture import LossCapture, Weigh
+from law_lightning.capture.samples import Samples
+from law_lightning.second_network.clean_batches import CleanBatches
+from law_lightning.second_network.layers import LayerCapture, LayerOutputs
+from law_lightning.second_network.probe import Mode, Probe
+from law_lightning.second_network.reference import StepRecord
+from law_lightning.stages.schedule import TrainingPhase
 
 
 def _ones(samples: Samples, phase: TrainingPhase) -> None:

@@ -15,13 +15,13 @@ from law_lightning.callbacks.checks import refuse_averages, refuse_second_networ
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.staged import Record
-from law_lightning.callbacks.statistics import StageStatistics
-from law_lightning.capture import LossCapture
-from law_lightning.evaluation import Evaluator
-from law_lightning.peer import Peer, check_can_be_drawn, check_start
-from law_lightning.reference import StepRecord
-from law_lightning.samples import Samples
-from law_lightning.stages import TrainingPhase
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.capture.samples import Samples
+from law_lightning.second_network.evaluation import Evaluator
+from law_lightning.second_network.peer import Peer, check_can_be_drawn, check_start
+from law_lightning.second_network.reference import StepRecord
+from law_lightning.stages.schedule import TrainingPhase
+from law_lightning.stages.statistics import StageStatistics
 from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weights
 
 

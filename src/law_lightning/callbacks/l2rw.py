@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from law_lightning.callbacks.clean_gradient import CleanGradientCallback
-from law_lightning.samples import Samples
+from law_lightning.capture.samples import Samples
 
 
 class L2RWCallback(CleanGradientCallback):
@@ -17,8 +17,9 @@ class L2RWCallback(CleanGradientCallback):
 
     (Equations 8 to 11 of the paper: the look-ahead from weights of zero stays at :math:`\theta`, so its derivative
     by a weight is this product.) The products are exact, and no layer is rebuilt: see
-    :meth:`law_lightning.probe.Probe.products`. As the weights sum up to 1, the loss is their weighted sum instead of a
-    mean. Where no sample helps, all weigh 0 and the step's gradient is that of nothing, as in the paper.
+    :meth:`law_lightning.second_network.probe.Probe.products`. As the weights sum up to 1, the loss is their weighted
+    sum instead of a mean. Where no sample helps, all weigh 0 and the step's gradient is that of nothing, as in
+    the paper.
 
     On several processes the gradient on clean data is the mean over all of them, and the sum is over all samples.
 

@@ -12,10 +12,10 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from law_lightning._compat import to_device
-from law_lightning.capture import LossCapture
-from law_lightning.duplicate import duplicate
-from law_lightning.randomness import replaying
-from law_lightning.samples import Samples
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.capture.samples import Samples
+from law_lightning.second_network.duplicate import duplicate
+from law_lightning.utilities.randomness import replaying
 
 
 def truth_loader(trainer: L.Trainer) -> Any:

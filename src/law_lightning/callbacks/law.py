@@ -17,8 +17,8 @@ from law_lightning.agent.resolve import resolve_agent
 from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.reward import RewardCallback
 from law_lightning.callbacks.staged import Record, phase_loss
-from law_lightning.stages import TrainingPhase
-from law_lightning.trace import ReferenceTrace
+from law_lightning.second_network.trace import ReferenceTrace
+from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting.law import LAWWeighting
 
 

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from law_lightning.callbacks.weighting import WeightingCallback
-from law_lightning.duplicate import duplicate, release
-from law_lightning.reference import Reference, StepRecord, copy_tensors, tensors
-from law_lightning.trace import TracedReference
+from law_lightning.second_network.duplicate import duplicate, release
+from law_lightning.second_network.reference import Reference, StepRecord, copy_tensors, tensors
+from law_lightning.second_network.trace import TracedReference
 
 
 class LockstepCallback(WeightingCallback):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from law_lightning.callbacks.clean_gradient import CleanGradientCallback
-from law_lightning.samples import Samples
+from law_lightning.capture.samples import Samples
 
 
 class WeightNet(nn.Module):

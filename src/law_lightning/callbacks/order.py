@@ -12,7 +12,13 @@ import lightning as L
 import torch.distributed as dist
 
 from law_lightning._compat import combined_loader, data_fetcher, forget_workers, set_sampler_epoch, validate_anew
-from law_lightning.randomness import portable, portable_states, random_states, set_portable_states, set_random_states
+from law_lightning.utilities.randomness import (
+    portable,
+    portable_states,
+    random_states,
+    set_portable_states,
+    set_random_states,
+)
 
 
 def of_every_process(mine: dict[str, Any]) -> list[dict[str, Any]]:

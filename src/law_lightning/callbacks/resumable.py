@@ -15,7 +15,7 @@ from law_lightning.callbacks.order import DataOrder, of_every_process
 from law_lightning.callbacks.plateau import step_at_epoch_end
 from law_lightning.callbacks.requeue import RequeueSignal
 from law_lightning.callbacks.resume import STATE_FORMAT, numbers, refuse_later
-from law_lightning.randomness import check_portable_states
+from law_lightning.utilities.randomness import check_portable_states
 
 
 class ResumableCallback(L.Callback):

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from law_lightning.stages import StageSchedule
+from law_lightning.stages.schedule import StageSchedule
 
 #: Neither l_smooth nor acc_smooth comes near it in a fit.
 MOST_SMOOTH = 1e6

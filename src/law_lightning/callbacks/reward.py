@@ -15,11 +15,11 @@ from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.staged import Record
-from law_lightning.capture import LossCapture
-from law_lightning.evaluation import NO_PHASE, NO_REWARD, Evaluator
-from law_lightning.randomness import random_states
-from law_lightning.reference import Reference, StepRecord, copy_tensors, tensors
-from law_lightning.trace import ReferenceTrace, TracedReference, fork_digest
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD, Evaluator
+from law_lightning.second_network.reference import Reference, StepRecord, copy_tensors, tensors
+from law_lightning.second_network.trace import ReferenceTrace, TracedReference, fork_digest
+from law_lightning.utilities.randomness import random_states
 from law_lightning.weighting.base import Weighting
 
 

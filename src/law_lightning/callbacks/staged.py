@@ -22,8 +22,8 @@ from law_lightning.callbacks.checks import (
 from law_lightning.callbacks.plateau import catch_up
 from law_lightning.callbacks.resumable import ResumableCallback
 from law_lightning.callbacks.resume import check_stages, refuse_other_run, tell_of_unfinished
-from law_lightning.callbacks.statistics import StageStatistics
-from law_lightning.stages import StageSchedule, TrainingPhase
+from law_lightning.stages.schedule import StageSchedule, TrainingPhase
+from law_lightning.stages.statistics import StageStatistics
 
 Record = dict[str, Any]
 

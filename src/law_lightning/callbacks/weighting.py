@@ -13,9 +13,9 @@ from torch import Tensor
 from law_lightning.callbacks.checks import restore
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.staged import Record, StagedCallback
-from law_lightning.capture import TWO_WAYS, LossCapture, Weigh
-from law_lightning.duplicate import WRAPPED
-from law_lightning.samples import Samples
+from law_lightning.capture.loss_capture import TWO_WAYS, LossCapture, Weigh
+from law_lightning.capture.samples import Samples
+from law_lightning.second_network.duplicate import WRAPPED
 from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights, is_attached
 
 

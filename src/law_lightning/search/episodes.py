@@ -18,9 +18,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from law_lightning.callbacks import LAWCallback
-from law_lightning.evaluation import Evaluator
 from law_lightning.search.lean import NoProfiler, lean
 from law_lightning.search.warmups import KeepWarmup
+from law_lightning.second_network.evaluation import Evaluator
 
 MakeModule = Callable[[], L.LightningModule]
 

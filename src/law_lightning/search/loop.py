@@ -20,7 +20,7 @@ from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
 from law_lightning.search.warmups import KeepWarmup
 from law_lightning.search.workers import Workers
-from law_lightning.trace import ReferenceTrace, TraceMismatchError, digest
+from law_lightning.second_network.trace import ReferenceTrace, TraceMismatchError, digest
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 import law_lightning
-from law_lightning.files import load_state, save_state
-from law_lightning.reference import tensors
 from law_lightning.search.episodes import MakeModule
 from law_lightning.search.warmups import Warmups
-from law_lightning.trace import ReferenceTrace, digest
+from law_lightning.second_network.reference import tensors
+from law_lightning.second_network.trace import ReferenceTrace, digest
+from law_lightning.utilities.files import load_state, save_state
 
 _ENDLESS = 1000  # batches that are looked at where a loader has no length
 _LIBRARIES = ("torch", "lightning", "torchvision", "timm", "transformers")

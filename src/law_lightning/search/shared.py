@@ -12,7 +12,7 @@ from law_lightning.agent.replay import Transitions, single_transition
 from law_lightning.agent.study import Study
 from law_lightning.search.passes import take_passes
 from law_lightning.search.workers import Workers
-from law_lightning.stages import TrainingPhase
+from law_lightning.stages.schedule import TrainingPhase
 
 
 class SharedBuffer(ReplayBuffer):

@@ -16,8 +16,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.replay import Transitions
-from law_lightning.files import load_state, save_state, write_whole
 from law_lightning.search.workers import packed, unpacked
+from law_lightning.utilities.files import load_state, save_state, write_whole
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 A warm-up is kept as a checkpoint of Lightning's, in a file named after its own content. That a training which begins
 there is the one that would have come to this point is checked when its first weighted step begins: by the kept
-reference, which knows what it was forked from (see :mod:`law_lightning.trace`), and here for what a module or a
-callback remembers outside its checkpoints.
+reference, which knows what it was forked from (see :mod:`law_lightning.second_network.trace`), and here for what a
+module or a callback remembers outside its checkpoints.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from law_lightning._compat import checkpoint_of
 from law_lightning.callbacks import LAWCallback
-from law_lightning.files import write_whole
-from law_lightning.trace import TraceMismatchError, digest
+from law_lightning.second_network.trace import TraceMismatchError, digest
+from law_lightning.utilities.files import write_whole
 
 
 class Warmups:

@@ -8,8 +8,8 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.samples import Samples
-from law_lightning.stages import TrainingPhase
+from law_lightning.capture.samples import Samples
+from law_lightning.stages.schedule import TrainingPhase
 
 
 class Weighting(Protocol):

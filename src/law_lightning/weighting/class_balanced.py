@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.samples import Samples
-from law_lightning.stages import TrainingPhase
+from law_lightning.capture.samples import Samples
+from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting.base import BaseWeighting
 from law_lightning.weighting.training_labels import training_labels
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from law_lightning import functional as LF
-from law_lightning.samples import Samples
-from law_lightning.stages import TrainingPhase
+from law_lightning.capture.samples import Samples
+from law_lightning.stages.schedule import TrainingPhase
 
 
 class LAWWeighting:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from law_lightning.randomness import OwnGenerator
-from law_lightning.samples import Samples
-from law_lightning.stages import TrainingPhase
+from law_lightning.capture.samples import Samples
+from law_lightning.stages.schedule import TrainingPhase
+from law_lightning.utilities.randomness import OwnGenerator
 from law_lightning.weighting.base import BaseWeighting
 
 #: How finely a mentor sees the course of a training.

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import lightning as L
 from torch import Tensor
 
-from law_lightning.samples import Samples
-from law_lightning.stages import TrainingPhase
+from law_lightning.capture.samples import Samples
+from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting.base import BaseWeighting
 
 

@@ -22,9 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from law_lightning._compat import scales_gradients, share_buffers, through_wrapper, wrapped_by
-from law_lightning.capture import LossCapture
-from law_lightning.duplicate import duplicate, release
-from law_lightning.randomness import random_states, replaying
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.second_network.duplicate import duplicate, release
+from law_lightning.utilities.randomness import random_states, replaying
 
 
 @dataclass

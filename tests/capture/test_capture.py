@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning import Samples
-from law_lightning.capture import LossCapture, explicit_samples
-from law_lightning.losses import check_target, target_error
+from law_lightning.capture.loss_capture import LossCapture, explicit_samples
+from law_lightning.capture.losses import check_target, target_error
 
 CLASS_WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
 
@@ -589,7 +589,7 @@ def test_an_ignored_label_is_not_out_of_range():
 def test_labels_are_looked_at_only_where_asked(monkeypatch):
     """Looking waits for the device."""
     looked = []
-    monkeypatch.setattr("law_lightning.capture.check_target", lambda *args: looked.append(args))
+    monkeypatch.setattr("law_lightning.capture.loss_capture.check_target", lambda *args: looked.append(args))
     z, y = CASES[0].draw()
     seen(F.cross_entropy, z, y)
     assert looked == []

@@ -8,8 +8,6 @@ from pathlib import Path
 import lightning as L
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import zoo
 from methods import METHODS
 from zoo import AdamCosine, Turned, fit

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from law_lightning.samples import Samples
+from law_lightning.capture.samples import Samples
 
 _MOST_CLASSES = 10**7  # of a checkpoint that is to be believed
 _SUMS = [[], ["gap"], ["totals", "per_class", "max", "-min"], ["totals", "per_class", "max", "-min", "gap"]]

@@ -17,7 +17,7 @@ from law_lightning.agent import strategy
 from law_lightning.data import DigitsDataModule, UniformNoise
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.loop import SearchLoop
-from law_lightning.trace import digest
+from law_lightning.second_network.trace import digest
 
 TRAINER = {"max_epochs": 4, "accelerator": "cpu"}
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from law_lightning.samples import Samples
+from law_lightning.capture.samples import Samples
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from law_lightning.tangents import batch_norm
+from law_lightning.second_network.tangents import batch_norm
 
 
 def both_ways(x, *others, with_tangents=(True, True, True), training=True):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from law_lightning._compat import in_transform
-from law_lightning.capture import LossCapture
+from law_lightning.capture.loss_capture import LossCapture
 
 #: Linear in the input and in the weight, and most of what a network costs. All take (input, weight, bias, ...).
 LINEAR_LAYERS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d})

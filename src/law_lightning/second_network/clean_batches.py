@@ -14,9 +14,9 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from law_lightning._compat import to_device
-from law_lightning.evaluation import validation_loaders
-from law_lightning.randomness import derived_seed, replaying
-from law_lightning.reference import StepRecord
+from law_lightning.second_network.evaluation import validation_loaders
+from law_lightning.second_network.reference import StepRecord
+from law_lightning.utilities.randomness import derived_seed, replaying
 
 NO_CLEAN_DATA = (
     "{name} needs clean data, with labels that can be trusted: give the Trainer val_dataloaders (or a val_dataloader "

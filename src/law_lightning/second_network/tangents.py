@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from law_lightning._compat import in_transform
-from law_lightning.capture import LossCapture, Weigh
-from law_lightning.layers import LINEAR_LAYERS, LayerOutputs
+from law_lightning.capture.loss_capture import LossCapture, Weigh
+from law_lightning.second_network.layers import LINEAR_LAYERS, LayerOutputs
 
 
 class TangentCapture(LossCapture):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from law_lightning.files import is_finite, load_state, save_state
+from law_lightning.utilities.files import is_finite, load_state, save_state
 
 STATE = {"numbers": torch.arange(6.0).view(2, 3), "names": ["a", "b"], "nested": {"x": None, 3: (1.5, True)}}
 same_folder = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

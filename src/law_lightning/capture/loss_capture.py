@@ -18,8 +18,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from law_lightning.losses import ARGUMENTS, TAKE_APART, ReducedLoss, check_target, class_loss
-from law_lightning.samples import Samples
+from law_lightning.capture.losses import ARGUMENTS, TAKE_APART, ReducedLoss, check_target, class_loss
+from law_lightning.capture.samples import Samples
 
 Weigh = Callable[[Samples], "Tensor | None"]
 

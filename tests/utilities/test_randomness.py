@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from law_lightning.files import load_state, save_state
-from law_lightning.randomness import (
+from law_lightning.utilities.files import load_state, save_state
+from law_lightning.utilities.randomness import (
     check_portable_states,
     portable_states,
     random_states,

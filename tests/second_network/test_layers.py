@@ -13,8 +13,8 @@ from torch.func import functional_call, vmap
 from torch.utils.checkpoint import checkpoint
 
 from law_lightning import L2RWCallback, MetaWeightNetCallback
-from law_lightning.layers import LayerCapture, LayerOutputs
-from law_lightning.tangents import linear
+from law_lightning.second_network.layers import LayerCapture, LayerOutputs
+from law_lightning.second_network.tangents import linear
 from zoo import CLASSES, TRAINERS, Base, BatchNormCNN, DropoutMLP, assert_identical, fit, loaders
 
 LAYERS = {

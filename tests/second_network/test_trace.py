@@ -11,7 +11,7 @@ from torch import nn
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.episodes import run_episode
-from law_lightning.trace import ReferenceTrace, digest
+from law_lightning.second_network.trace import ReferenceTrace, digest
 from search_parts import TRAINER, make_data
 from test_promises import assert_same
 

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.reference import StepRecord, StepResult, tensors
+from law_lightning.second_network.reference import StepRecord, StepResult, tensors
 
 
 @dataclass
@@ -86,7 +86,7 @@ class TraceMismatchError(MisconfigurationException):
 
 
 class TracedReference:
-    """Stands in for a :class:`law_lightning.reference.Reference` that has been trained before.
+    """Stands in for a :class:`law_lightning.second_network.reference.Reference` that has been trained before.
 
     Args:
         trace: its course.
@@ -144,7 +144,7 @@ def fork_digest(trainer: L.Trainer, module: L.LightningModule, batch: Any, rando
         trainer: the Trainer, in the course of a fit.
         module: the module.
         batch: the next that the module is trained on; None after the last.
-        random: the global random states (see :func:`law_lightning.randomness.random_states`).
+        random: the global random states (see :func:`law_lightning.utilities.randomness.random_states`).
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     state = {

@@ -18,13 +18,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning._compat import function_of_node
-from law_lightning.capture import LossCapture
-from law_lightning.duplicate import duplicate, refresh
-from law_lightning.layers import LayerOutputs
-from law_lightning.randomness import replaying
-from law_lightning.reference import StepRecord
-from law_lightning.samples import Samples
-from law_lightning.tangents import TangentCapture
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.capture.samples import Samples
+from law_lightning.second_network.duplicate import duplicate, refresh
+from law_lightning.second_network.layers import LayerOutputs
+from law_lightning.second_network.reference import StepRecord
+from law_lightning.second_network.tangents import TangentCapture
+from law_lightning.utilities.randomness import replaying
 
 Mode = Literal["forward", "double_backward"]
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from law_lightning._compat import has_validation_data, make_validation_loaders, set_sampler_epoch, to_device
-from law_lightning.capture import LossCapture, explicit_samples
-from law_lightning.duplicate import duplicate
-from law_lightning.losses import target_error
-from law_lightning.randomness import random_states, replaying
+from law_lightning.capture.loss_capture import LossCapture, explicit_samples
+from law_lightning.capture.losses import target_error
+from law_lightning.second_network.duplicate import duplicate
+from law_lightning.utilities.randomness import random_states, replaying
 
 _GIVE_DATA = (
     "there is no validation data: give the Trainer val_dataloaders (or a val_dataloader in the module or datamodule) "

@@ -9,10 +9,10 @@ from torch import nn
 from torch.func import functional_call
 
 from law_lightning.callbacks import L2RWCallback
-from law_lightning.capture import LossCapture
-from law_lightning.probe import Probe
-from law_lightning.randomness import random_states, set_random_states
-from law_lightning.reference import StepRecord
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.second_network.probe import Probe
+from law_lightning.second_network.reference import StepRecord
+from law_lightning.utilities.randomness import random_states, set_random_states
 from zoo import (
     MODULES,
     TRAINERS,

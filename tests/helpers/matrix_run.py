@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import IterableDataset
 
 from law_lightning import LAWCallback, StrategyAgent
-from law_lightning.evaluation import Evaluator
+from law_lightning.second_network.evaluation import Evaluator
 from matrix import (
     CELLS,
     Cell,

@@ -17,11 +17,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning._compat import reset_of
-from law_lightning.capture import LossCapture, same_target
-from law_lightning.losses import ReducedLoss
-from law_lightning.randomness import replaying
-from law_lightning.reference import Reference, StepRecord, copy_tensors, tensors
-from law_lightning.samples import Samples
+from law_lightning.capture.loss_capture import LossCapture, same_target
+from law_lightning.capture.losses import ReducedLoss
+from law_lightning.capture.samples import Samples
+from law_lightning.second_network.reference import Reference, StepRecord, copy_tensors, tensors
+from law_lightning.utilities.randomness import replaying
 
 
 class _Weights:

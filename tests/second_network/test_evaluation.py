@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
-from law_lightning.evaluation import Evaluator, _counted_once
+from law_lightning.second_network.evaluation import Evaluator, _counted_once
 from zoo import Base, loaders, make_data, make_trainer
 
 DATA = make_data(70, seed=2)

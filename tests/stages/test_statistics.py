@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from law_lightning import Samples
-from law_lightning.callbacks.statistics import StageStatistics
+from law_lightning.stages.statistics import StageStatistics
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,1 @@
+"""Per-sample losses from anyone's ``training_step``."""
