@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from law_lightning import LAWCallback, StrategyAgent
 from zoo import (
@@ -135,15 +136,21 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
+def stateful():
+    """A training loader that keeps its own position, and the usual validation loader."""
+    loader, validation = loaders()
+    return StatefulDataLoader(loader.dataset, batch_size=loader.batch_size, shuffle=True), validation
+
+
 @pytest.mark.parametrize("mode", ["search", "apply"])
 @pytest.mark.parametrize("module", [BatchNormCNN, AdamCosine, DropoutMLP], ids=lambda m: m.__name__)
 @pytest.mark.parametrize(
-    "stop", [3, 6, 12, 15, 18]
-)  # 6 steps an epoch: within the first, between epochs, within others
-def test_a_stop_loses_nothing(tmp_path, module, mode, stop):
+    ("stop", "data"), [(6, loaders), (18, loaders), (3, stateful), (12, stateful), (15, stateful)]
+)  # 6 steps an epoch: between epochs with any loaders, within one with those that keep their position
+def test_a_stop_loses_nothing(tmp_path, module, mode, stop, data):
     def run(callbacks, ckpt_path=None):
         law = LAWCallback(bold_agent(), mode=mode, keep="target", num_stages=5)
-        trained = fit(module, [law, *callbacks], ckpt_path=ckpt_path)
+        trained = fit(module, [law, *callbacks], ckpt_path=ckpt_path, data=data)
         return outcome(trained, law)
 
     saving = ModelCheckpoint(tmp_path / "a", "last", every_n_train_steps=3, enable_version_counter=False)
@@ -156,18 +163,25 @@ def test_a_stop_loses_nothing(tmp_path, module, mode, stop):
     assert_same(resumed, whole)
 
 
-def test_a_checkpoint_before_an_epochs_validation_says_what_is_missing(tmp_path):
-    """Lightning leaves that validation out; the run goes on all the same."""
+@pytest.mark.parametrize(
+    ("module", "step", "message"),
+    [
+        (DropoutMLP, 9, "within an epoch, whose order Lightning draws anew .use torchdata's StatefulDataLoader"),
+        (Plateau, 12, "Lightning does not step ReduceLROnPlateau at the end of the epoch"),
+    ],
+)
+def test_what_lightning_does_not_restore_is_warned_of_once(tmp_path, module, step, message):
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-    fit(Plateau, [LAWCallback(bold_agent(), mode="apply"), saving])
+    fit(module, [LAWCallback(bold_agent(), mode="apply"), saving])
     law = LAWCallback(bold_agent(), mode="apply")
-    with pytest.warns(UserWarning, match="ReduceLROnPlateau misses one value of 'val_loss'"):
-        fit(Plateau, [law], ckpt_path=tmp_path / "step=12.ckpt")
+    with pytest.warns(UserWarning, match=message) as caught:
+        fit(module, [law], ckpt_path=tmp_path / f"step={step}.ckpt")
+    assert sum("The fit goes on from the checkpoint" in str(each.message) for each in caught) == 1
     assert len(law.history) == 5
 
 
 @pytest.mark.parametrize("at_epoch_end", [True, False, None])
-@pytest.mark.parametrize(("stop", "module"), [(6, AdamCosine), (14, AdamCosine), (14, Plateau)])
+@pytest.mark.parametrize(("stop", "module"), [(6, AdamCosine), (14, AdamCosine), (14, DropoutMLP)])
 def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, at_epoch_end):
     """Checkpoints as most users have them: after validation, or at the end of an epoch."""
     options = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": at_epoch_end}
@@ -179,7 +193,18 @@ def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, at_epoch_en
     whole = run([ModelCheckpoint(tmp_path / "a", **options)])
     with pytest.raises(StopError):
         run([StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)])
+    torch.manual_seed(12345)
     assert_same(run([], ckpt_path=tmp_path / "b" / "last.ckpt"), whole)
+
+
+def test_a_fit_that_had_ended_is_as_it_was(tmp_path):
+    """Resumed from the end of its last epoch, before it chose between its networks, it has no step to take."""
+    def run(callbacks, ckpt_path=None):
+        law = LAWCallback(bold_agent(), num_stages=5)
+        return outcome(fit(BatchNormCNN, [law, *callbacks], ckpt_path=ckpt_path), law)
+
+    whole = run([ModelCheckpoint(tmp_path, "last")])
+    assert_same(run([], ckpt_path=tmp_path / "last.ckpt"), whole)
 
 
 def test_the_checkpoint_holds_tensors_and_plain_python(tmp_path):

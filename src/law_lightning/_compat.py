@@ -6,7 +6,7 @@ refused by name. The two classes that are imported at once must be there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -87,14 +87,28 @@ def combined_loader(trainer: L.Trainer) -> Any:
     return _private(trainer.fit_loop, "_combined_loader", "Resuming a fit")
 
 
-def data_fetcher(trainer: L.Trainer) -> Any:
-    """What draws the training batches: a resumed epoch is drawn again, past what was seen of it."""
-    return _private(trainer.fit_loop, "_data_fetcher", "Resuming a fit within an epoch")
+def restore_data(trainer: L.Trainer, within_epoch: bool) -> None:
+    """Have a resumed Trainer draw its batches as the uninterrupted one.
 
+    It makes the iterator of its first epoch before any hook can put random states back, so between epochs that is made
+    with the first batch. And it forgets the loaders' own states where a module has asked for
+    ``estimated_stepping_batches``.
+    """
+    loop = trainer.fit_loop
+    fetcher = _private(loop, "_data_fetcher", "Resuming a fit")
+    if fetcher is None:  # no step is left to take
+        return
+    forgotten = bool(_private(loop, "_combined_loader_states_to_load", "Resuming a fit"))
+    _private(loop, "_load_combined_loader_states", "Resuming a fit")()
 
-def forget_workers(loader: Any) -> None:
-    """Let a loader with persistent workers begin anew, as in a run's first epoch."""
-    loader._iterator = None
+    def batches() -> Iterator[Any]:
+        yield from fetcher.combined_loader
+
+    if forgotten:
+        iter(fetcher)
+    if not within_epoch and fetcher.length is not None:
+        fetcher.reset()
+        fetcher.iterator = batches()
 
 
 def sampler_within(wrapper: Any) -> Any:
@@ -114,30 +128,6 @@ def logged_step(trainer: L.Trainer) -> int:
 def log_into(trainer: L.Trainer, results: ResultCollection) -> None:
     """Give a Trainer that has not begun another collection for what modules log."""
     trainer.fit_loop.epoch_loop._results = results
-
-
-def do_not_restart(trainer: L.Trainer) -> None:
-    """End the state in which a resumed Trainer leaves out schedulers that follow a metric."""
-    trainer.fit_loop._restarting = False
-
-
-def validate_anew(loop: Any) -> None:
-    """Have the Trainer run a validation from its beginning, when it was stopped in the course of one."""
-    from lightning.pytorch.loops.evaluation_loop import RestartStage
-
-    loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
-
-
-def cluster_environment(trainer: L.Trainer) -> Any:
-    """SLURM's or another's, which says by which signal a job is told to end."""
-    return _private(trainer, "_accelerator_connector", "Holding back SLURM's signal").cluster_environment
-
-
-def checkpoint_of(trainer: L.Trainer) -> dict[str, Any]:
-    """What ``trainer.save_checkpoint`` writes, without a file."""
-    connector = _private(trainer, "_checkpoint_connector", "Keeping a warm-up")
-    content: dict[str, Any] = connector.dump_checkpoint(weights_only=False)
-    return content
 
 
 # -- a second network under DDP --------------------------------------------------------------------------------------

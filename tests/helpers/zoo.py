@@ -300,11 +300,11 @@ def make_trainer(callbacks=(), **kwargs) -> L.Trainer:
     return L.Trainer(**options, callbacks=list(callbacks))
 
 
-def fit(module_class, callbacks=(), seed=3, ckpt_path=None, **kwargs):
+def fit(module_class, callbacks=(), seed=3, ckpt_path=None, data=loaders, **kwargs):
     """Train from a seed; the module afterwards."""
     L.seed_everything(seed, verbose=False)
     module = module_class()
-    make_trainer(callbacks, **kwargs).fit(module, *loaders(), ckpt_path=ckpt_path)
+    make_trainer(callbacks, **kwargs).fit(module, *data(), ckpt_path=ckpt_path)
     return module
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -25,7 +25,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from law_lightning._compat import comm_hook
-from law_lightning.second_network.duplicate import WRAPPED
 from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD
 from law_lightning.stages.schedule import StageSchedule
 
@@ -33,7 +32,7 @@ from law_lightning.stages.schedule import StageSchedule
 OTHER_ENGINES = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
 
 
-def refuse_training(trainer: L.Trainer, module: L.LightningModule) -> None:
+def check_fit(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Raise a MisconfigurationException for manual optimization and for training without an end."""
     name = type(module).__name__
     if not module.automatic_optimization:
@@ -156,37 +155,17 @@ def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
         )
 
 
-def refuse_several_optimizers(module: L.LightningModule) -> None:
-    """Check what ``configure_optimizers`` returns when the Trainer calls it; its own advice would mislead."""
-    configure = module.configure_optimizers
-
-    @functools.wraps(configure)
-    def configure_optimizers() -> Any:
-        restore(module, "configure_optimizers")
-        configured: Any = configure()
-        with_schedulers = isinstance(configured, tuple) and configured and isinstance(configured[0], (list, tuple))
-        first = configured[0] if with_schedulers else configured
-        if isinstance(first, (list, tuple)) and len(first) > 1:
-            raise MisconfigurationException(
-                f"{type(module).__name__}.configure_optimizers returns {len(first)} optimizers; LAW trains with "
-                "one. Put all parameters into one optimizer, as parameter groups if their options differ."
-            )
-        return configured
-
-    setattr(configure_optimizers, WRAPPED, vars(module).get("configure_optimizers"))
-    vars(module)["configure_optimizers"] = configure_optimizers
-
-
-def restore(module: L.LightningModule, name: str) -> None:
-    """Put back what the instance had in place of a wrapper of ours."""
-    wrapper = vars(module).get(name)
-    if not hasattr(wrapper, WRAPPED):
-        return
-    own = getattr(wrapper, WRAPPED)
-    if own is None:
-        del vars(module)[name]
-    else:
-        vars(module)[name] = own
+def check_optimizers(module: L.LightningModule, configure: Callable[[], Any]) -> Any:
+    """What ``configure_optimizers`` returns, if it is one optimizer; the Trainer's own advice would mislead."""
+    configured = configure()
+    with_schedulers = isinstance(configured, tuple) and configured and isinstance(configured[0], (list, tuple))
+    first = configured[0] if with_schedulers else configured
+    if isinstance(first, (list, tuple)) and len(first) > 1:
+        raise MisconfigurationException(
+            f"{type(module).__name__}.configure_optimizers returns {len(first)} optimizers; LAW trains with "
+            "one. Put all parameters into one optimizer, as parameter groups if their options differ."
+        )
+    return configured
 
 
 def schedule_of(trainer: L.Trainer, num_stages: int, warmup_stages: int) -> StageSchedule:

@@ -12,20 +12,19 @@ from torch import Tensor
 
 from law_lightning._compat import has_validation_data
 from law_lightning.callbacks.checks import refuse_averages, refuse_second_network
-from law_lightning.callbacks.lockstep import LockstepCallback
-from law_lightning.callbacks.resume import refuse_ended
-from law_lightning.callbacks.staged import Record
+from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.evaluation import Evaluator
 from law_lightning.second_network.peer import Peer, check_can_be_drawn, check_start
-from law_lightning.second_network.reference import StepRecord
+from law_lightning.stages.clock import Record
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
 from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weights
 
 
-class CoTeachingCallback(LockstepCallback):
+class CoTeachingCallback(WeightingCallback):
     r"""Co-teaching on anyone's module: ``Trainer(callbacks=[CoTeachingCallback(forget_rate=0.4)])``.
 
     Implements Algorithm 1 of Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy
@@ -72,8 +71,6 @@ class CoTeachingCallback(LockstepCallback):
         gradient is that of the chosen ones.
     """
 
-    second_key = "peer"
-
     def __init__(
         self,
         forget_rate: float,
@@ -99,188 +96,149 @@ class CoTeachingCallback(LockstepCallback):
         self.forget_rate = forget_rate
         self.gradual_epochs = gradual_epochs
         self.exponent = exponent
-        self.seed = seed
         self.keep = keep
         self._given_peer = peer
-        self._second: Peer | None = None
+        self._peer = Peer(peer, seed)
+        self._choices = _Choices(self._peer)
         self._evaluator: Evaluator | None = None
         self._forget = 0.0
-        self._peer_statistics = StageStatistics()
-        self._agreed: Tensor | None = None  # samples on which the networks agreed, and all; [2]
-        self._end_step()
-
-    def _end_step(self) -> None:
-        self._revealed: list[Samples] = []  # by the peer's step
-        self._first_weights: list[Tensor | None] = []
-        self._peer_weights: list[Tensor | None] = []
 
     @property
     def peer(self) -> L.LightningModule | None:
         """The second network; None before a fit."""
-        return self.second
+        return self._peer.module
 
-    # -- before training -----------------------------------------------------------------------------------
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The peer runs forward before the user's network, and backward when the choices of both are known."""
+        return {"peer": self._peer, "choices": self._choices, "peer_statistics": self._choices.statistics}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse what cannot work, before anything runs."""
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        refuse_second_network(trainer, pl_module, "CoTeachingCallback")
+    # -- before training -------------------------------------------------------------------------------------------
+
+    def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Refuse what allows no second network, and a peer that does not fit."""
+        refuse_second_network(trainer, module, "CoTeachingCallback")
         if self.keep == "best":
             refuse_averages(trainer, "CoTeachingCallback", "first")
         if self._given_peer is None:
-            check_can_be_drawn(pl_module)
-        elif self._given_peer is pl_module:
+            check_can_be_drawn(module)
+        elif self._given_peer is module:
             raise MisconfigurationException("peer is the module that is fitted; it must be a second one.")
         else:
-            check_start(pl_module, self._given_peer)
+            check_start(module, self._given_peer)
         if self.keep == "best" and not has_validation_data(trainer):
             raise MisconfigurationException(
                 "CoTeachingCallback(keep='best') compares both networks on validation data, but there are none: give "
                 "the Trainer val_dataloaders and do not set limit_val_batches=0, or use keep='first'."
             )
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin the second network, and cut the run into stages."""
-        optimizer = trainer.optimizers[0]
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise MisconfigurationException(self._several_evaluations(pl_module, type(optimizer).__name__))
-        self._end_step()
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Refuse an optimizer that takes several looks at a batch; check the validation data on one batch."""
+        if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+            raise MisconfigurationException(self._peer.several_evaluations())
         self._evaluator = None
-        self._peer_statistics = StageStatistics()
-        self._agreed = torch.zeros(2, dtype=torch.float64, device=trainer.strategy.root_device)
         if self.keep == "best":
             self._evaluator = Evaluator(trainer)
-            self._evaluator([pl_module], limit=1)
-        self._second = Peer(trainer, pl_module, self._given_peer, self.seed)
-        super().on_train_start(trainer, pl_module)
-        self._second.hook("on_train_start")
+            self._evaluator([module], limit=1)
 
-    @staticmethod
-    def _several_evaluations(module: L.LightningModule, optimizer: str) -> str:
-        return (
-            f"The optimizer of {type(module).__name__}, {optimizer}, runs training_step several times in one step. In "
-            "co-teaching two networks take turns in each batch: use an optimizer that runs it once (SGD, Adam, ...)."
-        )
+    # -- steps -----------------------------------------------------------------------------------------------------
 
-    # -- steps ---------------------------------------------------------------------------------------------
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def before_batch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """The share of this batch that is left out."""
-        self._end_step()
         # Not once an epoch: a fit that is resumed within one does not start it.
         self._forget = forget_rate_at(trainer.current_epoch, self.forget_rate, self.gradual_epochs, self.exponent)
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-
-    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The peer's forward pass on the same batch: its losses are to weigh those of the user's network."""
-        assert self._second is not None
-        if self._record is not None:
-            optimizer = type(self._second.optimizer).__name__
-            raise MisconfigurationException(self._several_evaluations(self._second.module, optimizer))
-        self._record = self._second.begin_step(args, kwargs)
-        self._revealed = self._second.look(self._record, check_labels=not self._found_samples)
 
     def _choose(self, samples: Samples, phase: TrainingPhase | None = None) -> Tensor | None:
         """The weights by which these samples' losses choose among them; None for all."""
         return None if self._forget == 0 else small_loss_weights(samples.loss, self._forget, samples.valid)
 
-    def _weights(self, samples: Samples) -> Tensor | None:
-        if self._record is None:  # labels are analysed
+    def weights(self, samples: Samples) -> Tensor | None:
+        """What the peer's losses choose for the user's network; the user's losses choose for the peer."""
+        if not self._peer.in_step:  # labels are analysed
             return self._choose(samples)
-        position = len(self._first_weights)
-        if position >= len(self._revealed):
-            raise MisconfigurationException(self._other_losses(position + 1, len(self._revealed), "losses"))
-        others = self._revealed[position]
-        if len(others) != len(samples):
-            raise MisconfigurationException(self._other_losses(len(samples), len(others), "samples in a loss"))
-        self._first_weights.append(self._choose(others))
-        self._peer_weights.append(self._choose(samples))
-        return self._first_weights[-1]
-
-    @staticmethod
-    def _other_losses(first: int, second: int, what: str) -> str:
-        return (
-            f"Co-teaching chooses each network's samples by the other's losses, but the first has {first} {what} and "
-            f"the second {second}: training_step must compute the same losses whatever the parameters are."
-        )
-
-    def after_step(self, capture: LossCapture) -> None:
-        """Both networks' choices are known: take note of them."""
-        assert self._agreed is not None
-        if len(capture.samples) != len(self._revealed):
-            raise MisconfigurationException(self._other_losses(len(capture.samples), len(self._revealed), "losses"))
-        for samples, first, second in zip(capture.samples, self._first_weights, self._peer_weights, strict=True):
-            same = torch.ones_like(samples.loss) if first is None or second is None else (first > 0) == (second > 0)
-            counted = torch.ones_like(samples.loss) if samples.valid is None else samples.valid
-            self._agreed += torch.stack([(same * counted).sum(), counted.sum()])
-        for samples in self._revealed:
-            self._peer_statistics.add(samples, None)
-
-    def follow(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
-        """The peer learns from what the user's network chose."""
-        assert self._second is not None
-        return self._second.learn(record, self._peer_weights, batch_idx)
+        others = self._choices.counterpart(samples)
+        self._peer.weights.append(self._choose(samples))
+        self._choices.own.append(self._choose(others))
+        return self._choices.own[-1]
 
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
         """What the peer did in the stage."""
-        assert self._agreed is not None
-        summary = self._peer_statistics.summary(trainer)
-        agreed, count = trainer.strategy.reduce(self._agreed, reduce_op="sum").tolist()
-        self._agreed = torch.zeros_like(self._agreed)
-        record |= {
-            "forget_rate": self._forget,
-            "peer_loss": summary["loss"],
-            "peer_accuracy": summary["accuracy"],
-            "agreement": agreed / count if count else 1.0,
-        }
+        record |= {"forget_rate": self._forget, **self._choices.summary(trainer)}
 
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys, ``law/*``."""
         names = ("forget_rate", "peer_loss", "peer_accuracy", "agreement")
         return super().scalars(record) | {f"law/{name}": record[name] for name in names}
 
-    # -- afterwards ----------------------------------------------------------------------------------------
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leave the network that validates better in the user's module (``keep="best"``)."""
-        if self._evaluator is not None and self._second is not None:
-            self.choose(pl_module, *self._evaluator([pl_module, self._second.module]))
-        super().on_train_end(trainer, pl_module)
+        if self.keep == "best" and self.peer is not None:
+            own, peers = (self._evaluator or Evaluator(trainer))([module, self.peer])
+            if peers > own:
+                self._peer.give_to(module)
 
-    def release(self) -> None:
-        """Take the peer off the Trainer; a plain module remains."""
-        super().release()
-        self._evaluator = None
-        self._end_step()
 
-    # -- state ---------------------------------------------------------------------------------------------
+class _Choices(Part):
+    """What both networks chose in a step, and how often they agreed in a stage."""
 
-    def process_state(self) -> dict[str, Any]:
-        """What each process has for itself: tensors and plain Python."""
-        assert self._agreed is not None
-        return super().process_state() | {
-            "peer_statistics": self._peer_statistics.state_dict(),
-            "agreed": self._agreed.cpu(),
+    per_process = True
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.statistics = StageStatistics()  #: of the peer's losses
+        self.own: list[Tensor | None] = []  #: weights of the user's network in this step, an entry for each loss
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A fit begins."""
+        self._agreed = torch.zeros(2, dtype=torch.float64, device=trainer.strategy.root_device)  # agreed on, all
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A step begins."""
+        self.own = []
+
+    def counterpart(self, samples: Samples) -> Samples:
+        """What the peer's step revealed of the samples of the next loss."""
+        position, revealed = len(self.own), self._peer.samples
+        if position >= len(revealed):
+            raise _other_losses(position + 1, len(revealed), "losses")
+        if len(revealed[position]) != len(samples):
+            raise _other_losses(len(samples), len(revealed[position]), "samples in a loss")
+        return revealed[position]
+
+    def after_step(self, capture: LossCapture) -> None:
+        """Both networks' choices are known: take note of them."""
+        revealed = self._peer.samples
+        if len(capture.samples) != len(revealed):
+            raise _other_losses(len(capture.samples), len(revealed), "losses")
+        for samples, first, second in zip(capture.samples, self.own, self._peer.weights, strict=True):
+            same = torch.ones_like(samples.loss) if first is None or second is None else (first > 0) == (second > 0)
+            counted = torch.ones_like(samples.loss) if samples.valid is None else samples.valid
+            self._agreed += torch.stack([(same * counted).sum(), counted.sum()])
+        for samples in revealed:
+            self.statistics.add(samples, None)
+
+    def summary(self, trainer: L.Trainer) -> dict[str, float]:
+        """The stage in plain numbers, over all processes; starts anew."""
+        summary = self.statistics.summary(trainer)
+        agreed, count = trainer.strategy.reduce(self._agreed, reduce_op="sum").tolist()
+        self._agreed = torch.zeros_like(self._agreed)
+        return {
+            "peer_loss": summary["loss"],
+            "peer_accuracy": summary["accuracy"],
+            "agreement": agreed / count if count else 1.0,
         }
 
-    def load_process_state(self, trainer: L.Trainer, own: dict[str, Any]) -> None:
-        """Go on where :meth:`process_state` was taken on this process."""
-        super().load_process_state(trainer, own)
-        device = trainer.strategy.root_device
-        self._peer_statistics.load_state_dict(own["peer_statistics"], device)
-        self._agreed = own["agreed"].to(device)
+    def state_dict(self) -> dict[str, Any]:
+        """The counts so far."""
+        return {"agreed": self._agreed.cpu()}
 
-    def fit_state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().fit_state()
-        return state if self._second is None else state | {self.second_key: self._second.state_dict()}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        self._agreed.copy_(state["agreed"])
 
-    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        refuse_ended(type(self).__name__, state)
-        assert self._second is not None
-        super()._resume(trainer, module, state)
-        self._second.load_state_dict(state[self.second_key])
+
+def _other_losses(first: int, second: int, what: str) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"Co-teaching chooses each network's samples by the other's losses, but the first has {first} {what} and "
+        f"the second {second}: training_step must compute the same losses whatever the parameters are."
+    )

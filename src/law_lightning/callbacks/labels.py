@@ -16,6 +16,7 @@ from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.duplicate import duplicate
 from law_lightning.utilities.randomness import replaying
+from law_lightning.weighting.base import BaseWeighting, Weighting
 
 
 def truth_loader(trainer: L.Trainer) -> Any:
@@ -36,7 +37,11 @@ def truth_loader(trainer: L.Trainer) -> Any:
 
 
 def weights_by_label(
-    trainer: L.Trainer, module: L.LightningModule, weigh: Callable[[Samples], Tensor | None], loader: Any
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    weigh: Callable[[Samples], Tensor | None],
+    weighting: Weighting,
+    loader: Any,
 ) -> dict[str, float | None]:
     """The mean weight of samples whose label is right, and of those whose label is wrong.
 
@@ -46,12 +51,15 @@ def weights_by_label(
         trainer: the Trainer, in the course of a fit.
         module: the network as it is now.
         weigh: from the samples of a batch to weights [B], or None for ones.
+        weighting: what it asks; what this would remember of these samples is not of the training, and is forgotten.
         loader: see :func:`truth_loader`.
 
     Returns:
         ``weight_clean`` and ``weight_wrong``; None where there is no such sample.
     """
     sums = torch.zeros(2, 2, dtype=torch.float64)  # right and wrong labels: sum of the weights, and their number
+    stateful = weighting if isinstance(weighting, BaseWeighting) else BaseWeighting()
+    before = stateful.state_dict()
     with replaying(), torch.no_grad():
         twin = duplicate(trainer, module).eval()
         takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
@@ -61,6 +69,7 @@ def weights_by_label(
             weights = torch.ones(len(wrong)) if weights is None else weights.double().cpu()
             for row, chosen in enumerate((~wrong, wrong)):
                 sums[row] += torch.stack([weights[chosen].sum().double(), chosen.sum().double()])
+    stateful.load_state_dict(before)
     clean, mislabelled = (float(total / count) if count else None for total, count in sums)
     return {"weight_clean": clean, "weight_wrong": mislabelled}
 

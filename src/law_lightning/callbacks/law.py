@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +12,21 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.agent.resolve import resolve_agent
-from law_lightning.callbacks.resume import refuse_ended
-from law_lightning.callbacks.reward import RewardCallback
-from law_lightning.callbacks.staged import Record, phase_loss
-from law_lightning.second_network.trace import ReferenceTrace
+from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
+from law_lightning.callbacks.weighting import WeightingCallback
+from law_lightning.capture.part import Part
+from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD, Evaluator
+from law_lightning.second_network.reference import Reference
+from law_lightning.stages.clock import Record, phase_loss
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting.law import LAWWeighting
 
 
-class LAWCallback(RewardCallback):
+class LAWCallback(WeightingCallback):
     """Learning to Auto Weight on anyone's module: ``Trainer(callbacks=[LAWCallback()])``.
 
     In ``mode="search"`` a reference network trains beside the user's (the target) on the same batches with plain
@@ -48,8 +52,9 @@ class LAWCallback(RewardCallback):
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
         analyse_labels: record the mean weights of right and of wrong labels (see :class:`WeightingCallback`).
-        trace: keeps what the reference gives, for a later fit from the same seeds. An empty one is filled; with a
-            complete one, of an earlier fit, the reference is not trained again. Rewards are the same, bit for bit.
+        reference_record: what the reference gave in an earlier fit from the same seeds: for each stage's number its
+            ``accuracy``. With all stages after the warm-up in it, no reference is trained and rewards are the same, bit
+            for bit (``loss_gap`` is then None); otherwise this fit fills it in. Needs ``keep="target"``.
 
     Attributes:
         agent: the strategy.
@@ -82,27 +87,39 @@ class LAWCallback(RewardCallback):
         reward_growth: float = 3.0,
         reward_scale: float = 1.0,
         analyse_labels: bool = False,
-        trace: ReferenceTrace | None = None,
+        reference_record: dict[int, dict[str, float]] | None = None,
     ) -> None:
         if agent is None and mode == "apply":
             raise ValueError("mode='apply' needs a strategy: an agent, the path of a strategy file, or a shipped name.")
+        if mode not in ("search", "apply"):
+            raise ValueError(f"mode must be 'search' or 'apply', not {mode!r}.")
+        if keep not in ("best", "target"):
+            raise ValueError(f"keep must be 'best' or 'target', not {keep!r}.")
+        if reference_record is not None and (mode == "apply" or keep == "best"):
+            raise ValueError(
+                "reference_record knows a reference's accuracies, not its network: use mode='search', keep='target'."
+            )
+        _check_reward(reward_growth, reward_scale)
         self.agent = resolve_agent(agent, num_stages, warmup_stages, features)
         super().__init__(
             LAWWeighting(self.agent.features, renormalize),
-            mode,
-            keep,
-            reward_growth,
-            reward_scale,
-            trace,
             num_stages=self.agent.num_stages,
             warmup_stages=self.agent.warmup_stages if warmup_stages is None else warmup_stages,
             smoothing=smoothing,
             analyse_labels=analyse_labels,
         )
         self.weighting: LAWWeighting
+        self.mode = mode
+        self.keep = keep
         self.buffer = ReplayBuffer() if buffer is None else buffer
         self.explore = explore
         self.learn = learn
+        self.reward_growth = reward_growth
+        self.reward_scale = reward_scale
+        self.reference_record = reference_record
+        self._reference = Reference(self.statistics)
+        self._evaluator: Evaluator | None = None
+        self._accuracies: tuple[int, float, float] | None = None  # step, target's, reference's: last measured
 
     @property
     def theta(self) -> Tensor | None:
@@ -110,46 +127,121 @@ class LAWCallback(RewardCallback):
         return self.weighting.theta
 
     @property
+    def reference(self) -> L.LightningModule | None:
+        """The reference network; None in apply mode, and until the warm-up ends (one network trains for both)."""
+        return self._reference.module
+
+    @property
     def validates(self) -> bool:
         """Whether acc_smooth is of the validation data."""
         return bool(self.agent.hparams["phase_accuracy"] == "validation")
 
-    # -- before training -----------------------------------------------------------------------------------
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The reference takes its step after the target's."""
+        return {"reference": self._reference}
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Cut the run into stages, check the validation data on one batch, and begin."""
-        self.weighting.theta = None
-        super().on_train_start(trainer, pl_module)
+    # -- before training -------------------------------------------------------------------------------------------
 
-    def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Refuse what allows no reference or no validation."""
+        if self.mode == "search":
+            refuse_search(trainer, module)
+        elif self.validates:
+            refuse_validation(trainer)
+        if self.mode == "search" and self.keep == "best":
+            refuse_averages(trainer, type(self).__name__, "target")
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Check the validation data on one batch."""
+        self.weighting.theta = self._accuracies = None
+        if self.reference_record is not None and any(each.reduce_on_plateau for each in trainer.lr_scheduler_configs):
+            raise MisconfigurationException(
+                "The learning rate follows a validation metric of the target (ReduceLROnPlateau), and the reference "
+                "follows the target's rate: it differs from episode to episode and cannot be recorded. Search with "
+                "seed_pool=0 or with another scheduler."
+            )
+        if self.mode == "search" or self.validates:
+            self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)
+            self._evaluator([module], limit=1)
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """An episode begins."""
         if self.mode == "search":
             self.agent.start_episode()
 
+    # -- the stages ------------------------------------------------------------------------------------------------
+
     def start_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """theta_T = mu(s_T), for the whole stage."""
-        if not self.in_warmup:
-            phase = self._stage_phase
+        """theta_T = mu(s_T), for the whole stage (Equation 4)."""
+        if not self.clock.in_warmup:
+            phase = self.clock.phase
             explore = self.mode == "search" and self.explore
             theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore=explore)
             # Processes may have been given other agents, or round otherwise: one network needs one theta.
             self.weighting.theta = trainer.strategy.broadcast(theta)
 
+    def before_batch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Fork the reference when the warm-up has ended: until then one network trained for both."""
+        if self.mode == "search" and not (self._reference.active or self.clock.in_warmup or self._reference_is_known):
+            self._reference.fork()
+
+    @property
+    def _reference_is_known(self) -> bool:
+        weighted = range(self.warmup_stages, self.num_stages)
+        return self.reference_record is not None and all(stage in self.reference_record for stage in weighted)
+
     def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
-        """What enters l_smooth and acc_smooth, as the agent wants it (Equation 5)."""
-        _, accuracy = super().measure(trainer, module, record)
+        """Validate, once, for reward and phase: what enters l_smooth and acc_smooth, as the agent wants it."""
+        record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap"))
+        if record["loss_gap"] is not None:
+            record["weighted_loss_gap"] = record["loss_gap"] + record["weighted_loss"] - record["loss"]
+        if self.mode == "search":
+            target, reference = self._validate(module)
+            self._accuracies = (trainer.global_step, target, reference)
+            weight = LF.reward_weight(record["step"], self.clock.total_steps, self.reward_growth, self.reward_scale)
+            reward = LF.reward(target, reference, weight)
+            record |= {"acc_target": target, "acc_reference": reference, "reward": reward}
+        elif self._evaluator is not None:
+            (record["acc_target"],) = self._evaluator([module])
         loss = phase_loss(record, self.agent.hparams["relative_loss"])
-        return loss, record["acc_target"] if self.validates else accuracy
+        return loss, record["acc_target"] if self.validates else record["accuracy"]
+
+    def _validate(self, module: L.LightningModule) -> tuple[float, float]:
+        """Validation accuracies of target and reference; one network stands for both in the warm-up."""
+        assert self._evaluator is not None
+        if self._reference.module is not None:
+            target, reference = self._evaluator([module, self._reference.module])
+            if self.reference_record is not None:
+                self.reference_record[self.clock.stage] = {"accuracy": reference}
+            return target, reference
+        (accuracy,) = self._evaluator([module])
+        if self.reference_record is None or self.clock.in_warmup:
+            return accuracy, accuracy
+        return accuracy, self.reference_record[self.clock.stage]["accuracy"]
 
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
-        """Transition and full data update (Algorithm 2)."""
+        """Transition and full data update (Algorithms 1 and 2)."""
         theta = self.theta
         record["theta"] = [0.0] * (len(self.agent.features) + 1) if theta is None else theta.tolist()
         record |= dict.fromkeys(("critic_loss", "actor_loss", "q_mean"))
         if self.mode == "search" and theta is not None:
             done = record["stage"] == self.num_stages - 1
-            self.buffer.add(self._stage_phase, theta, record["reward"], phase, done)
+            self.buffer.add(self.clock.phase, theta, record["reward"], phase, done)
             if self.learn and len(self.buffer):  # workers hear of each other a stage later
                 record |= self.agent.full_data_update(self.buffer)
+
+    def finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Leave the network that validates better in the user's module (``keep="best"``)."""
+        if self.mode == "apply" or self._reference_is_known:
+            return
+        if not self._reference.active:  # the fit ended in the warm-up
+            self._reference.fork()
+        if self.keep == "best":
+            if self._accuracies is None or self._accuracies[0] != trainer.global_step:
+                self._accuracies = (trainer.global_step, *self._validate(module))
+            if self._accuracies[2] > self._accuracies[1]:
+                self._reference.give_to(module)
 
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys, ``law/*`` and ``agent/*``; those it lacks are left out."""
@@ -161,40 +253,31 @@ class LAWCallback(RewardCallback):
         scalars |= {f"agent/{name}": record[name] for name in ("critic_loss", "actor_loss", "q_mean")}
         return {name: value for name, value in scalars.items() if value is not None}
 
-    # -- state ---------------------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------------------------
 
-    def fit_state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().fit_state()
-        if self.trace is not None:
-            return state
-        return state | {
+    def extra_state(self) -> dict[str, Any]:
+        """The strategy with what it has learned from, theta and the last accuracies."""
+        return {
             "mode": self.mode,
             "agent": self.agent.full_state(),
             "buffer": self.buffer.state_dict(),
             "theta": None if self.theta is None else self.theta.cpu(),
+            "accuracies": None if self._accuracies is None else list(self._accuracies),
         }
 
-    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        if self.trace is None:
-            self._load_strategy(state)
-        super()._resume(trainer, module, state)
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`extra_state` was taken.
 
-    def _load_strategy(self, state: dict[str, Any]) -> None:
-        if "mode" not in state:
-            raise MisconfigurationException(
-                "The checkpoint is a kept warm-up of a search, without its strategy: resume from one of your own fit."
-            )
-        if state["mode"] != self.mode:
-            mode = state["mode"]
+        Raises:
+            MisconfigurationException: the run had another mode, or a strategy of other settings.
+            ValueError: no fit has left such a state.
+        """
+        if self.reference_record is not None:
+            raise MisconfigurationException("A fit with a reference_record cannot be resumed: begin it anew.")
+        if (mode := state["mode"]) != self.mode:
             raise MisconfigurationException(
                 f"The checkpoint is of a run in mode {mode!r}; resume with LAWCallback(mode={mode!r})."
             )
-        if self.mode == "search":
-            refuse_ended(type(self).__name__, state)
-        self._load_agent(state)
-
-    def _load_agent(self, state: dict[str, Any]) -> None:
         if other := self.agent.differences(state["agent"]["hparams"]):
             raise MisconfigurationException(
                 "The checkpoint holds a strategy with other settings than the callback's agent: resume with "
@@ -204,17 +287,22 @@ class LAWCallback(RewardCallback):
         self.buffer.load_state_dict(state["buffer"])
         if len(self.buffer):
             self.agent.check_fit(self.buffer.transitions())
-        theta = state["theta"]
-        if theta is not None and (
-            theta.dtype != torch.float32
-            or theta.shape != (len(self.agent.features) + 1,)
-            or not float(theta.abs().max()) <= MOST_REWARD
+        theta, shape = state["theta"], (len(self.agent.features) + 1,)
+        if theta is not None and not (
+            theta.dtype == torch.float32 and theta.shape == shape and float(theta.abs().max()) <= MOST_REWARD
         ):
             raise ValueError("its theta is not that of this strategy")
         self.weighting.theta = theta
+        if state["accuracies"] is not None:
+            step, target, reference = state["accuracies"]
+            self._accuracies = (int(step), float(target), float(reference))
 
-    def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        """Take over what a fit came to that has ended, the strategy too."""
-        super().load_results(trainer, module, state)
-        if "agent" in state:
-            self._load_agent(state)
+
+def _check_reward(growth: float, scale: float) -> None:
+    if not math.isfinite(growth) or not scale > 0:
+        raise ValueError(f"reward_growth must be finite and reward_scale above 0, not {growth}, {scale}.")
+    if not growth + math.log(scale) < math.log(MOST_REWARD):  # exp of the growth may overflow
+        raise ValueError(
+            f"exp(reward_growth) * reward_scale must be below {MOST_REWARD:g}, or the rewards are too large to be "
+            f"learned from: lower reward_growth={growth} or reward_scale={scale}."
+        )

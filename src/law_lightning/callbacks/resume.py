@@ -1,58 +1,95 @@
-"""What a checkpoint must hold of a callback for a fit to go on from it."""
+"""Where a resumed fit goes on: what a checkpoint holds of a callback, and what Lightning does not restore."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import lightning as L
+import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
 
-from law_lightning.stages.schedule import StageSchedule
+from law_lightning._compat import combined_loader, restore_data
+from law_lightning.capture.part import Part
+from law_lightning.stages.clock import StageClock
+from law_lightning.utilities.randomness import check_portable_states, portable_states, set_portable_states
 
-#: Neither l_smooth nor acc_smooth comes near it in a fit.
-MOST_SMOOTH = 1e6
-
-#: Of what a callback leaves in a checkpoint; to be raised when a state of before can no longer be read as it is.
-STATE_FORMAT = 1
+#: Of what a callback leaves in a checkpoint; raised when an earlier state can no longer be read as it is.
+STATE_FORMAT = 2
 
 
-def refuse_later(name: str, state: dict[str, Any]) -> None:
-    """Raise a MisconfigurationException for a state that a later version wrote.
+class ResumePoint(Part):
+    """The global random states, which Lightning does not restore and from which the order of the data is drawn.
 
-    Args:
-        name: of the callback.
-        state: what the checkpoint holds of it.
+    From a checkpoint of an epoch's end the next epoch is drawn as in the uninterrupted fit. Within an epoch the loaders
+    must keep their own state, as torchdata's ``StatefulDataLoader`` does; with others Lightning goes on with an order
+    of its own, of which a warning tells.
     """
-    found = state.get("format", 1)  # the first checkpoints had no number
-    if isinstance(found, int) and found > STATE_FORMAT:
-        raise MisconfigurationException(
-            f"The checkpoint holds a state of {name} of format {found}, but this version of law-lightning reads "
-            f"formats up to {STATE_FORMAT}: install the newer version that wrote it."
-        )
+
+    per_process = True
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A fit begins."""
+        self._trainer = trainer
+        self._step_begun: int | None = None  # optimizer steps before the last training_step
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A step begins, or gradients are accumulated for one."""
+        self._step_begun = self._trainer.global_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random states, and whether a step is in progress."""
+        return {"random": portable_states(), "in_step": self._step_begun == self._trainer.global_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the random states back; what cannot go on exactly is warned of.
+
+        Raises:
+            ValueError: these are no random states.
+        """
+        check_portable_states(state["random"])
+        trainer = self._trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        within = 0 < progress.ready and progress.processed < trainer.fit_loop.max_batches  # type: ignore[attr-defined]
+        restore_data(trainer, within)
+        set_portable_states(state["random"])
+        loaders = combined_loader(trainer)
+        stateful = loaders is not None and all(hasattr(each, "load_state_dict") for each in loaders.flattened)
+        differs = []
+        if within and not stateful:
+            differs.append(
+                "it was written within an epoch, whose order Lightning draws anew (use torchdata's StatefulDataLoader "
+                "for the training data, or checkpoints of an epoch's end)"
+            )
+        if state["in_step"]:
+            differs.append("it was written in the middle of a step, whose first part stays done")
+        plateaus = [each for each in trainer.lr_scheduler_configs if each.reduce_on_plateau]
+        if plateaus and not within:
+            differs.append(
+                "Lightning does not step ReduceLROnPlateau at the end of the epoch that a checkpoint was written in"
+            )
+        if differs:
+            rank_zero_warn(
+                f"The fit goes on from the checkpoint, but may end otherwise than without the stop: {'; '.join(differs)}."
+            )
 
 
-def refuse_ended(name: str, state: dict[str, Any]) -> None:
-    """Raise a MisconfigurationException for a checkpoint of a fit that was stopped early and had let go of its parts.
-
-    Args:
-        name: of the callback.
-        state: what the checkpoint holds of it.
-    """
-    if (state.get("ended") or state.get("chosen")) and state["stage"] < state["num_stages"]:
-        raise MisconfigurationException(
-            f"The checkpoint was written after its fit had ended early, when {name} no longer had all that it needs to "
-            "go on: resume from one that was written during the fit, as by ModelCheckpoint."
-        )
+def of_every_process(mine: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each process has, in the order of their ranks; all must ask. A checkpoint is written by the first alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    return gathered
 
 
-def refuse_other_run(trainer: L.Trainer, schedule: StageSchedule, state: dict[str, Any]) -> None:
-    """Raise a MisconfigurationException for a checkpoint of a run with other stages or processes.
+def refuse_other_run(trainer: L.Trainer, name: str, clock: StageClock, state: dict[str, Any]) -> None:
+    """Raise a MisconfigurationException for a checkpoint from which this fit cannot go on.
 
     Args:
         trainer: the Trainer that resumes.
-        schedule: its stages.
+        name: of the callback.
+        clock: of the fit.
         state: what the checkpoint holds of the callback.
     """
     if len(state["processes"]) != trainer.world_size:
@@ -60,61 +97,53 @@ def refuse_other_run(trainer: L.Trainer, schedule: StageSchedule, state: dict[st
             f"The checkpoint is of a run on {len(state['processes'])} processes, but this one has "
             f"{trainer.world_size}: resume with as many devices."
         )
-    before = (state["total_steps"], state["num_stages"])
-    if before != (schedule.total_steps, schedule.num_stages):
+    stages = state["clock"]
+    before = (stages["total_steps"], stages["num_stages"])
+    if before != (clock.total_steps, clock.num_stages):
         raise MisconfigurationException(
             f"The checkpoint is of a run with {before[0]} steps in {before[1]} stages, but this one has "
-            f"{schedule.total_steps} in {schedule.num_stages}: resume with the same max_epochs, max_steps, data "
+            f"{clock.total_steps} in {clock.num_stages}: resume with the same max_epochs, max_steps, data "
             "and num_stages."
         )
+    if state["ended"] and stages["stage"] < stages["num_stages"]:
+        raise MisconfigurationException(
+            f"The checkpoint was written after its fit had ended early, when {name} no longer had all that it needs to "
+            "go on: resume from one that was written during the fit, as by ModelCheckpoint."
+        )
 
 
-def check_stages(state: dict[str, Any]) -> None:
-    """Raise a ValueError for stages, records or metrics that no fit has left.
+def readable(name: str, state: dict[str, Any]) -> dict[str, Any]:
+    """A callback's state of any earlier format as one of the present format.
 
     Args:
-        state: what the checkpoint holds of the callback.
+        name: of the callback.
+        state: what the checkpoint holds of it.
+
+    Raises:
+        MisconfigurationException: a later version wrote it.
     """
-    if not isinstance(state["stage"], int) or not 0 <= state["stage"] <= state["num_stages"]:
-        raise ValueError(f"its stage is {state['stage']!r}")
-    smooth = (state["loss_smooth"], state["acc_smooth"])
-    if not all(state["stage"] == 0 if value is None else abs(value) <= MOST_SMOOTH for value in smooth):
-        raise ValueError(f"its loss_smooth and acc_smooth are {smooth}")
-    if not all(map(_is_plain, (value for record in state["history"] for value in record.values()))):
-        raise ValueError("its history holds more than numbers")
-    metrics = state.get("metrics", {})  # files of before have none
-    if numbers(metrics).keys() != metrics.keys():
-        raise ValueError("its metrics are more than single numbers")
-
-
-def _is_plain(entry: Any) -> bool:
-    """Whether an entry of a record is a number, none, or a list of these."""
-    return all(
-        each is None or isinstance(each, (int, float)) for each in (entry if isinstance(entry, list) else [entry])
-    )
-
-
-def numbers(metrics: dict[str, Any]) -> dict[str, Tensor]:
-    """Those of the metrics that are single numbers, as schedulers and callbacks follow them."""
-    return {name: value for name, value in metrics.items() if isinstance(value, Tensor) and value.numel() == 1}
-
-
-def tell_of_unfinished(state: dict[str, Any]) -> None:
-    """Warn of a checkpoint that was written in the middle of something; to refuse it might be to lose the run.
-
-    Args:
-        state: what the checkpoint holds of the callback.
-    """
-    if state.get("in_step"):
-        rank_zero_warn(
-            "The checkpoint was written in the middle of a step, as by OnExceptionCheckpoint after an error within it. "
-            "The step begins anew, but what its first part has changed stays changed (running statistics, random "
-            "states, gradients that were being accumulated), so the run may end otherwise than without the stop. From "
-            "a checkpoint between two steps it would end the same."
+    found = state.get("format", 1)  # the first checkpoints had no number
+    if isinstance(found, int) and found > STATE_FORMAT:
+        raise MisconfigurationException(
+            f"The checkpoint holds a state of {name} of format {found}, but this version of law-lightning reads "
+            f"formats up to {STATE_FORMAT}: install the newer version that wrote it."
         )
-    if state.get("exchanged"):
-        rank_zero_warn(
-            "The checkpoint was written in a validation, in which WeightAveraging had put the average of the weights "
-            "in the network's place, and Lightning goes on as if it had not: the two are exchanged from now on. From "
-            "a checkpoint between two steps it would not be so."
-        )
+    if not state or found == STATE_FORMAT:
+        return state
+    stages = ("total_steps", "num_stages", "stage", "loss_smooth", "acc_smooth", "history")
+    clock = {key: state[key] for key in stages}
+    if clock["stage"] == 0:  # None stood for the values before anything was learned
+        clock |= {"loss_smooth": 1.0, "acc_smooth": 0.0}
+    processes = [
+        {**own, "resume": {"random": own["order"]["now"], "in_step": state.get("in_step", False)}}
+        for own in state["processes"]
+    ]
+    peer = state.get("peer")
+    return state | {
+        "format": STATE_FORMAT,
+        "ended": state.get("ended", False) or state.get("chosen", False),
+        "clock": clock,
+        "processes": processes,
+        "peer": None if peer is None else {"network": peer},
+        "reference": {"network": state.get("reference")},
+    }

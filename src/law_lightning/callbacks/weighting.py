@@ -1,8 +1,9 @@
-"""Any weighting on anyone's module."""
+"""Any weighting on anyone's module: the one class with Lightning's training hooks."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -10,20 +11,28 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.callbacks.checks import restore
+from law_lightning._compat import logged_step
+from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_neighbours, schedule_of
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
-from law_lightning.callbacks.staged import Record, StagedCallback
-from law_lightning.capture.loss_capture import TWO_WAYS, LossCapture, Weigh
+from law_lightning.callbacks.resume import STATE_FORMAT, ResumePoint, of_every_process, readable, refuse_other_run
+from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
-from law_lightning.second_network.duplicate import WRAPPED
+from law_lightning.capture.weighted_step import WeightedStep
+from law_lightning.capture.wrap import unwrap, wrap
+from law_lightning.stages.clock import Record, StageClock, phase_loss
+from law_lightning.stages.schedule import StageSchedule, TrainingPhase
+from law_lightning.stages.statistics import StageStatistics
 from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights, is_attached
 
 
-class WeightingCallback(StagedCallback):
+class WeightingCallback(L.Callback):
     """Weights the per-sample losses of a module's ``training_step``; the module itself stays as it is.
 
     During a fit the module's ``training_step`` is wrapped on the instance; afterwards it is as it was. The run is cut
     into stages (3SM), which give the weighting its training phase and the history its records.
+
+    Subclasses override the methods of the first section below and hold further parts; Lightning's hooks are
+    implemented here alone.
 
     Args:
         weighting: ``weighting(samples, phase) -> weights [B]``.
@@ -38,6 +47,7 @@ class WeightingCallback(StagedCallback):
         history: a record per finished stage, as plain numbers: ``stage``, ``step``, ``epoch``, ``loss``, ``accuracy``
             (both of training), ``loss_smooth``, ``acc_smooth`` and the weights' ``weight_mean``, ``weight_std``,
             ``weight_min``, ``weight_max``, ``weight_per_class``.
+        schedule: the stages of the fit; None before it begins.
     """
 
     def __init__(
@@ -51,29 +61,71 @@ class WeightingCallback(StagedCallback):
     ) -> None:
         if not callable(weighting):
             raise ValueError(f"weighting must be a function of samples and phase, not {weighting!r}.")
-        super().__init__(num_stages, warmup_stages, smoothing)
         self.weighting = weighting
         self.analyse_labels = analyse_labels
-        self._found_samples = False
-        self._loss_is_used = False
+        self.clock = StageClock(num_stages, warmup_stages, smoothing)
+        self.statistics = StageStatistics()
+        self._resume_point = ResumePoint()
+        self._fitting = self._began = False
+        self._loaded: dict[str, Any] | None = None
         self._truth: Any = None
 
-    # -- what a subclass adds ------------------------------------------------------------------------------
+    # -- what a subclass overrides ---------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts by name, in the order in which they act in every hook; a step's statistics are complete last."""
+        return {}
 
     @property
     def attached(self) -> bool:
         """Whether samples come with their graph, so that gradients may flow through the weights."""
         return is_attached(self.weighting)
 
-    def capture(self, weigh: Weigh, **options: Any) -> LossCapture:
-        """What looks on at a ``training_step``; takes the arguments of :class:`LossCapture`."""
-        return LossCapture(weigh, **options)
+    def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Refuse a Trainer or a module that does not fit, before anything runs."""
 
-    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Called with the arguments of every ``training_step``, before it."""
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Try what the fit needs (data, copies), before its first step; the parts have started."""
 
-    def after_step(self, capture: LossCapture) -> None:
-        """Called with what a ``training_step`` revealed, after it."""
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A fit begins that is not resumed."""
+
+    def start_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A stage begins."""
+
+    def before_batch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A batch begins."""
+
+    def weights(self, samples: Samples) -> Tensor | None:
+        """The weights [B] of a loss of the present step, after the warm-up; None for ones."""
+        return checked_weights(self.weighting, samples, self.clock.phase)
+
+    def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
+        """What the stage that ends contributes to l_smooth and acc_smooth (Equation 5).
+
+        Args:
+            trainer: the Trainer.
+            module: the user's module.
+            record: the stage's entry of the history, to be added to.
+
+        Returns:
+            Here its training loss, in units of the loss of a uniform guess, and its training accuracy.
+        """
+        return phase_loss(record, relative=True), record["accuracy"]
+
+    def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
+        """A stage ends.
+
+        Args:
+            trainer: the Trainer.
+            module: the user's module.
+            record: the stage's entry of the history, to be added to.
+            phase: s_{T+1}, in which the next stage begins.
+        """
+
+    def finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """The last step was taken."""
 
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys."""
@@ -81,112 +133,254 @@ class WeightingCallback(StagedCallback):
         scalars = {f"law/weight/{name}": record.get(f"weight_{name}") for name in names}
         return {name: value for name, value in scalars.items() if value is not None}
 
-    # -- before training -----------------------------------------------------------------------------------
+    def extra_state(self) -> dict[str, Any]:
+        """What a subclass adds to the state in a checkpoint, also after the fit: tensors and plain Python."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`extra_state` was taken; what is wrong with it may raise anything."""
+
+    # -- the stages ------------------------------------------------------------------------------------------------
+
+    @property
+    def num_stages(self) -> int:
+        """T_max."""
+        return self.clock.num_stages
+
+    @property
+    def warmup_stages(self) -> int:
+        """The first stages, in which every sample weighs 1."""
+        return self.clock.warmup_stages
+
+    @property
+    def schedule(self) -> StageSchedule | None:
+        """The stages of the fit; None before it begins."""
+        return self.clock.schedule
+
+    @property
+    def history(self) -> list[Record]:
+        """A record per finished stage."""
+        return self.clock.history
+
+    @property
+    def phase(self) -> TrainingPhase:
+        """s_T."""
+        return self.clock.phase
+
+    # -- before training -------------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what cannot work, before anything runs."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            refuse_second_weighting(trainer)
+        # A checkpoint is restored after this, also for a test or a validation, which must not change a later fit.
+        self._fitting, self._loaded = stage == "fit", None
+        if not self._fitting:
+            return
+        self._began = False
+        self._close()  # what a fit that failed has kept
+        refuse_second_weighting(trainer)
+        check_fit(trainer, pl_module)
+        self.check(trainer, pl_module)
+        wrap(pl_module, "configure_optimizers", check_optimizers)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse callbacks that do not go together."""
+        unwrap(pl_module, "configure_optimizers")
+        refuse_neighbours(trainer, pl_module, resumes=self._loaded is not None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Cut the run into stages and begin to weight."""
+        """Cut the run into stages and begin to weight; or go on from a checkpoint."""
+        if self._loaded is None and trainer.global_step > 0:
+            raise MisconfigurationException(
+                f"LAW cuts a whole training into stages, but this one is already at step {trainer.global_step}: "
+                "begin anew, or resume from a checkpoint that was made with the callback."
+            )
         self._truth = truth_loader(trainer) if self.analyse_labels else None
-        self._found_samples = self._loss_is_used = False
+        resumes = self._loaded is not None
+        self._begin(trainer, pl_module, self.prepare)
+        if not resumes:
+            self.start(trainer, pl_module)
+            self.start_stage(trainer, pl_module)
+        wrap(pl_module, "training_step", self._training_step)
+
+    def _begin(self, trainer: L.Trainer, module: L.LightningModule, prepare: Callable[..., None] | None = None) -> None:
+        """Start all parts, and let them go on from the checkpoint if there is one."""
+        self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages))
+        parts = self._all_parts()
+        self._step = WeightedStep(self._weigh, self.attached, parts.values())
+        for part in parts.values():
+            part.start(trainer, module)
         if isinstance(self.weighting, BaseWeighting):
             self.weighting.start(trainer)
-        super().on_train_start(trainer, pl_module)
-        self._wrap(pl_module)
+        if prepare is not None:
+            prepare(trainer, module)
+        self._began = True
+        state, self._loaded = self._loaded, None
+        if state is None:
+            return
+        with self._naming_damage():
+            refuse_other_run(trainer, type(self).__name__, self.clock, state)
+            self.clock.load_state_dict(state["clock"])
+            self.load_extra_state(state)
+            own = state["processes"][trainer.global_rank]
+            if isinstance(self.weighting, BaseWeighting) and "weighting" in own:
+                self.weighting.load_state_dict(own["weighting"])
+            for name, part in parts.items():
+                if (found := (own if part.per_process else state).get(name)) is not None:
+                    part.load_state_dict(found)
+        if self.history:
+            _show(trainer, self.scalars(self.history[-1]))
 
-    # -- steps ---------------------------------------------------------------------------------------------
+    @contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except MisconfigurationException:
+            raise
+        except Exception as error:  # a state that another program wrote can fail in any way
+            raise MisconfigurationException(
+                f"What the checkpoint holds of {type(self).__name__} is damaged ({type(error).__name__}: {error}): "
+                "resume from another one, or begin anew."
+            ) from error
 
-    def _wrap(self, module: L.LightningModule) -> None:
-        original, attached = module.training_step, self.attached
+    def _all_parts(self) -> dict[str, Part]:
+        return {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
 
-        @functools.wraps(original)
-        def training_step(*args: Any, **kwargs: Any) -> Any:
-            if self not in module.trainer.callbacks:  # type: ignore[attr-defined]
-                return original(*args, **kwargs)  # a tuner tries the module out meanwhile
-            self._step_begun = module.trainer.global_step
-            self.before_step(args, kwargs)
-            on_use = None if self._loss_is_used else self._note_use
-            check = not self._found_samples
-            with self.capture(self._weigh, attached=attached, check_labels=check, on_use=on_use) as capture:
-                output = original(*args, **kwargs)
-            output = capture.take_output(output)
-            if not capture.samples and not self._found_samples and output is not None:
-                raise MisconfigurationException(
-                    f"{type(module).__name__}.training_step reveals no per-sample loss, so LAW cannot weight it. "
-                    + TWO_WAYS
-                )
-            self._found_samples = self._found_samples or bool(capture.samples)
-            self.after_step(capture)
-            return output
+    # -- steps -----------------------------------------------------------------------------------------------------
 
-        setattr(training_step, WRAPPED, vars(module).get("training_step"))
-        vars(module)["training_step"] = training_step
+    def _mirror(self, hook: str, *args: Any) -> None:
+        for part in self._all_parts().values():
+            part.mirror(hook, *args)
 
-    def _note_use(self, gradient: Tensor) -> None:
-        self._loss_is_used = True
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before the module's own hook."""
+        self._mirror("on_train_epoch_start")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Before the module's own hook."""
+        self.before_batch(trainer, pl_module)
+        self._mirror("on_train_batch_start", batch, batch_idx)
+
+    def _training_step(self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self not in module.trainer.callbacks:  # type: ignore[attr-defined]
+            return original(*args, **kwargs)  # a tuner tries the module out meanwhile
+        return self._step(module, original, *args, **kwargs)
+
+    def _weights(self, samples: Samples) -> Tensor | None:
+        return None if self.clock.in_warmup else self.weights(samples)
+
+    def _weigh(self, samples: Samples) -> Tensor | None:
+        weights = self._weights(samples)
+        if self.attached:
+            self.statistics.add(samples.detach(), None if weights is None else weights.detach())
+        else:
+            self.statistics.add(samples, weights)
+        return weights
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Refuse a module whose classification losses are not part of what it trains on."""
-        if self._found_samples and not self._loss_is_used:
-            raise MisconfigurationException(
-                f"{type(pl_module).__name__}.training_step computes a classification loss, but what it returns does "
-                "not depend on it, so LAW would weight nothing. " + TWO_WAYS
-            )
+        self._step.check_use(pl_module)
+        for part in self._all_parts().values():
+            part.before_optimizer_step(optimizer)
 
-    def _weigh(self, samples: Samples) -> Tensor | None:
-        weights = self._weights(samples)
-        if self.attached:
-            self._statistics.add(samples.detach(), None if weights is None else weights.detach())
-        else:
-            self._statistics.add(samples, weights)
-        return weights
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The parts act on the batch; the stage ends if its last step was taken."""
+        for part in self._all_parts().values():
+            part.after_batch(batch, batch_idx)
+        if self.clock.is_due(trainer.global_step):
+            self._end_stage(trainer, pl_module)
 
-    def _weights(self, samples: Samples) -> Tensor | None:
-        return None if self.in_warmup else checked_weights(self.weighting, samples, self._stage_phase)
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before the module's own hook."""
+        self._mirror("on_train_epoch_end")
 
-    def analyse(self, trainer: L.Trainer, module: L.LightningModule) -> Record:
-        """The mean weights of right and of wrong labels, if they are asked for."""
-        if self._truth is None:
-            return {}
-        if not isinstance(self.weighting, BaseWeighting):
-            return weights_by_label(trainer, module, self._weights, self._truth)
-        before = self.weighting.state_dict()  # what it would remember of these samples is not of the training
-        found = weights_by_label(trainer, module, self._weights, self._truth)
-        self.weighting.load_state_dict(before)
-        return found
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Not called for the sanity check."""
+        if not trainer.sanity_checking:
+            self._mirror("on_validation_start")
 
-    # -- afterwards ----------------------------------------------------------------------------------------
+    def _end_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        clock, summary = self.clock, self.statistics.summary(trainer)
+        self.statistics.warn_of_lost(clock.stage, summary)
+        record: Record = {"stage": clock.stage, "step": trainer.global_step, "epoch": trainer.current_epoch, **summary}
+        if self._truth is not None:
+            record |= weights_by_label(trainer, module, self._weights, self.weighting, self._truth)
+        phase = clock.next_phase(*self.measure(trainer, module, record))
+        record |= {"loss_smooth": phase.loss_smooth, "acc_smooth": phase.acc_smooth}
+        self.end_stage(trainer, module, record, phase)
+        clock.advance(record, phase)
+        scalars = self.scalars(record)
+        for logger in trainer.loggers:  # one row a stage, whatever log_every_n_steps
+            logger.log_metrics(scalars, step=logged_step(trainer))
+        _show(trainer, scalars)
+        if not clock.is_over:
+            self.start_stage(trainer, module)
 
-    def restore(self, module: L.LightningModule) -> None:
-        """Leave the user's module as it was, whether the fit ended or failed."""
-        super().restore(module)
-        restore(module, "training_step")
+    # -- afterwards ------------------------------------------------------------------------------------------------
 
-    def release(self) -> None:
-        """Let go of what only the fit needed."""
-        super().release()
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last step was taken."""
+        self.finish(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A fit that goes on from the end of another has no step to take: it ends as that one would have."""
+        if self._loaded is not None:
+            finished = self._loaded["ended"]
+            self._begin(trainer, pl_module)
+            if not finished:
+                self.finish(trainer, pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        self._unwrap(pl_module)
+        self._close()
+        self._fitting, self._loaded = False, None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was; the state stays whole for a checkpoint that is written after this."""
+        self._unwrap(pl_module)
+
+    def _unwrap(self, module: L.LightningModule) -> None:
+        unwrap(module, "training_step")
+        unwrap(module, "configure_optimizers")
+
+    def _close(self) -> None:
+        for part in self._all_parts().values():
+            part.close()
         self._truth = None
 
-    # -- state ---------------------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------------------------
 
-    def process_state(self) -> dict[str, Any]:
-        """What each process has for itself: tensors and plain Python."""
-        state = super().process_state()
-        return (
-            state | {"weighting": self.weighting.state_dict()} if isinstance(self.weighting, BaseWeighting) else state
-        )
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the fit depends on, as tensors and plain Python; empty before it begins.
 
-    def load_process_state(self, trainer: L.Trainer, own: dict[str, Any]) -> None:
-        """Go on where :meth:`process_state` was taken on this process."""
-        super().load_process_state(trainer, own)
-        if isinstance(self.weighting, BaseWeighting):
-            self.weighting.load_state_dict(own["weighting"])
+        A state of an ended fit has no parts: from it none can go on.
+        """
+        if not self._began:
+            return {}
+        state: dict[str, Any] = {"format": STATE_FORMAT, "ended": not self._fitting, "clock": self.clock.state_dict()}
+        own: dict[str, Any] = {}
+        if self._fitting:
+            if isinstance(self.weighting, BaseWeighting):
+                own["weighting"] = self.weighting.state_dict()
+            for name, part in self._all_parts().items():
+                (own if part.per_process else state)[name] = part.state_dict()
+        return state | {"processes": of_every_process(own)} | self.extra_state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state of a checkpoint until the fit that resumes from it begins.
+
+        Raises:
+            MisconfigurationException: it is of a later version, or damaged.
+        """
+        if self._fitting and state_dict:
+            with self._naming_damage():
+                self._loaded = readable(type(self).__name__, state_dict)
 
 
 def refuse_second_weighting(trainer: L.Trainer) -> None:
@@ -198,3 +392,8 @@ def refuse_second_weighting(trainer: L.Trainer) -> None:
             f"The Trainer has {len(names)} callbacks that weight samples ({', '.join(names)}), which would weight each "
             "other's weighted losses: give it one. A weighting may itself call others and multiply what they return."
         )
+
+
+def _show(trainer: L.Trainer, scalars: dict[str, float]) -> None:
+    """Let callbacks such as EarlyStopping monitor these numbers."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from law_lightning._compat import to_device
 from law_lightning.second_network.evaluation import validation_loaders
-from law_lightning.second_network.reference import StepRecord
+from law_lightning.second_network.step import StepRecord
 from law_lightning.utilities.randomness import derived_seed, replaying
 
 NO_CLEAN_DATA = (

@@ -13,9 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning._compat import hooks_of, is_compiled, mark_uncompiled
-
-WRAPPED = "_law_lightning_wraps"
-"""Marks a function that a callback put on the user's module; holds what the instance had in its place, or None."""
+from law_lightning.capture.wrap import WRAPPED
 
 _LOG_METHODS = ("log", "log_dict")
 _MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}

@@ -20,7 +20,8 @@ from law_lightning._compat import reset_of
 from law_lightning.capture.loss_capture import LossCapture, same_target
 from law_lightning.capture.losses import ReducedLoss
 from law_lightning.capture.samples import Samples
-from law_lightning.second_network.reference import Reference, StepRecord, copy_tensors, tensors
+from law_lightning.second_network.second import SecondNetwork, copy_tensors, tensors
+from law_lightning.second_network.step import StepRecord
 from law_lightning.utilities.randomness import replaying
 
 
@@ -84,63 +85,82 @@ class LateCapture(LossCapture):
         return {**output, "loss": output["loss"] + _LateCorrection.apply(losses, len(losses), self._late[-1])}
 
 
-class Peer(Reference):
+class Peer(SecondNetwork):
     """A second network with the optimizer, precision and strategy of the user's, begun elsewhere.
 
     Args:
-        trainer: the Trainer that fits the user's module.
-        module: the user's module, to be copied together with the state of its optimizer.
-        start: a module whose parameters and buffers the copy begins with; None draws its parameters anew.
+        begin_with: a module whose parameters and buffers the copy begins with; None draws its parameters anew.
         seed: of what is drawn.
 
-    Raises:
-        MisconfigurationException: see :func:`draw_anew` and :func:`check_start`.
+    Attributes:
+        samples: what the peer's forward pass of the present step revealed, an entry for each loss.
+        weights: to be set before the batch ends: for each entry of ``samples`` [B], or None for ones.
+        check_labels: see :class:`LossCapture`.
     """
 
-    def __init__(self, trainer: L.Trainer, module: L.LightningModule, start: L.LightningModule | None, seed: int):
-        self._start, self._seed = start, seed
-        self._capture = LateCapture()
-        self._output: Any = None
-        super().__init__(trainer, module)
+    def __init__(self, begin_with: L.LightningModule | None, seed: int) -> None:
+        super().__init__()
+        self._begin_with, self._seed = begin_with, seed
+        self._end_step()
 
-    def _prepare(self) -> None:
-        if self._start is None:
-            draw_anew(self.module, self._seed)
-        else:
-            check_start(self.module, self._start)
-            copy_tensors(tensors(self._start), tensors(self.module))
+    def _end_step(self) -> None:
+        self.samples: list[Samples] = []
+        self.weights: list[Tensor | None] = []
+        self._capture, self._output = LateCapture(), None
 
-    def look(self, record: StepRecord, check_labels: bool) -> list[Samples]:
-        """Run the step forward, from the random states as they are, which stay so.
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Copy the user's module; the copy begins elsewhere.
 
-        Both networks thus see the same batch even where ``training_step`` augments or mixes it at random.
-
-        Args:
-            record: what the user's network's step has.
-            check_labels: see :class:`LossCapture`.
-
-        Returns:
-            What the step revealed.
+        Raises:
+            MisconfigurationException: see :func:`draw_anew` and :func:`check_start`.
         """
+        super().start(trainer, module)
+        self.check_labels = True
+        self._end_step()
+        self.fork()
+        self.mirror("on_train_start")
+
+    def _prepare(self, twin: L.LightningModule) -> None:
+        if self._begin_with is None:
+            draw_anew(twin, self._seed)
+        else:
+            check_start(twin, self._begin_with)
+            copy_tensors(tensors(self._begin_with), tensors(twin))
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run the step forward: the peer's losses are to weigh those of the user's network.
+
+        It begins from the random states as they are, which stay so. Both networks thus see the same batch even where
+        ``training_step`` augments or mixes it at random.
+        """
+        if self.in_step:
+            raise MisconfigurationException(self.several_evaluations())
+        super().before_step(args, kwargs)
+        assert self._record is not None
         self._follow_target()
-        self._capture = LateCapture(check_labels)
+        self._capture = LateCapture(self.check_labels)
         shared = getattr(self._trainer.strategy.model, "require_backward_grad_sync", True)
         with replaying(), self._sharing(shared):
-            self._output = self._forward(record, self._capture)
-        return self._capture.samples
+            self._output = self._forward(self._record, self._capture)
+        self.samples = self._capture.samples
 
-    def learn(self, record: StepRecord, weights: Sequence[Tensor | None], batch_idx: int) -> dict[str, Any]:
-        """Go backward from where :meth:`look` ended, and step if the user's network did.
+    @property
+    def in_step(self) -> bool:
+        """Whether the peer's step has begun and not ended."""
+        return self._record is not None
 
-        Args:
-            record: as for :meth:`look`, the options of the user's optimizer noted.
-            weights: for each entry of what :meth:`look` returned, [B] or None for ones.
-            batch_idx: index of the batch in its epoch.
+    def several_evaluations(self) -> str:
+        """The error for an optimizer that takes several looks at a batch."""
+        return (
+            f"The optimizer of {type(self._target).__name__}, {type(self.optimizer).__name__}, runs training_step "
+            "several times in one step. In co-teaching two networks take turns in each batch: use an optimizer "
+            "that runs it once (SGD, Adam, ...)."
+        )
 
-        Returns:
-            What ``training_step`` returned, as hooks get it: a dict, its loss detached; empty for None.
-        """
-        self._capture.settle(weights)
+    def learn(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
+        """Go backward with ``weights`` from where :meth:`before_step` ended, and step if the user's network did."""
+        self._capture.settle(self.weights)
+        self.check_labels = False
         given: dict[str, Any] = {}
 
         def closure() -> Tensor | None:
@@ -150,8 +170,17 @@ class Peer(Reference):
 
         with replaying():
             self._run(closure, record.options)
-        self._output = None
         return given
+
+    def after_batch(self, batch: Any, batch_idx: int) -> None:
+        """Learn from what the user's network chose."""
+        super().after_batch(batch, batch_idx)
+        self._end_step()
+
+    def close(self) -> None:
+        """Take the peer off the accelerator and the Trainer; a plain module remains."""
+        super().close()
+        self._end_step()
 
 
 def draw_anew(module: nn.Module, seed: int) -> None:

@@ -22,7 +22,7 @@ from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.duplicate import duplicate, refresh
 from law_lightning.second_network.layers import LayerOutputs
-from law_lightning.second_network.reference import StepRecord
+from law_lightning.second_network.step import StepRecord
 from law_lightning.second_network.tangents import TangentCapture
 from law_lightning.utilities.randomness import replaying
 

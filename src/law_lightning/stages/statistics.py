@@ -7,8 +7,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 
 _MOST_CLASSES = 10**7  # of a checkpoint that is to be believed
@@ -45,14 +47,25 @@ def _check(state: dict[str, Any]) -> None:
         raise ValueError("its loss gaps are not numbers")
 
 
-class StageStatistics:
+class StageStatistics(Part):
     """Sums over the samples of a stage: loss, accuracy, weights (per class too), and the loss gap.
 
     Attributes:
         num_lost: losses of the stage last summed up that were not finite, over all processes.
     """
 
+    per_process = True
+
     def __init__(self) -> None:
+        self._device, self._warned = torch.device("cpu"), False
+        self._reset()
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A fit begins."""
+        self._device, self._warned = trainer.strategy.root_device, False
+        self._reset()
+
+    def _reset(self) -> None:
         self.num_lost = 0
         self._pending: list[tuple[Any, ...]] = []  # loss, accuracy, weights, target, valid or None
         self._gaps: list[Tensor] = []
@@ -149,6 +162,24 @@ class StageStatistics:
             "weight_per_class": [s / n if n else None for s, n in zip(class_sum, class_count, strict=True)],
         }
 
+    def warn_of_lost(self, stage: int, summary: dict[str, Any]) -> None:
+        """Warn of losses or weights that are not finite, once a fit.
+
+        Args:
+            stage: that has ended.
+            summary: of it, just taken.
+        """
+        wrong = [f"{self.num_lost} losses"] * (self.num_lost > 0)
+        wrong += ["weights"] * (not math.isfinite(summary["weight_mean"]))
+        if wrong and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"In stage {stage}, {' and '.join(wrong)} of samples were NaN or infinite. They take no part in "
+                "l_smooth, but the network trains on them as it would without LAW, and may be lost: look for such "
+                "values in the data, lower the learning rate, or set the Trainer's gradient_clip_val. Later stages "
+                "will not be warned of."
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """The sums so far and what is still to be summed, as it is: summing earlier would round otherwise."""
         return {
@@ -158,13 +189,13 @@ class StageStatistics:
             "num_classes": self._num_classes,
         }
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken.
 
         Raises:
             ValueError: it does not fit together.
         """
-        sums = dict(state["sums"])
+        sums, device = dict(state["sums"]), self._device
         if "totals" in sums and sums["totals"].shape == (6,):  # files of before: without the weighted loss
             sums["totals"] = torch.cat([sums["totals"], sums["totals"][1:2]])
         _check({**state, "sums": sums})

@@ -1,0 +1,282 @@
+"""A second network that trains in lockstep with the user's: the same batches, hooks and optimizer options.
+
+The copy goes through its own ``training_step``, its own optimizer and the Trainer's precision and strategy, so that a
+step of it is what the Trainer would make of one.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from law_lightning._compat import scales_gradients, share_buffers, through_wrapper, wrapped_by
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.capture.part import Part
+from law_lightning.second_network.duplicate import duplicate, release
+from law_lightning.second_network.step import StepRecord
+from law_lightning.utilities.randomness import replaying
+
+
+class SecondNetwork(Part):
+    """A copy of the user's module with its optimizer and precision scaler; a subclass says how it learns.
+
+    Attributes:
+        module: the copy; None before :meth:`fork`. When the fit has ended a plain module, on the CPU.
+        active: whether it trains.
+    """
+
+    def __init__(self) -> None:
+        self.module: L.LightningModule | None = None
+        self.active = False
+        self._record: StepRecord | None = None
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A fit begins; there is no copy yet."""
+        self._trainer, self._target = trainer, module
+        self.module, self.active, self._record = None, False, None
+
+    def fork(self) -> None:
+        """Copy the user's module as it is now, with the state of its optimizer."""
+        trainer, memo = self._trainer, {}  # type: tuple[L.Trainer, dict[int, Any]]
+        self.module = twin = duplicate(trainer, self._target, memo)
+        self.optimizer = _copy_optimizer(trainer.optimizers[0], memo)
+        self._scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
+        self._prepare(twin)
+        self._wrapped: torch.nn.Module = twin
+        if isinstance(trainer.strategy.model, DistributedDataParallel):
+            # Wrapping gives all processes the first one's buffers; the target's, wrapped long ago, are each its own.
+            own = [buffer.clone() for buffer in twin.buffers()]
+            self._wrapped = wrapped_by(trainer.strategy, twin)
+            copy_tensors(iter(own), twin.buffers())
+        self.active = True
+
+    def _prepare(self, twin: L.LightningModule) -> None:
+        """What a subclass changes on the copy, before processes agree on it."""
+
+    # -- the steps -------------------------------------------------------------------------------------------------
+
+    def mirror(self, hook: str, *args: Any) -> None:
+        """Run one of the module's own hooks on the copy, if the module has it.
+
+        Called just before the Trainer calls that of the user's module, so that both draw the same random numbers.
+        """
+        if not self.active:
+            return
+        if hook == "on_train_batch_start":
+            self._record = None
+        if hook == "on_validation_start":
+            self._share_buffers()
+        elif is_overridden(hook, self.module, L.LightningModule):
+            with replaying():
+                getattr(self.module, hook)(*args)
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what the step begins with (a second call in one step, as by LBFGS, changes nothing)."""
+        if self.active and self._record is None:
+            self._record = StepRecord.of(args, kwargs)
+
+    def before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Note the learning rate and the like with which the user's network steps."""
+        if self._record is not None:
+            self._record.note_options(optimizer)
+
+    def after_batch(self, batch: Any, batch_idx: int) -> None:
+        """Take the step that the user's network took."""
+        record, self._record = self._record, None
+        if record is not None:
+            output = self.learn(record, batch_idx)
+            self.mirror("on_train_batch_end", output, batch, batch_idx)
+
+    def learn(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
+        """Train on one batch.
+
+        Args:
+            record: what the step of the user's network had.
+            batch_idx: index of the batch in its epoch.
+
+        Returns:
+            What ``training_step`` returned, as hooks get it: a dict, its loss detached; empty for None.
+        """
+        raise NotImplementedError
+
+    def _run(self, closure: Callable[[], Tensor | None], options: list[dict[str, Any]] | None) -> None:
+        """Step as the user's network did, with its options; or accumulate only, if it did not step (None)."""
+        if options is None:
+            with self._sharing(False):
+                closure()
+        else:
+            for group, given in zip(self.optimizer.param_groups, options, strict=True):
+                group.update(given)
+            self._optimizer_step(closure)
+
+    def _sharing(self, shared: bool) -> AbstractContextManager[None]:
+        """Whether gradients are shared between processes; while they accumulate they are not."""
+        if shared or not isinstance(self._wrapped, DistributedDataParallel):
+            return nullcontext()
+        unshared: AbstractContextManager[None] = self._wrapped.no_sync()
+        return unshared
+
+    def _follow_target(self) -> None:
+        """Take over what callbacks such as BackboneFinetuning changed: modes, frozen parts, parameter groups."""
+        assert self.module is not None
+        for own, copied in zip(self._target.modules(), self.module.modules(), strict=False):
+            if copied.training != own.training:  # each by itself: a frozen BatchNorm stays in evaluation mode
+                copied.training = own.training
+        for theirs, mine in zip(self._target.parameters(), self.module.parameters(), strict=True):
+            if mine.requires_grad != theirs.requires_grad:
+                mine.requires_grad_(theirs.requires_grad)
+        groups = self._trainer.optimizers[0].param_groups
+        if len(groups) > len(self.optimizer.param_groups):
+            twins = dict(zip(self._target.parameters(), self.module.parameters(), strict=True))
+            for group in groups[len(self.optimizer.param_groups) :]:
+                self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
+
+    def _forward(self, record: StepRecord, capture: LossCapture) -> Any:
+        """What ``training_step`` returns, its losses seen by ``capture``."""
+        trainer, module = self._trainer, self.module
+        assert module is not None
+        with trainer.precision_plugin.train_step_context(), capture:
+            if self._wrapped is module:
+                output = module.training_step(*record.args, **record.kwargs)
+            else:
+                output = through_wrapper(
+                    trainer.strategy, self._wrapped, module, "training_step", *record.args, **record.kwargs
+                )
+        return capture.take_output(output)
+
+    def _backward(self, output: Any, batch_idx: int) -> dict[str, Any]:
+        """Add the gradient of what ``training_step`` returned; returns that as hooks get it."""
+        trainer, module = self._trainer, self.module
+        assert module is not None
+        whole: dict[str, Any] = dict(output) if isinstance(output, Mapping) else {"loss": output}
+        loss: Tensor | None = whole.get("loss")
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            module.on_before_zero_grad(self.optimizer)
+            module.optimizer_zero_grad(trainer.current_epoch, batch_idx, self.optimizer)
+        if loss is None:
+            return {}
+        scaled = loss / trainer.accumulate_grad_batches if trainer.accumulate_grad_batches > 1 else loss
+        if self._scaler is not None:
+            scaled = self._scaler.scale(scaled)
+        module.on_before_backward(scaled)
+        module.backward(scaled)
+        module.on_after_backward()
+        return whole | {"loss": loss.detach()}
+
+    def _optimizer_step(self, closure: Callable[[], Tensor | None]) -> None:
+        if self._scaler is None:
+
+            def whole() -> Tensor | None:
+                loss = closure()
+                self._after_backward()
+                return loss
+
+            self.optimizer.step(whole)  # type: ignore[arg-type]
+            return
+        skipped = closure() is None
+        if not skipped and not scales_gradients(self.optimizer):
+            self._scaler.unscale_(self.optimizer)
+        self._after_backward()
+        if not skipped:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+
+    def _after_backward(self) -> None:
+        assert self.module is not None
+        self.module.on_before_optimizer_step(self.optimizer)
+        self.module.configure_gradient_clipping(
+            self.optimizer,
+            gradient_clip_val=self._trainer.gradient_clip_val,
+            gradient_clip_algorithm=self._trainer.gradient_clip_algorithm,
+        )
+
+    def _share_buffers(self) -> None:
+        """Share the buffers where the Trainer's validation shares the target's: it runs through the DDP wrapper."""
+        if isinstance(self._wrapped, DistributedDataParallel) and self._wrapped.will_sync_module_buffers():
+            share_buffers(self._wrapped)
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every parameter and buffer (a module's own ``state_dict`` may leave some out), optimizer and scaler."""
+        if not self.active:
+            return {"network": None}
+        assert self.module is not None
+        network = {
+            "tensors": [tensor.detach().clone() for tensor in tensors(self.module)],
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+        }
+        return {"network": network}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: the state is of another network or optimizer.
+        """
+        network = state["network"]
+        if network is None:
+            return
+        if not self.active:
+            self.fork()
+        assert self.module is not None
+        copy_tensors(network["tensors"], tensors(self.module))
+        known = self.optimizer.state_dict()["state"]  # the target's, which torch would not compare with it
+        for index, values in network["optimizer"]["state"].items():
+            for name, value in known.get(index, {}).items():
+                if isinstance(value, Tensor) and values[name].shape != value.shape:
+                    raise ValueError(f"{name} of parameter {index} has shape {list(values[name].shape)}")
+        self.optimizer.load_state_dict(copy.deepcopy(network["optimizer"]))
+        if self._scaler is not None:
+            self._scaler.load_state_dict(network["scaler"])
+
+    def give_to(self, module: L.LightningModule) -> None:
+        """Copy parameters and buffers into ``module``."""
+        assert self.module is not None
+        copy_tensors(tensors(self.module), tensors(module))
+
+    def close(self) -> None:
+        """Take the copy off the accelerator and the Trainer; a plain module remains."""
+        if self.active and self.module is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+            release(self.module)
+            del self.optimizer, self._scaler, self._wrapped, self._trainer, self._target
+        self.active, self._record = False, None
+
+
+def tensors(module: torch.nn.Module) -> Iterator[Tensor]:
+    """Parameters, then buffers."""
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+@torch.no_grad()
+def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> None:
+    """Copy values one by one; both sides are of the same module.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for new, old in zip(source, destination, strict=True):
+        if new.shape != old.shape:  # torch would repeat one number
+            raise ValueError(f"a tensor of the network has shape {list(old.shape)}, but {list(new.shape)} was given")
+        old.copy_(new)
+
+
+def _copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """A copy whose parameters are those of the copied module that ``memo`` knows."""
+    twin: Optimizer = copy.deepcopy(optimizer, memo)
+    for name, value in vars(optimizer).items():  # torch's own deep copy keeps defaults, state and groups alone
+        if name not in vars(twin) and name != "step":  # schedulers wrap step on the instance
+            vars(twin)[name] = copy.deepcopy(value, memo)
+    return twin

@@ -1,0 +1,146 @@
+"""3SM, stage-based search: the stage a fit is in, the phase the stage began in, a record of every stage that ended."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from law_lightning import functional as LF
+from law_lightning.stages.schedule import StageSchedule, TrainingPhase
+
+Record = dict[str, Any]
+
+#: Cuts off l_smooth: so many times the loss of a uniform guess says that a training has diverged, no more.
+MOST_LOSS = 10.0
+
+#: Neither l_smooth nor acc_smooth comes near it in a fit.
+MOST_SMOOTH = 1e6
+
+
+class StageClock:
+    """Counts the stages of a fit.
+
+    Args:
+        num_stages: T_max.
+        warmup_stages: the first stages, in which every sample weighs 1.
+        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+
+    Attributes:
+        schedule: the stages of the fit; None before it begins.
+        stage: T, from 0; ``num_stages`` when all have ended.
+        phase: s_T (Equation 5), constant throughout a stage. Before anything was learned the loss is that of a uniform
+            guess and the accuracy 0.
+        history: a record per stage that ended, as plain numbers.
+
+    Raises:
+        ValueError: a bad argument.
+    """
+
+    def __init__(self, num_stages: int, warmup_stages: int, smoothing: float) -> None:
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), not {smoothing}.")
+        StageSchedule(num_stages, num_stages, warmup_stages)  # names bad arguments
+        self.num_stages = num_stages
+        self.warmup_stages = warmup_stages
+        self.smoothing = smoothing
+        self.schedule: StageSchedule | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.stage = 0
+        self.phase = TrainingPhase(0, self.num_stages, loss_smooth=1.0, acc_smooth=0.0)
+        self.history: list[Record] = []
+
+    def start(self, schedule: StageSchedule) -> None:
+        """A fit begins."""
+        self.schedule = schedule
+        self._reset()
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the fit."""
+        assert self.schedule is not None
+        return self.schedule.total_steps
+
+    @property
+    def in_warmup(self) -> bool:
+        """Whether every sample weighs 1 for now."""
+        return self.stage < self.warmup_stages
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all stages have ended."""
+        return self.stage >= self.num_stages
+
+    def is_due(self, step: int) -> bool:
+        """Whether the stage ends with this number of optimizer steps done."""
+        return not self.is_over and self.schedule is not None and step >= self.schedule.end(self.stage)
+
+    def next_phase(self, loss: float, accuracy: float) -> TrainingPhase:
+        """s_{T+1}.
+
+        Args:
+            loss: of the stage that ends, in the unit of l_smooth.
+            accuracy: of the stage that ends, in [0, 1].
+        """
+        old = self.phase if self.stage else None
+        return TrainingPhase(
+            min(self.stage + 1, self.num_stages - 1),
+            self.num_stages,
+            LF.smooth(None if old is None else old.loss_smooth, loss, self.smoothing),
+            LF.smooth(None if old is None else old.acc_smooth, accuracy, self.smoothing),
+        )
+
+    def advance(self, record: Record, phase: TrainingPhase) -> None:
+        """The stage has ended and the next one begins in ``phase``."""
+        self.history.append(record)
+        self.phase = phase
+        self.stage += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "total_steps": self.total_steps,
+            "num_stages": self.num_stages,
+            "stage": self.stage,
+            "loss_smooth": self.phase.loss_smooth,
+            "acc_smooth": self.phase.acc_smooth,
+            "history": [dict(record) for record in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: no fit has left such a state.
+        """
+        stage, smooth = state["stage"], (state["loss_smooth"], state["acc_smooth"])
+        if not isinstance(stage, int) or not 0 <= stage <= self.num_stages:
+            raise ValueError(f"its stage is {stage!r}")
+        if not all(abs(value) <= MOST_SMOOTH for value in smooth):
+            raise ValueError(f"its loss_smooth and acc_smooth are {smooth}")
+        if not all(map(_is_plain, (value for record in state["history"] for value in record.values()))):
+            raise ValueError("its history holds more than numbers")
+        self.stage = stage
+        self.phase = TrainingPhase(min(stage, self.num_stages - 1), self.num_stages, *map(float, smooth))
+        self.history = [dict(record) for record in state["history"]]
+
+
+def _is_plain(entry: Any) -> bool:
+    """Whether an entry of a record is a number, none, or a list of these."""
+    values = entry if isinstance(entry, list) else [entry]
+    return all(value is None or isinstance(value, (int, float)) for value in values)
+
+
+def phase_loss(record: Record, relative: bool) -> float:
+    """A stage's mean training loss, cut off where a training has diverged.
+
+    Args:
+        record: of the stage.
+        relative: in units of log C, the loss of a uniform guess over C classes.
+    """
+    classes = len(record["weight_per_class"])
+    chance = math.log(classes) if classes > 1 else 1.0
+    # A training that diverges must not drive the strategy's networks out of all bounds.
+    loss = float(min(max(record["loss"] / chance, -MOST_LOSS), MOST_LOSS))
+    return loss if relative else loss * chance
