@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from law_lightning.callbacks.clean_gradient import CleanGradientCallback
+from law_lightning.callbacks.checks import refuse_second_network
+from law_lightning.callbacks.resume import refuse_ended
+from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.samples import Samples
+from law_lightning.second_network.clean_gradient import CleanGradient
+from law_lightning.second_network.gradient_copy import Products
+from law_lightning.stages.schedule import TrainingPhase
 
 
 class WeightNet(nn.Module):
@@ -32,7 +37,7 @@ class WeightNet(nn.Module):
         return weights.squeeze(1)
 
 
-class MetaWeightNetCallback(CleanGradientCallback):
+class MetaWeightNetCallback(WeightingCallback):
     r"""``Trainer(callbacks=[MetaWeightNetCallback()])``: a small network learns what weight a loss should have.
 
     At every step, with V of parameters :math:`\Theta` and a rate :math:`\alpha`, the optimizer's present one:
@@ -44,7 +49,7 @@ class MetaWeightNetCallback(CleanGradientCallback):
         \langle \nabla L_{clean}(\hat w), \nabla L_i(w) \rangle \nabla_\Theta V(L_i(w); \Theta)
 
     and the samples weigh :math:`V(L_i(w); \Theta)` (Equations 3 to 5 and 10 of the paper; beta's step is Adam's). The
-    products are one forward-mode derivative, so no layer is rebuilt and no graph of a graph is kept. The look-ahead is
+    products are one directional derivative, so no layer is rebuilt and no graph of a graph is kept. The look-ahead is
     plain SGD whatever the module's optimizer is, as published, on the mean as the module's loss takes it (n is what it
     divides by: the samples with a label, or the sum of their class weights).
 
@@ -52,14 +57,23 @@ class MetaWeightNetCallback(CleanGradientCallback):
     On several processes the gradients are means over all of them.
 
     Args:
-        clean: see :class:`CleanGradientCallback`.
+        clean: a loader of data whose labels can be trusted, batched like the training's; None takes the Trainer's
+            first validation loader. It is drawn from at random, in batches of the training's size.
         hidden: width of V's hidden layer.
         lr: beta, V's learning rate.
         weight_decay: of V.
-        **options: see :class:`CleanGradientCallback`.
+        clean_batch_size: another size of the clean batches.
+        products: see :class:`L2RWCallback`.
+        seed: of the clean batches' order and of V.
+        num_stages: of the history's records.
+        warmup_stages: the first stages, in which every sample weighs 1.
+        smoothing: see :class:`WeightingCallback`.
 
     Attributes:
         weight_net: V.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -69,9 +83,15 @@ class MetaWeightNetCallback(CleanGradientCallback):
         hidden: int = 100,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
-        **options: Any,
+        clean_batch_size: int | None = None,
+        products: Products = "forward",
+        seed: int = 0,
+        num_stages: int = 20,
+        warmup_stages: int = 0,
+        smoothing: float = 0.5,
     ) -> None:
-        super().__init__(clean, **options)
+        super().__init__(self.weights, num_stages=num_stages, warmup_stages=warmup_stages, smoothing=smoothing)
+        self._clean = CleanGradient(clean, clean_batch_size, products, seed, type(self).__name__)
         if hidden < 1 or not lr > 0 or not weight_decay >= 0:
             raise ValueError(
                 f"hidden must be at least 1, lr above 0, weight_decay at least 0, not {hidden}, {lr}, {weight_decay}."
@@ -79,6 +99,7 @@ class MetaWeightNetCallback(CleanGradientCallback):
         self.hidden = hidden
         self.lr = lr
         self.weight_decay = weight_decay
+        self.seed = seed
         self._build()
 
     def _build(self) -> None:
@@ -86,80 +107,88 @@ class MetaWeightNetCallback(CleanGradientCallback):
             torch.manual_seed(self.seed)
             self.weight_net = WeightNet(self.hidden)
         self.optimizer = torch.optim.Adam(self.weight_net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        self._learned = False
 
     @property
     def attached(self) -> bool:
         """The look-ahead needs the gradient of the step's own losses."""
         return True
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before anything runs."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            refuse_second_network(trainer, pl_module, type(self).__name__)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin with a new V."""
+        """Try a batch of the clean data, and begin with a new V."""
+        self._clean.start(trainer, pl_module)
         self._build()
         self.weight_net.to(trainer.strategy.root_device)
-        self._options = trainer.optimizers[0].param_groups
+        self._groups = trainer.optimizers[0].param_groups
         super().on_train_start(trainer, pl_module)
 
-    def weights(self, samples: Samples, position: int) -> Tensor:
+    # -- steps ---------------------------------------------------------------------------------------------
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what the step begins with."""
+        self._learned = False
+        if not self.in_warmup:
+            self._clean.before_step(args, kwargs)
+
+    def weights(self, samples: Samples, phase: TrainingPhase) -> Tensor:
         """Weights [B] in (0, 1); 0 where a loss is not finite."""
-        if position == 0:
+        if not self._learned:
             self._learn(samples)
+            self._learned = True
         with torch.no_grad():
             weights: Tensor = self.weight_net(samples.loss)
         return weights.where(samples.loss.isfinite(), 0)
 
     def _learn(self, samples: Samples) -> None:
-        """One step of V."""
-        assert self._batches is not None
-        assert self._probe is not None
-        parameters = self._probe.parameters()
-        rates = self._rates(parameters)
-        ahead = self._look_ahead(samples, parameters, rates)
-        clean = self.shared(self._probe.gradient(self._batches.take(), at=ahead))
-        direction = [gradient * rate for gradient, rate in zip(clean, rates, strict=True)]
-        products = self.products_along(direction)[0].float()
-        with torch.enable_grad():
-            value = self.weight_net(samples.loss.detach())
-            surrogate = -(value * products / samples.divisor).sum()  # its gradient by Theta is that of the clean loss
-            gradients = self.shared(torch.autograd.grad(surrogate, list(self.weight_net.parameters())))
-        if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
+        """One step of V (Equations 3 to 5), on the first loss of a step."""
+        rates = learning_rates(self._groups, self._clean.parameters())
+        with torch.no_grad():
+            value = self.weight_net(samples.loss)
+        step = self._clean.step_gradient((value * samples.loss / samples.divisor).sum())
+        parameters = self._clean.parameters()
+        ahead = [w.detach() - rate * each for w, rate, each in zip(parameters, rates, step, strict=True)]
+        clean = self._clean.next_gradient(at=ahead)
+        products = self._clean.products([rate * each for rate, each in zip(rates, clean, strict=True)])[0]
+        surrogate = -(self.weight_net(samples.loss.detach()) * products / samples.divisor).sum()
+        # Its gradient by Theta is that of the clean loss at w-hat.
+        gradients = self._clean.mean(torch.autograd.grad(surrogate, list(self.weight_net.parameters())))
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
             return
         for parameter, gradient in zip(self.weight_net.parameters(), gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
 
-    def _look_ahead(self, samples: Samples, parameters: Sequence[Tensor], rates: Sequence[float]) -> list[Tensor]:
-        """w-hat: the parameters after a plain step with the weights of V as it is."""
-        with torch.no_grad():
-            value = self.weight_net(samples.loss)
-        with torch.enable_grad():
-            loss = (value * samples.loss / samples.divisor).sum()
-        assert self._probe is not None
-        gradients = self.shared(self._probe.gradient_of(loss, parameters, retain_graph=True))
-        return [
-            parameter.detach() - rate * gradient
-            for parameter, gradient, rate in zip(parameters, gradients, rates, strict=True)
-        ]
+    # -- afterwards ----------------------------------------------------------------------------------------
 
-    def _rates(self, parameters: Sequence[Tensor]) -> list[float]:
-        """The optimizer's present learning rate for each parameter."""
-        rates = {id(parameter): float(group["lr"]) for group in self._options for parameter in group["params"]}
-        return [rates.get(id(parameter), 0.0) for parameter in parameters]
-
-    # -- state ---------------------------------------------------------------------------------------------
+    def restore(self, module: L.LightningModule) -> None:
+        """Leave the user's module as it was, and no process that loads clean data."""
+        super().restore(module)
+        self._clean.close()
 
     def release(self) -> None:
         """Take V off the accelerator."""
         super().release()
-        self._options = []
+        self._groups = []
         self.weight_net.cpu()
+
+    # -- state ---------------------------------------------------------------------------------------------
 
     def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
         net = {name: tensor.cpu().clone() for name, tensor in self.weight_net.state_dict().items()}
-        return super().fit_state() | {"weight_net": net, "weight_net_optimizer": self.optimizer.state_dict()}
+        own = {"weight_net": net, "weight_net_optimizer": self.optimizer.state_dict()}
+        return super().fit_state() | self._clean.state_dict() | own
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
+        refuse_ended(type(self).__name__, state)
         super()._resume(trainer, module, state)
+        self._clean.load_state_dict(state)
         self._load_weight_net(state)
 
     def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
@@ -170,3 +199,9 @@ class MetaWeightNetCallback(CleanGradientCallback):
     def _load_weight_net(self, state: dict[str, Any]) -> None:
         self.weight_net.load_state_dict(state["weight_net"])
         self.optimizer.load_state_dict(state["weight_net_optimizer"])
+
+
+def learning_rates(groups: Sequence[dict[str, Any]], parameters: Sequence[Tensor]) -> list[float]:
+    """An optimizer's present learning rate for each parameter; 0 for one that it does not train."""
+    rates = {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
+    return [rates.get(id(parameter), 0.0) for parameter in parameters]
