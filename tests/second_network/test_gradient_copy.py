@@ -169,9 +169,9 @@ def test_the_gradient_elsewhere_is_that_of_the_module_there():
     def look(copy, owner, step):
         ahead = [(p.detach() - 0.1).requires_grad_() for p in owner.parameters()]
         found = copy.gradient(step, at=ahead)
-        x, y = step.args[0]
+        (x, y), names = step.args[0], dict(owner.named_parameters())
         with replaying(step.random):
-            loss = F.cross_entropy(functional_call(owner, dict(zip(dict(owner.named_parameters()), ahead)), (x,)), y)
+            loss = F.cross_entropy(functional_call(owner, dict(zip(names, ahead, strict=True)), (x,)), y)
         torch.testing.assert_close(found, list(torch.autograd.grad(loss, ahead)))
 
     fit(DropoutMLP, [Looking(look)])
