@@ -199,6 +199,7 @@ def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, at_epoch_en
 
 def test_a_fit_that_had_ended_is_as_it_was(tmp_path):
     """Resumed from the end of its last epoch, before it chose between its networks, it has no step to take."""
+
     def run(callbacks, ckpt_path=None):
         law = LAWCallback(bold_agent(), num_stages=5)
         return outcome(fit(BatchNormCNN, [law, *callbacks], ckpt_path=ckpt_path), law)

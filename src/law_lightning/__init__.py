@@ -7,13 +7,14 @@ from law_lightning import functional
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.callbacks import (
     CoTeachingCallback,
-#TMP    L2RWCallback,
+    L2RWCallback,
     LAWCallback,
-#TMP    MetaWeightNetCallback,
+    MetaWeightNetCallback,
     WeightingCallback,
 )
 from law_lightning.capture.samples import Samples
-#TMP from law_lightning.search import SearchResult, StrategySearch
+
+# TMP from law_lightning.search import SearchResult, StrategySearch
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, MentorNetWeighting, SelfPacedWeighting
 

@@ -189,12 +189,12 @@ def reset_of(part: nn.Module) -> Callable[[], Any] | None:
 # -- torch ---------------------------------------------------------------------------------------------------------
 
 
-def in_transform() -> bool:
-    """Whether this is called from within one of ``torch.func``'s transforms, whose tensors stand for others."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+def switch_tangents(func: Any, args: tuple[Any, ...]) -> None:
+    """Have dual numbers pass on tangents only where gradients are enabled; ``torch.no_grad`` by itself leaves them.
 
-
-def function_of_node(node: Any) -> str | None:
-    """The name of the ``autograd.Function`` that a node of the graph belongs to."""
-    name: str | None = getattr(getattr(type(node), "_forward_cls", None), "__name__", None)
-    return name
+    Args:
+        func: what a ``TorchFunctionMode`` sees called.
+        args: its arguments.
+    """
+    if func is torch._C._set_grad_enabled:  # what torch.no_grad and its like call
+        torch._C._set_fwd_grad_enabled(*args)

@@ -1,5 +1,6 @@
 """L2RW and Meta-Weight-Net against their papers' definitions, and the clean batches they draw."""
 
+import itertools
 import random
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from law_lightning.callbacks.l2rw import L2RWCallback, reweighted
 from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback, WeightNet
+from law_lightning.second_network.clean_batches import CleanBatches, endless_order
 from zoo import AdamCosine, Base, DropoutMLP, assert_identical, fit, loaders, make_data, make_trainer
 
 # -- L2RW ---------------------------------------------------------------------------------------------------------
@@ -29,6 +31,20 @@ class Batches(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.seen.append([each.clone() for each in batch])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The clean batches of a fit; the first of them is tried before it begins, and then drawn again."""
+    found, take = [], CleanBatches.take
+
+    def noted(self, number):
+        step = take(self, number)
+        found.append([each.clone() for each in step.args[0]])
+        return step
+
+    monkeypatch.setattr(CleanBatches, "take", noted)
+    return found
 
 
 class Smooth(Base):
@@ -65,43 +81,21 @@ class Ignored(Smooth):
 LOSSES = pytest.mark.parametrize("module_class", [Smooth, ClassWeights, Ignored])
 
 
-def clean_batches_of(callback_class, module_class, **kwargs):
-    """A fit with a method, its batches, the clean batches it drew, and the module at its beginning."""
-    drawn = []
-
-    class Noted(callback_class):
-        def on_train_start(self, trainer, pl_module):
-            super().on_train_start(trainer, pl_module)
-            take = self._batches.take
-
-            def noted():
-                step = take()
-                drawn.append([each.clone() for each in step.args[0]])
-                return step
-
-            self._batches.take = noted
-
-    batches, callback = Batches(), Noted(num_stages=5, **kwargs)
-    L.seed_everything(3, verbose=False)
-    start = {name: value.clone() for name, value in module_class().state_dict().items()}
+def trained_by(callback, module_class):
+    """A fit with a method, its batches, and another module as that one began."""
+    batches = Batches()
     trained = fit(module_class, [callback, batches])
-    return trained, callback, start, batches.seen, drawn
-
-
-def naive(module_class, start):
+    L.seed_everything(3, verbose=False)
     module = module_class()
-    module.load_state_dict(start)
-    return module, [name for name, _ in module.named_parameters()]
+    return trained, batches.seen, module, [name for name, _ in module.named_parameters()]
 
 
 @LOSSES
-def test_l2rw_is_the_two_step_definition(module_class):
+def test_l2rw_is_the_two_step_definition(module_class, drawn):
     """Weights of zero, a look-ahead step, its clean loss differentiated by the weights (Algorithm 1 of the paper)."""
-    trained, _, start, batches, clean = clean_batches_of(L2RWCallback, module_class)
-    module, names = naive(module_class, start)
+    trained, batches, module, names = trained_by(L2RWCallback(num_stages=5), module_class)
     optimizer = module.configure_optimizers()
-    assert len(batches) == len(clean)
-    for (x, y), (clean_x, clean_y) in zip(batches, clean, strict=True):
+    for (x, y), (clean_x, clean_y) in zip(batches, drawn[1:], strict=True):
         epsilon = torch.zeros(len(x), requires_grad=True)
         losses = module.losses(module(x), y)
         gradient = torch.autograd.grad((epsilon * losses).sum(), list(module.parameters()), create_graph=True)
@@ -128,15 +122,15 @@ def test_no_sample_helps():
 
 
 @LOSSES
-def test_meta_weight_net_is_differentiating_through_the_step(module_class):
-    trained, callback, start, batches, clean = clean_batches_of(MetaWeightNetCallback, module_class, lr=0.01)
-    module, names = naive(module_class, start)
+def test_meta_weight_net_is_differentiating_through_the_step(module_class, drawn):
+    callback = MetaWeightNetCallback(lr=0.01, num_stages=5)
+    trained, batches, module, names = trained_by(callback, module_class)
     optimizer = module.configure_optimizers()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = WeightNet()
     learner = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-4)
-    for (x, y), (clean_x, clean_y) in zip(batches, clean, strict=True):
+    for (x, y), (clean_x, clean_y) in zip(batches, drawn[1:], strict=True):
         losses = module.losses(module(x), y)
         mean = (net(losses.detach()) * losses).sum() / module.divisor(y)
         gradient = torch.autograd.grad(mean, list(module.parameters()), create_graph=True)
@@ -258,23 +252,16 @@ class Augmented(Dataset):
         return x + torch.randn(1) * random.random() + np.random.rand(), y  # noqa: NPY002
 
 
-def drawn_batches(clean, **kwargs):
-    drawn = []
-
-    class Noted(L2RWCallback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-            if not drawn:
-                take = self._batches.take
-                self._batches.take = lambda: drawn.append(take()) or drawn[-1]
-
+def draw(drawn, clean, **kwargs):
+    drawn.clear()
     L.seed_everything(3, verbose=False)
-    make_trainer([Noted(clean, num_stages=2)], **{"max_epochs": 2} | kwargs).fit(Smooth(), loaders()[0])
-    return [step.args[0] for step in drawn]
+    options = {"max_epochs": 2} | kwargs
+    make_trainer([L2RWCallback(clean, num_stages=2)], **options).fit(Smooth(), loaders()[0])
+    return drawn[1:]
 
 
-def test_augmentation_draws_anew_for_every_clean_batch():
-    batches = drawn_batches(DataLoader(Augmented(), batch_size=16))
+def test_augmentation_draws_anew_for_every_clean_batch(drawn):
+    batches = draw(drawn, DataLoader(Augmented(), batch_size=16))
     clean = make_data(64, seed=9).tensors[0].flatten(1)
     shifts = set()
     for x, _ in batches:
@@ -284,14 +271,20 @@ def test_augmentation_draws_anew_for_every_clean_batch():
     assert len(shifts) > 0.9 * sum(len(x) for x, _ in batches)
 
 
-def test_clean_batches_are_the_same_with_workers():
-    alone = drawn_batches(DataLoader(Augmented(), batch_size=16))
-    with_worker = drawn_batches(
-        DataLoader(Augmented(), batch_size=16, num_workers=1, prefetch_factor=4, multiprocessing_context="fork")
-    )
-    for one, other in zip(alone, with_worker, strict=True):
-        assert torch.equal(one[0], other[0])
-        assert torch.equal(one[1], other[1])
+def test_every_pass_over_the_clean_data_has_an_order_of_its_own():
+    batches = list(itertools.islice(endless_order(10, 3, (1, 2), 0), 9))
+    assert [number for number, *_ in batches] == list(range(9))
+    passes = [[index for _, *indices in batches[first : first + 3] for index in indices] for first in (0, 3, 6)]
+    assert all(len(set(each)) == 9 for each in passes)
+    assert passes[0] != passes[1] != passes[2]
+    assert list(itertools.islice(endless_order(10, 3, (1, 2), 4), 5)) == batches[4:]  # from anywhere
+
+
+def test_clean_batches_are_the_same_with_workers(drawn):
+    alone = list(draw(drawn, DataLoader(Augmented(), batch_size=16)))
+    workers = {"num_workers": 1, "prefetch_factor": 4, "multiprocessing_context": "fork"}
+    for one, other in zip(alone, draw(drawn, DataLoader(Augmented(), batch_size=16, **workers)), strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -302,22 +295,15 @@ def test_a_stop_loses_nothing_of_augmented_clean_batches(num_workers, tmp_path):
 
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole = fit(AdamCosine, [method(), saving], max_epochs=2).state_dict()
-    again = fit(AdamCosine, [method()], ckpt_path=tmp_path / "step=4.ckpt", max_epochs=2).state_dict()
+    again = fit(AdamCosine, [method()], ckpt_path=tmp_path / "step=6.ckpt", max_epochs=2).state_dict()
     assert_identical(again, whole)
 
 
-def test_clean_batches_have_the_size_of_the_trainings_own():
+def test_clean_batches_have_the_size_of_the_trainings_own(drawn):
     data = make_data(96, seed=1)
     loader = DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 7, drop_last=False))
-    sizes = []
-
-    class Sized(L2RWCallback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            sizes.append(len(self._batches.take().args[0][0]))
-
-    make_trainer([Sized(num_stages=2)], max_epochs=1).fit(Smooth(), loader, loaders()[1])
-    assert set(sizes) == {7}
+    make_trainer([L2RWCallback(num_stages=2)], max_epochs=1).fit(Smooth(), loader, loaders()[1])
+    assert {len(x) for x, _ in drawn} == {7}
 
 
 class Stream(IterableDataset):
@@ -348,7 +334,6 @@ def open_it(worker):
     torch.utils.data.get_worker_info().dataset.open()
 
 
-def test_the_workers_own_beginning_is_kept():
+def test_the_workers_own_beginning_is_kept(drawn):
     clean = DataLoader(Opened(), batch_size=16, num_workers=1, worker_init_fn=open_it)
-    batches = drawn_batches(clean, max_epochs=1)
-    assert len(batches) == 6
+    assert len(draw(drawn, clean, max_epochs=1)) == 6

@@ -7,11 +7,11 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from law_lightning.callbacks.staged import MOST_LOSS
 from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import LAWCallback, ReplayBuffer, Samples, StrategyAgent, WeightingCallback
 from law_lightning import functional as LF
-from law_lightning.callbacks.staged import MOST_LOSS
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, LAWWeighting, SelfPacedWeighting
 from zoo import CLASSES, Base, loaders, make_data, make_trainer

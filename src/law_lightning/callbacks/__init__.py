@@ -1,9 +1,11 @@
 """Callbacks that weight the samples of anyone's module."""
 
 from law_lightning.callbacks.co_teaching import CoTeachingCallback
-#TMP from law_lightning.callbacks.l2rw import L2RWCallback
+
+from law_lightning.callbacks.l2rw import L2RWCallback
 from law_lightning.callbacks.law import LAWCallback
-#TMP from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback
+
+from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback
 from law_lightning.callbacks.weighting import WeightingCallback
 
 __all__ = ["CoTeachingCallback", "L2RWCallback", "LAWCallback", "MetaWeightNetCallback", "WeightingCallback"]

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from law_lightning.callbacks.clean_gradient import CleanGradientCallback
+from law_lightning.callbacks.checks import refuse_second_network
+from law_lightning.callbacks.weighting import WeightingCallback
+from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
+from law_lightning.second_network.clean_gradient import CleanGradient
+from law_lightning.second_network.gradient_copy import Products
+from law_lightning.weighting.base import unweighted
 
 
-class L2RWCallback(CleanGradientCallback):
+class L2RWCallback(WeightingCallback):
     r"""``Trainer(callbacks=[L2RWCallback()])``: a sample weighs as much as a step on it would help on clean data.
 
     .. math:: w_i = \frac{\max(0, p_i)}{\sum_j \max(0, p_j)}, \qquad
@@ -17,26 +27,61 @@ class L2RWCallback(CleanGradientCallback):
 
     (Equations 8 to 11 of the paper: the look-ahead from weights of zero stays at :math:`\theta`, so its derivative
     by a weight is this product.) The products are exact, and no layer is rebuilt: see
-    :meth:`law_lightning.second_network.probe.Probe.products`. As the weights sum up to 1, the loss is their weighted
-    sum instead of a mean. Where no sample helps, all weigh 0 and the step's gradient is that of nothing, as in
-    the paper.
+    :meth:`law_lightning.second_network.gradient_copy.GradientCopy.products`. As the weights sum up to 1, the loss is
+    their weighted sum instead of a mean. Where no sample helps, all weigh 0 and the step's gradient is that of nothing,
+    as in the paper.
 
     On several processes the gradient on clean data is the mean over all of them, and the sum is over all samples.
 
-    Its arguments are those of :class:`CleanGradientCallback`.
+    Args:
+        clean: a loader of data whose labels can be trusted, batched like the training's; None takes the Trainer's
+            first validation loader. It is drawn from at random, in batches of the training's size.
+        clean_batch_size: another size of the clean batches.
+        products: how inner products of gradients are found: ``"forward"``, or ``"double_backward"`` for networks with
+            operators that have no forward-mode derivative.
+        seed: of the clean batches' order.
+        num_stages: of the history's records.
+        warmup_stages: the first stages, in which every sample weighs 1.
+        smoothing: see :class:`WeightingCallback`.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
-    _found: list[Tensor]
+    def __init__(
+        self,
+        clean: DataLoader[Any] | None = None,
+        *,
+        clean_batch_size: int | None = None,
+        products: Products = "forward",
+        seed: int = 0,
+        num_stages: int = 20,
+        warmup_stages: int = 0,
+        smoothing: float = 0.5,
+    ) -> None:
+        super().__init__(unweighted, num_stages=num_stages, warmup_stages=warmup_stages, smoothing=smoothing)
+        self._clean = CleanGradient(clean, clean_batch_size, products, seed, type(self).__name__)
+        self._products: Iterator[Tensor] = iter(())
 
-    def weights(self, samples: Samples, position: int) -> Tensor:
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Gradients on clean data beside the step."""
+        return {"clean": self._clean}
+
+    def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Refuse what allows no copy of the module beside it."""
+        refuse_second_network(trainer, module, type(self).__name__)
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Try a batch of the clean data."""
+        self._clean.try_batch(module)
+
+    def weights(self, samples: Samples) -> Tensor:
         """Weights [B] under which the mean loss is the sum of w_i L_i; zeros where no sample helps."""
-        assert self._batches is not None
-        assert self._probe is not None
-        if position == 0:
-            direction = self.shared(self._probe.gradient(self._batches.take()))
-            self._found = self.products_along(direction)
-        helps = reweighted(self._found[position], samples.valid)
-        (total,) = self.shared([helps.sum()])
+        if self._clean.is_first:
+            self._products = iter(self._clean.products(self._clean.next_gradient()))
+        helps = reweighted(next(self._products), samples.valid)
+        (total,) = self._clean.mean([helps.sum()])
         return torch.where(helps > 0, helps * samples.divisor / total, 0)  # the mean's divisor cancels
 
 
@@ -47,5 +92,5 @@ def reweighted(products: Tensor, valid: Tensor | None = None) -> Tensor:
         products: of gradients, [B]; what is not finite counts as no help.
         valid: samples that have a label, [B].
     """
-    helps = products.float().nan_to_num(0, 0, 0).clamp_min(0)
+    helps = products.nan_to_num(0, 0, 0).clamp_min(0)
     return helps if valid is None else helps * valid

@@ -161,6 +161,7 @@ class LAWCallback(WeightingCallback):
                 "follows the target's rate: it differs from episode to episode and cannot be recorded. Search with "
                 "seed_pool=0 or with another scheduler."
             )
+        self._evaluator = None
         if self.mode == "search" or self.validates:
             self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)
             self._evaluator([module], limit=1)
@@ -239,6 +240,7 @@ class LAWCallback(WeightingCallback):
             self._reference.fork()
         if self.keep == "best":
             if self._accuracies is None or self._accuracies[0] != trainer.global_step:
+                self._evaluator = self._evaluator or Evaluator(trainer, NO_REWARD)  # a fit without a step made none
                 self._accuracies = (trainer.global_step, *self._validate(module))
             if self._accuracies[2] > self._accuracies[1]:
                 self._reference.give_to(module)

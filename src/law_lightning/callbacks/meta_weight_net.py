@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from law_lightning.callbacks.clean_gradient import CleanGradientCallback
+from law_lightning.callbacks.checks import refuse_second_network
+from law_lightning.callbacks.weighting import WeightingCallback
+from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
+from law_lightning.second_network.clean_gradient import CleanGradient
+from law_lightning.second_network.gradient_copy import Products
+from law_lightning.weighting.base import unweighted
 
 
 class WeightNet(nn.Module):
@@ -32,7 +37,7 @@ class WeightNet(nn.Module):
         return weights.squeeze(1)
 
 
-class MetaWeightNetCallback(CleanGradientCallback):
+class MetaWeightNetCallback(WeightingCallback):
     r"""``Trainer(callbacks=[MetaWeightNetCallback()])``: a small network learns what weight a loss should have.
 
     At every step, with V of parameters :math:`\Theta` and a rate :math:`\alpha`, the optimizer's present one:
@@ -44,7 +49,7 @@ class MetaWeightNetCallback(CleanGradientCallback):
         \langle \nabla L_{clean}(\hat w), \nabla L_i(w) \rangle \nabla_\Theta V(L_i(w); \Theta)
 
     and the samples weigh :math:`V(L_i(w); \Theta)` (Equations 3 to 5 and 10 of the paper; beta's step is Adam's). The
-    products are one forward-mode derivative, so no layer is rebuilt and no graph of a graph is kept. The look-ahead is
+    products are one directional derivative, so no layer is rebuilt and no graph of a graph is kept. The look-ahead is
     plain SGD whatever the module's optimizer is, as published, on the mean as the module's loss takes it (n is what it
     divides by: the samples with a label, or the sum of their class weights).
 
@@ -52,14 +57,23 @@ class MetaWeightNetCallback(CleanGradientCallback):
     On several processes the gradients are means over all of them.
 
     Args:
-        clean: see :class:`CleanGradientCallback`.
+        clean: a loader of data whose labels can be trusted, batched like the training's; None takes the Trainer's
+            first validation loader. It is drawn from at random, in batches of the training's size.
         hidden: width of V's hidden layer.
         lr: beta, V's learning rate.
         weight_decay: of V.
-        **options: see :class:`CleanGradientCallback`.
+        clean_batch_size: another size of the clean batches.
+        products: see :class:`L2RWCallback`.
+        seed: of the clean batches' order and of V.
+        num_stages: of the history's records.
+        warmup_stages: the first stages, in which every sample weighs 1.
+        smoothing: see :class:`WeightingCallback`.
 
     Attributes:
         weight_net: V.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -69,9 +83,15 @@ class MetaWeightNetCallback(CleanGradientCallback):
         hidden: int = 100,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
-        **options: Any,
+        clean_batch_size: int | None = None,
+        products: Products = "forward",
+        seed: int = 0,
+        num_stages: int = 20,
+        warmup_stages: int = 0,
+        smoothing: float = 0.5,
     ) -> None:
-        super().__init__(clean, **options)
+        super().__init__(unweighted, num_stages=num_stages, warmup_stages=warmup_stages, smoothing=smoothing)
+        self._clean = CleanGradient(clean, clean_batch_size, products, seed, type(self).__name__)
         if hidden < 1 or not lr > 0 or not weight_decay >= 0:
             raise ValueError(
                 f"hidden must be at least 1, lr above 0, weight_decay at least 0, not {hidden}, {lr}, {weight_decay}."
@@ -79,6 +99,7 @@ class MetaWeightNetCallback(CleanGradientCallback):
         self.hidden = hidden
         self.lr = lr
         self.weight_decay = weight_decay
+        self.seed = seed
         self._build()
 
     def _build(self) -> None:
@@ -92,81 +113,70 @@ class MetaWeightNetCallback(CleanGradientCallback):
         """The look-ahead needs the gradient of the step's own losses."""
         return True
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin with a new V."""
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Gradients on clean data beside the step."""
+        return {"clean": self._clean}
+
+    def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Refuse what allows no copy of the module beside it."""
+        refuse_second_network(trainer, module, type(self).__name__)
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Begin with a new V, and try a batch of the clean data."""
         self._build()
         self.weight_net.to(trainer.strategy.root_device)
-        self._options = trainer.optimizers[0].param_groups
-        super().on_train_start(trainer, pl_module)
+        self._groups = trainer.optimizers[0].param_groups
+        self._clean.try_batch(module)
 
-    def weights(self, samples: Samples, position: int) -> Tensor:
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def weights(self, samples: Samples) -> Tensor:
         """Weights [B] in (0, 1); 0 where a loss is not finite."""
-        if position == 0:
+        if self._clean.is_first:
             self._learn(samples)
         with torch.no_grad():
             weights: Tensor = self.weight_net(samples.loss)
         return weights.where(samples.loss.isfinite(), 0)
 
     def _learn(self, samples: Samples) -> None:
-        """One step of V."""
-        assert self._batches is not None
-        assert self._probe is not None
-        parameters = self._probe.parameters()
-        rates = self._rates(parameters)
-        ahead = self._look_ahead(samples, parameters, rates)
-        clean = self.shared(self._probe.gradient(self._batches.take(), at=ahead))
-        direction = [gradient * rate for gradient, rate in zip(clean, rates, strict=True)]
-        products = self.products_along(direction)[0].float()
-        with torch.enable_grad():
-            value = self.weight_net(samples.loss.detach())
-            surrogate = -(value * products / samples.divisor).sum()  # its gradient by Theta is that of the clean loss
-            gradients = self.shared(torch.autograd.grad(surrogate, list(self.weight_net.parameters())))
-        if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
+        """One step of V (Equations 3 to 5), on the first loss of a step."""
+        rates = learning_rates(self._groups, self._clean.parameters())
+        with torch.no_grad():
+            value = self.weight_net(samples.loss)
+        step = self._clean.step_gradient((value * samples.loss / samples.divisor).sum())
+        parameters = self._clean.parameters()
+        ahead = [w.detach() - rate * each for w, rate, each in zip(parameters, rates, step, strict=True)]
+        clean = self._clean.next_gradient(at=ahead)
+        products = self._clean.products([rate * each for rate, each in zip(rates, clean, strict=True)])[0]
+        surrogate = -(self.weight_net(samples.loss.detach()) * products / samples.divisor).sum()
+        # Its gradient by Theta is that of the clean loss at w-hat.
+        gradients = self._clean.mean(torch.autograd.grad(surrogate, list(self.weight_net.parameters())))
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
             return
         for parameter, gradient in zip(self.weight_net.parameters(), gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
 
-    def _look_ahead(self, samples: Samples, parameters: Sequence[Tensor], rates: Sequence[float]) -> list[Tensor]:
-        """w-hat: the parameters after a plain step with the weights of V as it is."""
-        with torch.no_grad():
-            value = self.weight_net(samples.loss)
-        with torch.enable_grad():
-            loss = (value * samples.loss / samples.divisor).sum()
-        assert self._probe is not None
-        gradients = self.shared(self._probe.gradient_of(loss, parameters, retain_graph=True))
-        return [
-            parameter.detach() - rate * gradient
-            for parameter, gradient, rate in zip(parameters, gradients, rates, strict=True)
-        ]
-
-    def _rates(self, parameters: Sequence[Tensor]) -> list[float]:
-        """The optimizer's present learning rate for each parameter."""
-        rates = {id(parameter): float(group["lr"]) for group in self._options for parameter in group["params"]}
-        return [rates.get(id(parameter), 0.0) for parameter in parameters]
-
-    # -- state ---------------------------------------------------------------------------------------------
-
-    def release(self) -> None:
+    def finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Take V off the accelerator."""
-        super().release()
-        self._options = []
+        self._groups = []
         self.weight_net.cpu()
 
-    def fit_state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on: tensors and plain Python."""
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Any]:
+        """V and its optimizer."""
         net = {name: tensor.cpu().clone() for name, tensor in self.weight_net.state_dict().items()}
-        return super().fit_state() | {"weight_net": net, "weight_net_optimizer": self.optimizer.state_dict()}
+        return {"weight_net": net, "weight_net_optimizer": self.optimizer.state_dict()}
 
-    def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        super()._resume(trainer, module, state)
-        self._load_weight_net(state)
-
-    def load_results(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        """Take over what a fit came to that has ended, V too."""
-        super().load_results(trainer, module, state)
-        self._load_weight_net(state)
-
-    def _load_weight_net(self, state: dict[str, Any]) -> None:
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`extra_state` was taken."""
         self.weight_net.load_state_dict(state["weight_net"])
         self.optimizer.load_state_dict(state["weight_net_optimizer"])
+
+
+def learning_rates(groups: Sequence[dict[str, Any]], parameters: Sequence[Tensor]) -> list[float]:
+    """An optimizer's present learning rate for each parameter; 0 for one that it does not train."""
+    rates = {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
+    return [rates.get(id(parameter), 0.0) for parameter in parameters]

@@ -50,7 +50,7 @@ class ResumePoint(Part):
         check_portable_states(state["random"])
         trainer = self._trainer
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        within = 0 < progress.ready and progress.processed < trainer.fit_loop.max_batches  # type: ignore[attr-defined]
+        within = progress.ready > 0 and progress.processed < trainer.fit_loop.max_batches  # type: ignore[attr-defined]
         restore_data(trainer, within)
         set_portable_states(state["random"])
         loaders = combined_loader(trainer)
@@ -70,7 +70,8 @@ class ResumePoint(Part):
             )
         if differs:
             rank_zero_warn(
-                f"The fit goes on from the checkpoint, but may end otherwise than without the stop: {'; '.join(differs)}."
+                "The fit goes on from the checkpoint, but may end otherwise than without the stop: "
+                f"{'; '.join(differs)}."
             )
 
 

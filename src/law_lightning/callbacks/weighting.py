@@ -153,6 +153,11 @@ class WeightingCallback(L.Callback):
         return self.clock.warmup_stages
 
     @property
+    def in_warmup(self) -> bool:
+        """Whether every sample weighs 1 for now."""
+        return self.clock.in_warmup
+
+    @property
     def schedule(self) -> StageSchedule | None:
         """The stages of the fit; None before it begins."""
         return self.clock.schedule
@@ -365,9 +370,9 @@ class WeightingCallback(L.Callback):
             return {}
         state: dict[str, Any] = {"format": STATE_FORMAT, "ended": not self._fitting, "clock": self.clock.state_dict()}
         own: dict[str, Any] = {}
+        if isinstance(self.weighting, BaseWeighting):
+            own["weighting"] = self.weighting.state_dict()
         if self._fitting:
-            if isinstance(self.weighting, BaseWeighting):
-                own["weighting"] = self.weighting.state_dict()
             for name, part in self._all_parts().items():
                 (own if part.per_process else state)[name] = part.state_dict()
         return state | {"processes": of_every_process(own)} | self.extra_state()

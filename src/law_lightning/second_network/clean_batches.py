@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from law_lightning._compat import to_device
 from law_lightning.second_network.evaluation import validation_loaders
@@ -24,20 +25,14 @@ NO_CLEAN_DATA = (
 )
 
 
-class _Endless(Sampler[list[int]]):
+def endless_order(count: int, batch_size: int, seeds: tuple[int, ...], first: int) -> Iterator[list[int]]:
     """Batches without an end, each as its number and its indices; a pass's order depends on seeds and number alone."""
-
-    def __init__(self, count: int, batch_size: int, seeds: tuple[int, ...], first: int) -> None:
-        self.count, self.batch_size, self.seeds, self.first = count, batch_size, seeds, first
-
-    def __iter__(self) -> Iterator[list[int]]:
-        each = max(self.count // self.batch_size, 1)  # whole batches of a pass
-        number = self.first
-        while True:
-            order = np.random.default_rng([*self.seeds, number // each]).permutation(self.count)
-            for place in range(number % each, each):
-                yield [number, *order[place * self.batch_size : (place + 1) * self.batch_size].tolist()]
-                number += 1
+    batches = max(count // batch_size, 1)  # whole batches of a pass
+    for number in itertools.count(first):
+        if number == first or number % batches == 0:
+            order = np.random.default_rng([*seeds, number // batches]).permutation(count)
+        place = number % batches * batch_size
+        yield [number, *order[place : place + batch_size].tolist()]
 
 
 class _Seeded(Dataset[Any]):
@@ -75,30 +70,24 @@ class CleanBatches:
         seed: of the order, and of augmentation.
         name: of the callback, for errors.
 
-    Attributes:
-        taken: batches so far; set it to go on from there.
-
     Raises:
-        MisconfigurationException: there are no clean data.
+        MisconfigurationException: there are no clean data that can be drawn from at random.
     """
 
     def __init__(
         self,
         trainer: L.Trainer,
         module: L.LightningModule,
-        loader: Any,
+        loader: DataLoader[Any] | None,
         batch_size: int | None,
         seed: int,
         name: str,
     ) -> None:
         self._trainer, self._module = trainer, module
-        loaders = validation_loaders(trainer) if loader is None else [loader]
-        if not loaders or not isinstance(loaders[0], DataLoader):
+        source = next(iter(validation_loaders(trainer)), None) if loader is None else loader
+        if not isinstance(source, DataLoader):
             raise MisconfigurationException(NO_CLEAN_DATA.format(name=name))
-        source: DataLoader[Any] = loaders[0]
-        at_random = not isinstance(source.dataset, IterableDataset) and hasattr(source.dataset, "__len__")
-        self._count = len(source.dataset) if at_random else 0  # type: ignore[arg-type]
-        if self._count < 1:
+        if isinstance(source.dataset, IterableDataset) or not getattr(source.dataset, "__len__", int)():
             raise MisconfigurationException(
                 f"{name} draws clean batches at random, so the clean data set must be one that is read by index and "
                 f"holds samples, not {type(source.dataset).__name__}."
@@ -107,37 +96,37 @@ class CleanBatches:
         self._batch_size = batch_size or _size_of(trainer.train_dataloader) or _size_of(source) or 1
         self._seeds = (8_005, seed % 2**32, trainer.global_rank)
         self._takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-        self.taken = 0
         self._batches: Iterator[Any] | None = None
+
+    def take(self, number: int) -> StepRecord:
+        """A batch as the arguments of ``training_step``, on the training's device.
+
+        Args:
+            number: of the batch, from 0; the next one at every call, any one after :meth:`close`.
+        """
+        with replaying():  # loading may draw random numbers
+            if self._batches is None:
+                self._batches = iter(self._loader(number))
+            batch = to_device(self._trainer, self._module, next(self._batches))
+        return StepRecord((batch, 0) if self._takes_index else (batch,), {})
 
     def close(self) -> None:
         """End the loader's processes; what is taken after this is loaded by new ones."""
         self._batches = None
 
-    def take(self) -> StepRecord:
-        """The next batch as the arguments of ``training_step``, on the training's device."""
-        trainer, module = self._trainer, self._module
-        with replaying():  # loading may draw random numbers
-            if self._batches is None:
-                source = self._source
-                sampler = _Endless(self._count, min(self._batch_size, self._count), self._seeds, self.taken)
-                self._batches = iter(
-                    DataLoader(
-                        _Seeded(source.dataset, self._seeds),
-                        batch_sampler=sampler,
-                        num_workers=source.num_workers,
-                        collate_fn=source.collate_fn,
-                        pin_memory=source.pin_memory,
-                        worker_init_fn=source.worker_init_fn,
-                        multiprocessing_context=source.multiprocessing_context,
-                        prefetch_factor=source.prefetch_factor,
-                        timeout=source.timeout,
-                    )
-                )
-            batch = next(self._batches)
-            batch = to_device(trainer, module, batch)
-        self.taken += 1
-        return StepRecord((batch, 0) if self._takes_index else (batch,), {})
+    def _loader(self, first: int) -> DataLoader[Any]:
+        source, count = self._source, len(self._source.dataset)  # type: ignore[arg-type]
+        return DataLoader(
+            _Seeded(source.dataset, self._seeds),
+            batch_sampler=endless_order(count, min(self._batch_size, count), self._seeds, first),
+            num_workers=source.num_workers,
+            collate_fn=source.collate_fn,
+            pin_memory=source.pin_memory,
+            worker_init_fn=source.worker_init_fn,
+            multiprocessing_context=source.multiprocessing_context,
+            prefetch_factor=source.prefetch_factor,
+            timeout=source.timeout,
+        )
 
 
 def _size_of(loader: Any) -> int | None:

@@ -8,17 +8,13 @@ from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 
 from law_lightning._compat import hooks_of, is_compiled, mark_uncompiled
 from law_lightning.capture.wrap import WRAPPED
 
-_LOG_METHODS = ("log", "log_dict")
-_MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-_CONTAINERS = (list, tuple, set, dict)
+LOG_METHODS = ("log", "log_dict")
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -40,7 +36,7 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
     memo = {} if memo is None else memo
     for part in module.modules():  # tensors with a graph, kept on self for convenience, cannot be deep-copied
         for value in vars(part).values():
-            _detach_into(memo, value)
+            detach_into(memo, value)
     try:
         twin: L.LightningModule = copy.deepcopy(module, memo)
     except Exception as error:
@@ -64,57 +60,22 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
             vars(twin).pop(name, None)
         mark_uncompiled(twin)
     twin.trainer = trainer
-    for name in _LOG_METHODS:
+    for name in LOG_METHODS:
         vars(twin)[name] = _silent
     return twin
 
 
-def refresh(twin: L.LightningModule, module: L.LightningModule) -> None:
-    """Give a copy the attributes that the module has by now: modes, numbers, tensors, and containers of such.
-
-    Steps and hooks may keep them: a temperature, a running prior, a list of losses. What else a module holds (objects
-    of its own) stays as it was when the copy was made.
-
-    Args:
-        twin: what :func:`duplicate` made of the module, with the same submodules still.
-        module: the user's module.
-    """
-    for own, copied in zip(module.modules(), twin.modules(), strict=True):
-        mine, theirs = vars(own), vars(copied)
-        for name, value in mine.items():
-            # A copy of what cannot change is the same object: most attributes, so seen first.
-            if theirs.get(name, theirs) is not value and name not in _MODULES_OWN and _is_plain(value):
-                theirs[name] = _plain_copy(value)
-        for name in [name for name in theirs if name not in mine and name not in _LOG_METHODS]:
-            del theirs[name]  # the copy's own step has set it
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) in _CONTAINERS:
-        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, _PLAIN) or (isinstance(value, Tensor) and not isinstance(value, nn.Parameter))
-
-
-def _plain_copy(value: Any) -> Any:
-    """What shares no memory with the original: the copy's steps may write into it."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _plain_copy(entry) for key, entry in value.items()}
-    return type(value)(map(_plain_copy, value)) if isinstance(value, (list, tuple, set)) else value
-
-
-def _detach_into(memo: dict[int, Any], value: Any) -> None:
+def detach_into(memo: dict[int, Any], value: Any) -> None:
     """Let a deep copy take tensors with a graph, also those within containers, without it."""
     if isinstance(value, Tensor):
         if value.grad_fn is not None:
             memo[id(value)] = value.detach().clone()
     elif isinstance(value, Mapping):
         for entry in value.values():
-            _detach_into(memo, entry)
+            detach_into(memo, entry)
     elif isinstance(value, (list, tuple, set)):
         for entry in value:
-            _detach_into(memo, entry)
+            detach_into(memo, entry)
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
@@ -145,7 +106,7 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
 
 def release(twin: L.LightningModule) -> L.LightningModule:
     """Make a plain module, on the CPU, of what :func:`duplicate` made."""
-    for name in _LOG_METHODS:
+    for name in LOG_METHODS:
         vars(twin).pop(name, None)
     twin.trainer = None
     return twin.cpu()

@@ -28,6 +28,10 @@ class Weighting(Protocol):
         ...
 
 
+def unweighted(samples: Samples, phase: TrainingPhase) -> None:
+    """Weights of one."""
+
+
 class BaseWeighting:
     """A weighting that learns of the training's beginning, or remembers something from batch to batch.
 
