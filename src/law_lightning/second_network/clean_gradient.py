@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from torch.utils.data import DataLoader
 
 from law_lightning.second_network.clean_batches import CleanBatches
-from law_lightning.second_network.gradient_copy import GradientCopy, Products
 from law_lightning.second_network.reference import StepRecord
+from law_lightning.second_network.shared_copy import Products, SharedCopy
 
 INSTEAD = {
     "forward": "Use products='double_backward', which needs no forward mode, or another operator (for attention, "
@@ -30,7 +30,7 @@ class CleanGradient:
     Args:
         clean: a loader of data whose labels can be trusted; None takes the Trainer's first validation loader.
         batch_size: of the clean batches; None takes the training's.
-        products: see :class:`GradientCopy`.
+        products: see :class:`SharedCopy`.
         seed: of the clean batches' order.
         name: of the callback, for errors.
 
@@ -60,7 +60,7 @@ class CleanGradient:
                 differentiated in the way that was chosen.
         """
         self._trainer, self._taken, self._epoch = trainer, 0, -1
-        self._copy = GradientCopy(trainer, module, self._products)
+        self._copy = SharedCopy(trainer, module, self._products)
         self._batches = CleanBatches(trainer, module, self._clean, self._batch_size, self._seed, self._name)
         batch, name = self._batches.take(0), f"{type(module).__name__}.training_step"
         try:
