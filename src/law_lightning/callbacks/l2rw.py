@@ -15,7 +15,7 @@ from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.clean_gradient import CleanGradient
-from law_lightning.second_network.gradient_copy import Products
+from law_lightning.second_network.shared_copy import Products
 from law_lightning.weighting.base import unweighted
 
 
@@ -27,7 +27,7 @@ class L2RWCallback(WeightingCallback):
 
     (Equations 8 to 11 of the paper: the look-ahead from weights of zero stays at :math:`\theta`, so its derivative
     by a weight is this product.) The products are exact, and no layer is rebuilt: see
-    :meth:`law_lightning.second_network.gradient_copy.GradientCopy.products`. As the weights sum up to 1, the loss is
+    :meth:`law_lightning.second_network.shared_copy.SharedCopy.products`. As the weights sum up to 1, the loss is
     their weighted sum instead of a mean. Where no sample helps, all weigh 0 and the step's gradient is that of nothing,
     as in the paper.
 

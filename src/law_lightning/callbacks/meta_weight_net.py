@@ -15,7 +15,7 @@ from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.clean_gradient import CleanGradient
-from law_lightning.second_network.gradient_copy import Products
+from law_lightning.second_network.shared_copy import Products
 from law_lightning.weighting.base import unweighted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import lightning as L
@@ -87,7 +87,9 @@ class CleanBatches:
         source = next(iter(validation_loaders(trainer)), None) if loader is None else loader
         if not isinstance(source, DataLoader):
             raise MisconfigurationException(NO_CLEAN_DATA.format(name=name))
-        if isinstance(source.dataset, IterableDataset) or not getattr(source.dataset, "__len__", int)():
+        by_index = isinstance(source.dataset, Sized) and not isinstance(source.dataset, IterableDataset)
+        self._count = len(source.dataset) if by_index else 0  # type: ignore[arg-type]
+        if self._count == 0:
             raise MisconfigurationException(
                 f"{name} draws clean batches at random, so the clean data set must be one that is read by index and "
                 f"holds samples, not {type(source.dataset).__name__}."
@@ -115,10 +117,10 @@ class CleanBatches:
         self._batches = None
 
     def _loader(self, first: int) -> DataLoader[Any]:
-        source, count = self._source, len(self._source.dataset)  # type: ignore[arg-type]
+        source, size = self._source, min(self._batch_size, self._count)
         return DataLoader(
             _Seeded(source.dataset, self._seeds),
-            batch_sampler=endless_order(count, min(self._batch_size, count), self._seeds, first),
+            batch_sampler=endless_order(self._count, size, self._seeds, first),
             num_workers=source.num_workers,
             collate_fn=source.collate_fn,
             pin_memory=source.pin_memory,

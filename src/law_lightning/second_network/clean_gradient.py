@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from law_lightning.capture.part import Part
 from law_lightning.second_network.clean_batches import CleanBatches
-from law_lightning.second_network.gradient_copy import GradientCopy, Products
+from law_lightning.second_network.shared_copy import Products, SharedCopy
 from law_lightning.second_network.step import StepRecord
 
 INSTEAD = {
@@ -31,7 +31,7 @@ class CleanGradient(Part):
     Args:
         clean: a loader of data whose labels can be trusted; None takes the Trainer's first validation loader.
         batch_size: of the clean batches; None takes the training's.
-        products: see :class:`GradientCopy`.
+        products: see :class:`SharedCopy`.
         seed: of the clean batches' order.
         name: of the callback, for errors.
 
@@ -60,7 +60,7 @@ class CleanGradient(Part):
             MisconfigurationException: there are none.
         """
         self._trainer, self._taken, self._epoch = trainer, 0, -1
-        self._copy = GradientCopy(trainer, module, self._products)
+        self._copy = SharedCopy(trainer, module, self._products)
         self._batches = CleanBatches(trainer, module, self._clean, self._batch_size, self._seed, self._name)
 
     def try_batch(self, module: L.LightningModule) -> None:

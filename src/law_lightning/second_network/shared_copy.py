@@ -1,4 +1,4 @@
-"""A copy of the user's module that computes gradients beside a training and takes no step.
+"""A copy of the user's module that shares its parameters, computes gradients beside a training and takes no step.
 
 For methods that need more of a step than its losses: the gradient at the module's or at other parameters, and how much
 each sample's loss changes along a direction.
@@ -31,11 +31,11 @@ _MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
-class GradientCopy:
+class SharedCopy:
     """Runs ``training_step`` on a copy. The training is left as it is: random states, buffers, gradients, logs.
 
-    Before each run the copy is given the module's parameters, buffers and plain attributes; objects of a user's own
-    classes are those of the moment when the copy was made.
+    At each run it has the module's parameters, and copies of its present buffers and plain attributes; objects of a
+    user's own classes are those of the moment when the copy was made.
 
     Args:
         trainer: the Trainer, in the course of a fit.
@@ -90,11 +90,14 @@ class GradientCopy:
         Raises:
             MisconfigurationException: the graph is needed once more, but the network was compiled to be rid of it.
         """
-        scaler: torch.amp.GradScaler | None = getattr(self._trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
+        scaler = self._scaler
         try:
             gradients = torch.autograd.grad(
-                loss * scale, list(parameters), retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+                loss if scaler is None else loss * scaler.get_scale(),
+                list(parameters),
+                retain_graph=retain_graph,
+                allow_unused=True,
+                materialize_grads=True,
             )
         except RuntimeError as error:
             if "donated buffer" not in str(error):
@@ -104,7 +107,12 @@ class GradientCopy:
                 "one gradient, but two are taken here: set torch._functorch.config.donated_buffer = False before the "
                 "network runs for the first time."
             ) from error
-        return [gradient / scale for gradient in gradients]
+        return list(gradients) if scaler is None else [gradient / scaler.get_scale() for gradient in gradients]
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        scaler: torch.amp.GradScaler | None = getattr(self._trainer.precision_plugin, "scaler", None)
+        return scaler
 
     def products(self, step: StepRecord, direction: Sequence[Tensor], check: bool = False) -> list[Tensor]:
         r"""How much each sample's loss changes along a direction: its gradient's inner product with the direction.
@@ -123,9 +131,10 @@ class GradientCopy:
         Returns:
             For each loss that the step calls with a target of its own: p, [B].
         """
-        # In float16 a small direction would vanish on its way, so it is as long as 1 there.
-        length = torch.nn.utils.get_total_norm(direction, torch.inf).clamp_min(torch.finfo(torch.float32).tiny)
-        direction = [each / length for each in direction]
+        length: Tensor | float = 1.0
+        if self._scaler is not None:  # in float16 a small direction would vanish on its way
+            length = torch.nn.utils.get_total_norm(direction, torch.inf).clamp_min(torch.finfo(torch.float32).tiny)
+            direction = [each / length for each in direction]
         if self._mode == "forward":
             found = self._forward(step, direction)
         else:
@@ -165,16 +174,18 @@ class GradientCopy:
             parameters: as :meth:`parameters`; dual numbers make the copy's own ones dual.
             graph: whether the copy's parameters need a gradient. A graph would cost a third of a pass with duals.
         """
-        mine = dict(itertools.chain(self._module.named_parameters(), self._module.named_buffers()))
-        theirs = dict(itertools.chain(self._twin.named_parameters(), self._twin.named_buffers()))
+        mine, theirs = tensors_of(self._module), tensors_of(self._twin)
         if [(name, each.shape) for name, each in mine.items()] != [(name, each.shape) for name, each in theirs.items()]:
             self.renew()  # a hook has added something to the module
-            theirs = dict(itertools.chain(self._twin.named_parameters(), self._twin.named_buffers()))
+            theirs = tensors_of(self._twin)
         follow(self._twin, self._module)
         values = iter(parameters)
         with torch.no_grad():
             for name, own in mine.items():
-                theirs[name].requires_grad_(graph and own.requires_grad).copy_(next(values) if is_trained(own) else own)
+                copied, value = theirs[name], next(values) if is_trained(own) else own
+                if isinstance(own, nn.Parameter):
+                    copied.requires_grad_(graph and own.requires_grad).data = value
+                copied.copy_(value)  # of what is shared by now, a tangent alone
         # Compiled code knows of no dual numbers. Gradients are enabled, so that a loss that the step computes without
         # one is seen to be such.
         eager = torch.compiler.set_stance("force_eager")
@@ -194,6 +205,11 @@ class _TangentCapture(LossCapture):
     def needs_gradient(self, logits: Tensor) -> bool:
         """Whether a loss of these logits may be one that the module trains on."""
         return torch.is_grad_enabled() and (logits.requires_grad or fw.unpack_dual(logits).tangent is not None)
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return dict(itertools.chain(module.named_parameters(), module.named_buffers()))
 
 
 def is_trained(tensor: Tensor) -> bool:

@@ -10,8 +10,8 @@ from torch.func import functional_call, vmap
 
 from law_lightning.callbacks import L2RWCallback
 from law_lightning.capture.loss_capture import LossCapture
-from law_lightning.second_network.gradient_copy import GradientCopy
 from law_lightning.second_network.reference import StepRecord
+from law_lightning.second_network.shared_copy import SharedCopy
 from law_lightning.utilities.randomness import replaying
 from zoo import MODULES, TRAINERS, Base, BatchNormCNN, DropoutMLP, ExplicitDict, Mixup, TwoHeads, assert_identical, fit
 
@@ -25,7 +25,7 @@ class Looking(L.Callback):
         self.look, self.mode, self.steps, self.ran = look, mode, steps, 0
 
     def on_train_start(self, trainer, pl_module):
-        self.copy = GradientCopy(trainer, pl_module, self.mode)
+        self.copy = SharedCopy(trainer, pl_module, self.mode)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step in self.steps:
