@@ -164,6 +164,6 @@ def make_module(in_shape: tuple[int, int, int], num_classes: int, training: Trai
 def _make_network(name: str, in_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     if name == "small":
         return SmallCNN(in_shape, num_classes, channels=(8, 16))
-    from law_lightning.models.cifar_resnet import cifar_resnet18  # needs torchvision, which tests do without
+    from law_lightning.models import cifar_resnet18  # needs torchvision, which tests do without
 
     return cifar_resnet18(in_shape, num_classes)
