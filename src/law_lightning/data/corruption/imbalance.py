@@ -9,14 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from law_lightning.data.corruption.base import (
-    Corruption,
-    check_class,
-    plain_float,
-    plain_int,
-    plain_seed,
-    plain_tuple,
-)
+from law_lightning.data.corruption.base import Corruption, check_class, plain_number, plain_seed, plain_tuple
 
 
 def long_tail_counts(counts: Sequence[int], imbalance: float) -> list[int]:
@@ -43,7 +36,7 @@ def long_tail_counts(counts: Sequence[int], imbalance: float) -> list[int]:
 
 
 def keep_of_each_class(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
-    """Choose at most so many samples of each class at random.
+    """Return at most so many random samples of each class, int64 [K], ascending.
 
     With one seed, the samples kept by a small count are kept by every greater one too.
 
@@ -51,9 +44,6 @@ def keep_of_each_class(labels: Tensor, counts: Sequence[int], seed: int) -> Tens
         labels: int64 [N].
         counts: How many to keep of each class [C].
         seed: Decides the choice, alone.
-
-    Returns:
-        The samples kept, int64 [K], ascending.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     kept = [order[labels[order] == c][:count] for c, count in enumerate(counts)]
@@ -79,8 +69,8 @@ class DiscardClasses(Corruption):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        classes = tuple(plain_int(each, "A class in classes") for each in plain_tuple(self.classes, "classes"))
-        self._set(classes=classes, share=plain_float(self.share, "share"), seed=plain_seed(self.seed))
+        classes = tuple(plain_number(each, "A class in classes", int) for each in plain_tuple(self.classes, "classes"))
+        self._set(classes=classes, share=plain_number(self.share, "share"), seed=plain_seed(self.seed))
         if not classes or len(set(classes)) < len(classes):
             raise ValueError(f"classes is {list(classes)}, but it must name one class or more, each only once.")
         if not 0.0 <= self.share < 1.0:
@@ -123,7 +113,7 @@ class LongTail(Corruption):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._set(imbalance=plain_float(self.imbalance, "imbalance"), seed=plain_seed(self.seed))
+        self._set(imbalance=plain_number(self.imbalance, "imbalance"), seed=plain_seed(self.seed))
         if not 1.0 <= self.imbalance < math.inf:
             raise ValueError(
                 f"imbalance is {self.imbalance}, but it must be at least 1 and finite: the size of the largest class "
