@@ -77,8 +77,7 @@ class ArraysDataModule(ArrayDataModule):
         y = {n: labels_tensor(arrays[f"{n}_y"], f"{n}_y in {self.path}") for n in names}
         if len({arrays[f"{name}_x"].dtype == np.uint8 for name in names}) > 1:
             raise ValueError(
-                f"The inputs in {self.path} are partly uint8, which is scaled to [0, 1], and partly float, "
-                "which is not: store all of them in one dtype."
+                f"The inputs in {self.path} are partly uint8, which is scaled to [0, 1], and partly float: use one dtype."
             )
         self._check_shapes(x, y)
         if self.shrink > 1:
@@ -101,18 +100,15 @@ class ArraysDataModule(ArrayDataModule):
         for name in x:
             if len(x[name]) != len(y[name]):
                 raise ValueError(
-                    f"{self.path} has {len(x[name])} samples in {name}_x but {len(y[name])} labels in "
-                    f"{name}_y: store one label for each sample."
+                    f"{self.path} has {len(x[name])} samples in {name}_x but {len(y[name])} labels in {name}_y."
                 )
-            if list(x[name].shape[1:]) != shape:
+            if (other := list(x[name].shape[1:])) != shape:
                 raise ValueError(
-                    f"In {self.path} a sample of {name}_x has shape {list(x[name].shape[1:])}, but one of "
-                    f"train_x has {shape}: store all samples in one shape."
+                    f"In {self.path} a sample of {name}_x has shape {other}, but one of train_x has {shape}: use one shape."
                 )
         if self.flip and len(shape) != 3:
             raise ValueError(
-                f"flip=True needs images, but the samples in {self.path} are vectors of {shape[0]} features: store "
-                "them as [N, H, W], or set flip=False."
+                f"flip=True needs images, but the samples in {self.path} are vectors of {shape[0]} features."
             )
         if self.shrink > 1 and (len(shape) != 3 or min(shape[1:]) < self.shrink):
             raise ValueError(

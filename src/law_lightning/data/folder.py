@@ -93,8 +93,8 @@ class ImageFolderDataModule(VisionDataModule):
         except FileNotFoundError as error:
             expected = " and ".join(f"{name}/<class>/*.jpg" for name in self.folders)
             raise FileNotFoundError(
-                f"{self.title} is not in {self.root.absolute()}: there is no folder {folder}, or no images in it. Expected "
-                f"are {expected} (any image format) below root (data.root=PATH). ({error})"
+                f"{self.title} is not in {self.root.absolute()}: there is no folder {folder}, or no images in it. "
+                f"Expected are {expected} (any image format) below root (data.root=PATH). ({error})"
             ) from error
         if self.verify:
             verify_images([path for path, _ in dataset.samples])
@@ -125,25 +125,14 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     Args:
         root: The folder that holds ``train`` and ``val``.
-        train_size: Training images of the search split.
-        val_size: Validation images of the search split.
-        per_class: Whether these are numbers of images a class.
-        verify: Decode every file before training: this takes long here.
-        **kwargs: Passed on to :class:`ImageFolderDataModule`.
+        **kwargs: Passed on to :class:`ImageFolderDataModule`; by default ``train_size=100``, ``val_size=25``,
+            ``per_class=True`` and ``verify=False``, as decoding every file takes long here.
     """
 
     title = "ImageNet"
     folders = ("train", "val")
     statistics = IMAGENET_MEANS
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        *,
-        train_size: int | None = 100,
-        val_size: int = 25,
-        per_class: bool = True,
-        verify: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(root, train_size=train_size, val_size=val_size, per_class=per_class, verify=verify, **kwargs)
+    def __init__(self, root: str | Path = "data", **kwargs: Any) -> None:
+        defaults = {"train_size": 100, "val_size": 25, "per_class": True, "verify": False}
+        super().__init__(root, **defaults | kwargs)

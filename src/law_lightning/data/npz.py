@@ -90,10 +90,8 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{name} has dtype {x.dtype}, but inputs must be uint8 (0 to 255) or float: convert it.")
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
-        raise ValueError(
-            f"{name} has shape {list(x.shape)}, but it must be [N, D], [N, H, W], [N, H, W, C] or "
-            "[N, C, H, W], and not empty."
-        )
+        shapes = "[N, D], [N, H, W], [N, H, W, C] or [N, C, H, W]"
+        raise ValueError(f"{name} has shape {list(x.shape)}, but it must be {shapes}, and not empty.")
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4:
@@ -123,7 +121,5 @@ def labels_tensor(y: Array, name: str) -> Tensor:
     if y.ndim != 1 or len(y) == 0:
         raise ValueError(f"{name} has shape {list(y.shape)}, but labels must be [N], one for each sample.")
     if y.min() < 0:
-        raise ValueError(
-            f"{name} has the negative label {y.min()}, but labels must count from 0: renumber the classes."
-        )
+        raise ValueError(f"{name} has the negative label {y.min()}, but classes count from 0: renumber them.")
     return torch.from_numpy(y.astype(np.int64))

@@ -26,8 +26,9 @@ class SmallImagesDataModule(VisionDataModule):
         **kwargs: Passed on to :class:`~law_lightning.data.vision.VisionDataModule`.
     """
 
-    #: Name of the class in torchvision.
+    #: Name of the class in torchvision, and the folder below the root that it reads.
     dataset: str
+    folder: str
     statistics: Statistics
     size: int
     #: Whether an augmented image is also mirrored with probability one half.
@@ -43,29 +44,29 @@ class SmallImagesDataModule(VisionDataModule):
     def prepare_data(self) -> None:
         """Fetch the data set if that is wanted."""
         if self.download:
-            self._dataset_class()(self.root, download=True)
+            self._open(train=True, download=True)
 
     def load_part(self, train: bool) -> Any:
-        """Return torchvision's dataset."""
-        dataset = self._dataset_class()
-        folder, sums = self._files(dataset)
-        missing = [name for name in sums if not (folder / name).is_file()]
-        if missing:
+        """Return torchvision's dataset, which is checked when it is opened."""
+        folder = self.root.absolute() / self.folder
+        fetch = f"fetch {self.title} with download=True (data.download=true)"
+        if not folder.is_dir():
             raise FileNotFoundError(
-                f"{self.title} is not whole in {folder}: expected are the files {', '.join(sums)}; missing are "
-                f"{', '.join(missing)}. Give the folder that torchvision's layout begins in as root (data.root=PATH), "
-                "or fetch the data set with download=True (data.download=true)."
+                f"{self.title} is not in {self.root.absolute()}: there is no folder {folder}. Give the folder that "
+                f"holds {self.folder} as root (data.root=PATH), or {fetch}."
             )
         try:
-            return dataset(self.root, train=train)
+            return self._open(train)
         except Exception as error:  # damaged bytes can fail in any way
-            from torchvision.datasets.utils import check_integrity
-
-            damaged = [name for name, md5 in sums.items() if md5 and not check_integrity(str(folder / name), md5)]
             raise ValueError(
-                f"{', '.join(damaged or sums)} in {folder} cannot be read as {self.title}: damaged. Delete the files "
-                f"and fetch the data set again with download=True (data.download=true). ({error})"
+                f"The files in {folder} cannot be read as {self.title}, some are missing or damaged ({error}): delete "
+                f"that folder and {fetch}."
             ) from error
+
+    def _open(self, train: bool, download: bool = False) -> Any:
+        from torchvision import datasets
+
+        return getattr(datasets, self.dataset)(self.root, train=train, download=download)
 
     def default_transforms(self) -> tuple[Transform, Transform]:
         """Return the transforms of training and evaluation images."""
@@ -76,15 +77,6 @@ class SmallImagesDataModule(VisionDataModule):
             return plain, plain
         mirror = [v2.RandomHorizontalFlip()] if self.mirror else []
         return standardized(self.statistics, [v2.RandomCrop(self.size, padding=4), *mirror]), plain
-
-    def _dataset_class(self) -> Any:
-        from torchvision import datasets
-
-        return getattr(datasets, self.dataset)
-
-    def _files(self, dataset: Any) -> tuple[Path, dict[str, str | None]]:
-        """The folder of the files, and the published MD5 of each where it is known."""
-        raise NotImplementedError
 
 
 class CIFAR10DataModule(SmallImagesDataModule):
@@ -101,15 +93,12 @@ class CIFAR10DataModule(SmallImagesDataModule):
 
     title = "CIFAR-10"
     dataset = "CIFAR10"
+    folder = "cifar-10-batches-py"
     statistics = CIFAR10_STATISTICS
     size = 32
 
     def __init__(self, root: str | Path = "data", *, train_size: int | None = 20000, **kwargs: Any) -> None:
         super().__init__(root, train_size=train_size, **kwargs)
-
-    def _files(self, dataset: Any) -> tuple[Path, dict[str, str | None]]:
-        meta = (dataset.meta["filename"], dataset.meta["md5"])
-        return self.root.absolute() / dataset.base_folder, dict([*dataset.train_list, *dataset.test_list, meta])
 
 
 class CIFAR100DataModule(CIFAR10DataModule):
@@ -117,6 +106,7 @@ class CIFAR100DataModule(CIFAR10DataModule):
 
     title = "CIFAR-100"
     dataset = "CIFAR100"
+    folder = "cifar-100-python"
     statistics = CIFAR100_STATISTICS
 
 
@@ -133,6 +123,7 @@ class MNISTDataModule(SmallImagesDataModule):
 
     title = "MNIST"
     dataset = "MNIST"
+    folder = "MNIST/raw"
     statistics = MNIST_STATISTICS
     size = 28
     mirror = False  # a mirrored digit is no digit
@@ -140,15 +131,12 @@ class MNISTDataModule(SmallImagesDataModule):
     def __init__(self, root: str | Path = "data", *, augment: bool = False, **kwargs: Any) -> None:
         super().__init__(root, augment=augment, **kwargs)
 
-    def _files(self, dataset: Any) -> tuple[Path, dict[str, str | None]]:
-        folder = self.root.absolute() / dataset.__name__ / "raw"
-        return folder, dict.fromkeys(Path(name).stem for name, _ in dataset.resources)
-
 
 class FashionMNISTDataModule(MNISTDataModule):
     """Fashion-MNIST: ten kinds of clothes, else as MNIST (Xiao et al., 2017). Augmented images are mirrored too."""
 
     title = "Fashion-MNIST"
     dataset = "FashionMNIST"
+    folder = "FashionMNIST/raw"
     statistics = FASHION_MNIST_STATISTICS
     mirror = True

@@ -45,24 +45,13 @@ class ImageSplits:
     """Which images of the data set's training part are trained on and validated on; the test part is used whole."""
 
     train: Dataset[Any]
-    test: Dataset[Any]
+    test: Any
     train_rows: Tensor
+    train_y: Tensor
     val_rows: Tensor
+    val_y: Tensor
     num_classes: int
-
-    @property
-    def train_y(self) -> Tensor:
-        """True labels of the training images, int64 [N]."""
-        return _labels_of(self.train)[self.train_rows]
-
-    @property
-    def num_rows(self) -> int:
-        """Images of the data set's training part."""
-        return len(_labels_of(self.train))
-
-
-def _labels_of(dataset: Any) -> Tensor:
-    return torch.as_tensor(dataset.targets, dtype=torch.int64)
+    num_rows: int
 
 
 class VisionDataModule(LabelledDataModule):
@@ -134,22 +123,24 @@ class VisionDataModule(LabelledDataModule):
                 f"The training and the test part of {self.title} in {self.root.absolute()} hold different classes: "
                 f"only one of them has {', '.join(differing[:10])}. Give both the same classes."
             )
-        train_rows, val_rows = self._split(_labels_of(train), len(train.classes))
-        return ImageSplits(train, test, train_rows, val_rows, len(train.classes))
+        labels = torch.as_tensor(train.targets, dtype=torch.int64)
+        rows, val_rows = self._split(labels, len(train.classes))
+        return ImageSplits(
+            train, test, rows, labels[rows], val_rows, labels[val_rows], len(train.classes), len(labels)
+        )  # fmt: skip
 
     def make_datasets(self, splits: ImageSplits, kept: Tensor, labels: Tensor) -> dict[str, Dataset[Any]]:
         """Decode the images when they are asked for; only training images are augmented."""
         augment, plain = self.default_transforms()
         augment, plain = self.train_transform or augment, self.eval_transform or plain
-        rows, test_y = splits.train_rows[kept], _labels_of(splits.test)
+        rows, test_y = splits.train_rows[kept], torch.as_tensor(splits.test.targets)
         datasets: dict[str, Dataset[Any]] = {
             "train": ImageDataset(splits.train, rows, labels, augment),
             "clean": ImageDataset(splits.train, rows, labels, plain),
             "test": ImageDataset(splits.test, torch.arange(len(test_y)), test_y, plain),
         }
         if len(splits.val_rows) > 0:
-            val_y = _labels_of(splits.train)[splits.val_rows]
-            datasets["val"] = ImageDataset(splits.train, splits.val_rows, val_y, plain)
+            datasets["val"] = ImageDataset(splits.train, splits.val_rows, splits.val_y, plain)
         return datasets
 
     def _split(self, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

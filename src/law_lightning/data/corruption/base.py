@@ -33,7 +33,7 @@ class Corruption:
         """Corrupt the labels.
 
         Args:
-            labels: True labels of the N training samples, int64 [N], each in [0, num_classes).
+            labels: True labels of the N training samples, int64 [N] on the CPU, each in [0, num_classes).
             num_classes: Number of classes C.
             rows: Which rows of the data set's training part these samples are, int64 [N]; None stands for all.
             num_rows: How many rows that part has; it goes together with ``rows``.
@@ -43,12 +43,12 @@ class Corruption:
         """
         check_labels(labels, num_classes)
         rows, num_rows = _checked_rows(rows, num_rows, labels)
-        kept = self.keep(labels.cpu(), num_classes)
-        true_labels = labels.cpu()[kept]  # a copy: the record stays true even if the caller writes into its labels
-        replaced, selected = self.replace(true_labels.clone(), num_classes, rows.cpu()[kept], num_rows)
-        tensors = (replaced, true_labels, selected.nonzero().flatten(), kept)
-        replaced, true_labels, chosen, kept = (each.to(labels.device) for each in tensors)
-        return CorruptionRecord(replaced, true_labels, chosen, self.name, self.settings(), kept)
+        kept = self.keep(labels, num_classes)
+        true_labels = labels[kept]  # a copy: the record stays true even if the caller writes into its labels
+        replaced, selected = self.replace(true_labels.clone(), num_classes, rows[kept], num_rows)
+        return CorruptionRecord(
+            replaced, true_labels, selected.nonzero().flatten(), self.name, self.settings(), kept
+        )  # fmt: skip
 
     def keep(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the samples to keep, int64 [K], ascending."""
@@ -90,14 +90,11 @@ class Compose(Corruption):
 
     def __post_init__(self) -> None:
         self._set(corruptions=plain_tuple(self.corruptions, "corruptions"))
-        if not self.corruptions:
-            raise ValueError("corruptions is empty: name at least one, or take no corruption at all.")
-        for place, each in enumerate(self.corruptions, start=1):
-            if not isinstance(each, Corruption):
-                raise ValueError(
-                    f"Number {place} of corruptions is {each!r}, but each must be a Corruption: derive your own from "
-                    "law_lightning.data.Corruption."
-                )
+        if not self.corruptions or not all(isinstance(each, Corruption) for each in self.corruptions):
+            raise ValueError(
+                f"corruptions is {list(self.corruptions)}, but it must hold at least one Corruption and nothing else: "
+                "derive your own from law_lightning.data.Corruption."
+            )
 
     @property
     def name(self) -> str:
@@ -114,7 +111,7 @@ class Compose(Corruption):
         """Corrupt the labels."""
         # Each step is told its rows, also where none were given: it may see only part of the samples.
         rows, num_rows = _checked_rows(rows, num_rows, labels)
-        kept, present = torch.arange(len(labels), device=labels.device), labels.clone()
+        kept, present = torch.arange(len(labels)), labels.clone()
         selected = torch.zeros_like(labels, dtype=torch.bool)
         for corruption in self.corruptions:
             record = corruption(present, num_classes, rows[kept], num_rows)
@@ -128,9 +125,10 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     """Check that labels are int64 [N] in [0, num_classes)."""
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}, but it must be at least 1.")
-    if labels.dtype != torch.int64 or labels.ndim != 1:
+    if labels.dtype != torch.int64 or labels.ndim != 1 or labels.device.type != "cpu":
         raise ValueError(
-            f"Labels must be an int64 tensor of shape [N], but they are {labels.dtype} of shape {list(labels.shape)}."
+            f"Labels must be an int64 tensor of shape [N] on the CPU, but they are {labels.dtype} of shape "
+            f"{list(labels.shape)} on {labels.device}."
         )
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong) > 0:
@@ -143,16 +141,15 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 def _checked_rows(rows: Tensor | None, num_rows: int | None, labels: Tensor) -> tuple[Tensor, int]:
     """Rows, int64 [N] in [0, num_rows); without any, the samples are the whole training part."""
     if rows is None and num_rows is None:
-        return torch.arange(len(labels), device=labels.device), len(labels)
+        return torch.arange(len(labels)), len(labels)
     if rows is None or num_rows is None:
         raise ValueError("rows and num_rows go together, but only one was given: give both, or neither.")
-    is_index = rows.dtype == torch.int64 and rows.shape == labels.shape
-    if not is_index or (rows < 0).any() or (rows >= num_rows).any():
+    if rows.dtype != torch.int64 or rows.shape != labels.shape or (rows < 0).any() or (rows >= num_rows).any():
         raise ValueError(
             f"rows must be an int64 tensor of shape {list(labels.shape)}, one for each label, in [0, {num_rows - 1}], "
-            f"but it is {rows.dtype} of shape {list(rows.shape)}" + (" with rows outside." if is_index else ".")
+            f"but it is {rows.dtype} of shape {list(rows.shape)}: {rows.tolist()[:10]}"
         )
-    return rows.to(labels.device), num_rows
+    return rows, num_rows
 
 
 def check_class(index: int, num_classes: int, setting: str) -> None:
