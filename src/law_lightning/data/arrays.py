@@ -77,7 +77,7 @@ class ArraysDataModule(ArrayDataModule):
         y = {n: labels_tensor(arrays[f"{n}_y"], f"{n}_y in {self.path}") for n in names}
         if len({arrays[f"{name}_x"].dtype == np.uint8 for name in names}) > 1:
             raise ValueError(
-                f"The inputs in {self.path} are partly uint8, which is scaled to [0, 1], and partly float: use one dtype."
+                f"The inputs in {self.path} are partly uint8, which is scaled to [0, 1], and partly float: use one."
             )
         self._check_shapes(x, y)
         if self.shrink > 1:
@@ -104,7 +104,7 @@ class ArraysDataModule(ArrayDataModule):
                 )
             if (other := list(x[name].shape[1:])) != shape:
                 raise ValueError(
-                    f"In {self.path} a sample of {name}_x has shape {other}, but one of train_x has {shape}: use one shape."
+                    f"In {self.path} a sample of {name}_x has shape {other}, but one of train_x has {shape}."
                 )
         if self.flip and len(shape) != 3:
             raise ValueError(

@@ -44,11 +44,11 @@ class SmallImagesDataModule(VisionDataModule):
     def prepare_data(self) -> None:
         """Fetch the data set if that is wanted."""
         if self.download:
-            self._open(train=True, download=True)
+            self._dataset_class()(self.root, download=True)
 
     def load_part(self, train: bool) -> Any:
         """Return torchvision's dataset, which is checked when it is opened."""
-        folder = self.root.absolute() / self.folder
+        dataset, folder = self._dataset_class(), self.root.absolute() / self.folder
         fetch = f"fetch {self.title} with download=True (data.download=true)"
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -56,17 +56,17 @@ class SmallImagesDataModule(VisionDataModule):
                 f"holds {self.folder} as root (data.root=PATH), or {fetch}."
             )
         try:
-            return self._open(train)
+            return dataset(self.root, train=train)
         except Exception as error:  # damaged bytes can fail in any way
             raise ValueError(
                 f"The files in {folder} cannot be read as {self.title}, some are missing or damaged ({error}): delete "
                 f"that folder and {fetch}."
             ) from error
 
-    def _open(self, train: bool, download: bool = False) -> Any:
+    def _dataset_class(self) -> Any:
         from torchvision import datasets
 
-        return getattr(datasets, self.dataset)(self.root, train=train, download=download)
+        return getattr(datasets, self.dataset)
 
     def default_transforms(self) -> tuple[Transform, Transform]:
         """Return the transforms of training and evaluation images."""

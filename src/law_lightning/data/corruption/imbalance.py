@@ -13,7 +13,7 @@ from law_lightning.data.corruption.base import Corruption, check_class, plain_nu
 
 
 def _keep_of_each_class(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
-    """At most so many random samples of each class, int64 [K], ascending; those of a small count are among a greater's."""
+    """At most so many random samples of each class, int64 [K], ascending; a greater count only adds to them."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     kept = [order[labels[order] == c][:count] for c, count in enumerate(counts)]
     return torch.cat(kept).sort().values
@@ -53,8 +53,8 @@ class DiscardClasses(Corruption):
             left = round(counts[index] * (1 - self.share))
             if left < 1:
                 raise ValueError(
-                    f"Discarding the share {self.share} of the {counts[index]} training samples of class {index} leaves "
-                    "none: lower share, leave the class out of classes, or take more training samples."
+                    f"Discarding the share {self.share} of the {counts[index]} training samples of class {index} "
+                    "leaves none: lower share, take the class out of classes, or take more training samples."
                 )
             counts[index] = left
         return _keep_of_each_class(labels, counts, self.seed)
@@ -62,11 +62,13 @@ class DiscardClasses(Corruption):
 
 @dataclass(frozen=True)
 class LongTail(Corruption):
-    r"""Classes shrink exponentially with their index: of class c stay
+    r"""Classes shrink exponentially with their index.
+
+    Of class c so many samples stay:
 
     .. math:: \min(n_c, \mathrm{round}(n_{\max} \, \rho^{-c / (C - 1)}))
 
-    samples, with :math:`n_c` those there are, C the number of classes, and :math:`\rho` the imbalance rate (Cui et al.,
+    with :math:`n_c` those there are, C the number of classes and :math:`\rho` the imbalance rate (Cui et al.,
     "Class-Balanced Loss Based on Effective Number of Samples", 2019).
 
     Attributes:
@@ -96,7 +98,7 @@ class LongTail(Corruption):
             index = counts.index(0)
             lower = "lower imbalance, or " if present[index] else ""
             raise ValueError(
-                f"A long tail of imbalance {self.imbalance} leaves none of the {present[index]} training samples of class "
-                f"{index}, but needs samples of all {num_classes} classes: {lower}take more training samples."
+                f"A long tail of imbalance {self.imbalance} leaves none of the {present[index]} training samples of "
+                f"class {index}, but needs samples of all {num_classes} classes: {lower}take more training samples."
             )
         return _keep_of_each_class(labels, counts, self.seed)
