@@ -82,7 +82,7 @@ def _choose(content: Any, path: Path, key: str | None) -> Any:
     if key is None and len(content) == 1:
         return next(iter(content.values()))
     if key not in content:
-        asked = "no single array" if key is None else f"no array {key!r}"
+        asked = "several arrays, or none" if key is None else f"no array {key!r}"
         raise ValueError(f"{path} holds {asked}: give key, one of {sorted(map(str, content))}.")
     return content[key]
 
@@ -117,7 +117,7 @@ def _load_torch(path: Path) -> Any:
         raise
     except Exception as error:  # damaged bytes can fail in any way inside a reader
         raise ValueError(
-            f"{path} cannot be read: it is damaged, holds Python objects, or is another kind of file ({error})."
+            f"{path} cannot be read: it is damaged, holds Python objects, or is another kind of file."
         ) from error
 
 
