@@ -1,6 +1,5 @@
 """The networks: shapes, numbers of parameters, gradients, what they refuse."""
 
-import copy
 import importlib
 import sys
 from functools import partial
@@ -125,38 +124,16 @@ def test_how_often_the_image_is_halved(name, last):
     assert (sides[0], sides[-1]) == (32, last)
 
 
-@pytest.mark.parametrize("depth", [10, 16, 28, 40])
-def test_depth_is_the_number_of_layers(depth):
-    assert len(convolutions(meta(WideResNet, CIFAR, 10, depth=depth, width=2))) == depth
-    assert len(convolutions(meta(cifar_resnet32, CIFAR, 10))) + 1 == 32  # and one linear layer
-
-
 @pytest.mark.parametrize("name", SMALL)
-def test_gradients_are_numbers_and_a_copy_shares_nothing(name):
+def test_gradients_are_numbers_and_reach_every_parameter(name):
     torch.manual_seed(0)
-    network, x = SMALL[name](CIFAR, 10), torch.rand(2, *CIFAR)
-    network(x)[:, 3].sum().backward()
+    network = SMALL[name](CIFAR, 10)
+    network(torch.rand(2, *CIFAR))[:, 3].sum().backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
         if parameter.dim() > 1 and name != "mobilenet_v2":  # whose ReLU6 may be saturated
             assert parameter.grad.count_nonzero() > 0, key
-    twin, expected = copy.deepcopy(network).eval(), network.eval()(x)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.fill_(0.0)
-    assert torch.equal(twin(x), expected)
-
-
-@pytest.mark.parametrize("name", ["resnet32", "wrn16-2", "resnet18"])
-def test_the_seed_decides_the_weights(name):
-    def weights(seed):
-        torch.manual_seed(seed)
-        return list((SMALL | NETWORKS)[name](CIFAR, 10).state_dict().values())
-
-    first, again, other = weights(3), weights(3), weights(4)
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("name", ["resnet32", "wrn16-2", "vgg19"])
