@@ -2,8 +2,8 @@
 
     nox -s large
 
-2 cores of an x86-64 server CPU shared with other work, one thread; torch 2.15.0, lightning 2.6.6; once each, at commit
-6397844:
+2 cores of an x86-64 server CPU shared with other work, one thread; torch 2.15.0, lightning 2.6.6; once each, 2026-11-25
+(commit 1b65a3e, where the phase needed no validation):
 
     10,000 stages      1.43 ms a stage in the first tenth, 1.42 in the last; 2.64 MiB of state at the end
     transitions        60 bytes each; 63 us an addition to 10,000, 69 to 1,000,000; with a capacity, 66
@@ -14,8 +14,8 @@
 So time grows with the buffer, as the update reads all of it, up to the capacity. What an episode takes more after that,
 0.13 ms for each before it, is the writing of the search's state. Memory grows by what there is to remember.
 
-- history: one fit of a small network with a strategy applied, as many stages as steps. What it holds is the size of
-  the callback's part of a checkpoint.
+- history: one fit of a small network with a strategy applied, as many stages as steps, each with a validation of one
+  batch for the phase. What it holds is the size of the callback's part of a checkpoint.
 - replay: transitions as a search makes them. An update is one pass over the buffer in batches of 128, of one member.
 - limited: the same buffer with a capacity of a tenth; an addition lets the oldest go.
 - search: episodes of 4 stages on 60 digits, with a capacity of 2,000 transitions. Memory is the process's own

@@ -11,7 +11,7 @@ search                  episodes a minute       of 2 searches      start-up in s
 2 searches of 1 worker  117.2 [116.7, 117.8]    1.00 [1.00, 1.00]  4.9 [4.5, 5.3]
 2 workers               107.4 [106.8, 108.0]    0.92 [0.91, 0.93]  12.4 [12.0, 12.8]
 
-Two workers give 1.83 times the episodes of one. (Commit 6397844, whose members took turns at learning.)
+Two workers give 1.83 times the episodes of one. (Commit f3068ef, whose members take turns at learning.)
 
 - Episodes: digits_noise40 of ``tasks.py``. Every round runs, one after the other, a search with 1 worker, two such
   searches at the same time that know nothing of each other, and a search with 2 workers; each has the same number of
