@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -138,17 +139,8 @@ def _co_teaching(losses: ModuleType, networks: ModuleType) -> Peer:
             loss.backward()
             optimizer.step()
 
-    return _without_gpu(step)
-
-
-def _without_gpu(step: Peer) -> Peer:
-    """A step whose ``.cuda()`` stays where it is."""
-
-    def stays(x: Tensor, y: Tensor) -> None:
-        kept, torch.Tensor.cuda = torch.Tensor.cuda, lambda self, *args, **kwargs: self  # type: ignore[method-assign]
-        try:
+    def on_the_cpu(x: Tensor, y: Tensor) -> None:  # its loss calls .cuda()
+        with patch.object(Tensor, "cuda", lambda tensor, *args, **kwargs: tensor):
             step(x, y)
-        finally:
-            torch.Tensor.cuda = kept  # type: ignore[method-assign]
 
-    return stays
+    return on_the_cpu
