@@ -3,8 +3,8 @@
     nox -s fdu
 
 2 cores of an x86-64 server CPU, both busy with other work, hence processor time; one thread; torch 2.15.0,
-stable-baselines3 2.9.2, torchrl 0.14.1, tensordict 0.14.3; 2026-11-28; medians of 7 rounds [min, max], at commit 745b9f9,
-whose backward passes were written by hand and whose three members took turns:
+stable-baselines3 2.9.2, torchrl 0.14.1, tensordict 0.14.3; 2026-11-28; medians of 7 rounds [min, max]; commit 745b9f9,
+whose backward passes are written by hand and whose three members take turns:
 
   B  ours, updates a second  default agent  sb3  torchrl  times sb3          times torchrl
 ---  ----------------------  -------------  ---  -------  -----------------  -----------------
@@ -15,11 +15,11 @@ whose backward passes were written by hand and whose three members took turns:
 
 Aim: at least 1.5 times the faster of the two at every B.
 
-- An update is one step of one critic, one of the actor, and one of the target networks, on B of 2,000 transitions: state
-  10, action 5, hidden 64, 64, 64, ReLU, tanh at the actor's end, Adam 1e-3, gamma 0.95, tau 0.01. A smaller batch at
-  the end of an epoch of ours counts as the share of B that it is.
-- ours: an agent of one member with the settings of plain DDPG. default agent: as it comes, with whole-episode returns and
-  imitation, without target networks; updates of each of its members.
+- An update is one step of one critic, one of the actor, and one of the target networks, on B of 2,000 transitions:
+  state 10, action 5, hidden 64, 64, 64, ReLU, tanh at the actor's end, Adam 1e-3, gamma 0.95, tau 0.01. A smaller batch
+  at the end of an epoch of ours counts as the share of B that it is.
+- ours: an agent of one member with the settings of plain DDPG. default agent: as it comes, with whole-episode returns
+  and imitation, without target networks; updates a second of each of its members.
 - What differs: ours learns the embedding of the stage too, whose 8 numbers are a fixed part of the peers' states.
   stable-baselines3 draws rows with replacement, the others shuffle. Ours logs both losses, stable-baselines3 as well.
 - The peers' settings: stable-baselines3's train() on its own ReplayBuffer; torchrl's DDPGLoss, SoftUpdate and
@@ -115,7 +115,7 @@ def make_sb3(batch_size: int) -> Update:
 
 
 def make_torchrl(batch_size: int) -> Update:
-    """torchrl's DDPGLoss, SoftUpdate and replay buffer in a loop of one's own."""
+    """DDPGLoss of torchrl, SoftUpdate and replay buffer in a loop of one's own."""
     from tensordict import TensorDict
     from tensordict.nn import TensorDictModule
     from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer

@@ -1,6 +1,6 @@
 """What each method costs: the time of a step as a multiple of a plain Lightning step, all in one run.
 
-    python benchmarks/methods.py --peers FOLDER
+    python benchmarks/methods.py
 
 2 cores of an x86-64 server CPU, torch 2.15.0, lightning 2.6.6; 2026-11-25 (commit 4ec94a1); a plain step took 157 ms;
 medians of 3 rounds [min, max]:
@@ -16,24 +16,21 @@ mentornet                  1.03 [1.00, 1.04]
 co_teaching                2.05 [2.00, 2.06]   2.05
 l2rw                       3.01 [2.92, 3.09]   3.1
 meta_weight_net            3.59 [3.52, 3.63]   3.9
-published l2rw             5.49 [5.46, 5.57]
-published meta_weight_net  6.32 [6.12, 6.33]
-published co_teaching      2.02 [1.99, 2.03]
+
+In the same run the published implementations took, of a step of their own network, 5.49 [5.46, 5.57] (L2RW,
+danieltan07/learning-to-reweight-examples), 6.32 [6.12, 6.33] (Meta-Weight-Net, xjtushujun/meta-weight-net) and 2.02
+[1.99, 2.03] (Co-teaching, bhanML/Co-teaching): their layers and losses in the order of their own scripts, on the same
+batches. (``benchmarks/published.py`` of that commit.)
 
 Of L2RW, a clean step costs 1, the step itself 1 and the pass with dual numbers 0.95; that of these takes the
 convolutions' outputs from the step. Co-teaching is at its aim: eleven rounds of it and the
-plain step alone gave 2.04 [1.98, 2.08]. Since then the outputs are copied; a run without --peers, while the machine was
-slower (a plain step took 223 ms), gave l2rw 2.98 [2.93, 3.01], meta_weight_net 3.49 [3.41, 3.53], co_teaching 2.01
+plain step alone gave 2.04 [1.98, 2.08]. Since then the outputs are copied; another run, while the machine was slower (a
+plain step took 223 ms), gave l2rw 2.98 [2.93, 3.01], meta_weight_net 3.49 [3.41, 3.53], co_teaching 2.01
 [1.98, 2.14] and law (apply) 1.01 [1.00, 1.13].
 
 - network: ResNet-32 for CIFAR (BatchNorm in training mode), batches of 32 random 3x32x32 images, SGD with momentum, one
   thread, processor time. A round is one fit of every method, each round starting with another; ratios are taken
   within a round. A fit's first steps are not counted. Clean batches are as large as the training's.
-- peers: the published implementations, of which ``--peers`` holds the clones ``meta-weight-net`` (xjtushujun),
-  ``learning-to-reweight-examples`` (danieltan07) and ``Co-teaching`` (bhanML). Their layers and losses run here in the
-  order of their own scripts, on the same batches. Meta-Weight-Net brings a ResNet-32 built of its own layers; L2RW,
-  whose layers are the same but whose networks are not, runs on it too. Their plain step is a step of that network. What
-  they print or move to a GPU is left out.
 """
 
 from __future__ import annotations
@@ -42,7 +39,6 @@ import argparse
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -65,7 +61,6 @@ from law_lightning import (
 )
 from law_lightning import WeightingCallback as Weigh
 from law_lightning.models import ImageClassifier, cifar_resnet32
-from published import PEERS, Peer, load_peers
 
 CLASSES, STAGES = 10, {"num_stages": 1}
 PLAIN = "plain"
@@ -116,42 +111,27 @@ def step_of(method: str, loader: DataLoader[Any]) -> float:
     callbacks = [*METHODS[method](), clock]
     trainer = L.Trainer(**QUIET, accelerator="cpu", max_epochs=1, limit_val_batches=1, callbacks=callbacks)
     trainer.fit(ImageClassifier(cifar_resnet32((3, 32, 32), CLASSES), lr=0.01), loader, clean)
-    return median_step(clock.times)
+    steps = [after - before for before, after in pairwise(clock.times)]
+    return median(steps[2:-1])  # the last one ends a stage
 
 
-def step_of_peer(step: Peer, loader: DataLoader[Any]) -> float:
-    """Seconds of a step of a published implementation."""
-    times = []
-    for x, y in loader:
-        step(x, y)
-        times.append(time.process_time())
-    return median_step(times)
-
-
-def median_step(times: list[float]) -> float:
-    """The median time from one step's end to the next, without the first two, and the last, which ends a stage."""
-    return median([after - before for before, after in pairwise(times)][2:-1])
-
-
-def measure(peers: dict[str, Callable[[], Peer]], batch_size: int, steps: int, repeats: int) -> list[dict[str, float]]:
+def measure(batch_size: int, steps: int, repeats: int) -> list[dict[str, float]]:
     """Seconds of a step by method, a round each."""
-    loader = data(batch_size, steps + 4)
-    names, rounds = [*METHODS, *peers], []
-    with tqdm(total=(repeats + 1) * len(names), unit="fit", disable=None) as bar:
+    loader, rounds = data(batch_size, steps + 4), []
+    with tqdm(total=(repeats + 1) * len(METHODS), unit="fit", disable=None) as bar:
         for index in range(repeats + 1):  # the first warms up
             taken = {}
-            for name in rotated(names, index):
+            for name in rotated(list(METHODS), index):
                 bar.set_description(name)
-                taken[name] = step_of(name, loader) if name in METHODS else step_of_peer(peers[name](), loader)
+                taken[name] = step_of(name, loader)
                 bar.update()
-            rounds.append({name: taken[name] for name in names})
+            rounds.append(taken)
     return rounds[1:]
 
 
 def main(given: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What each method costs.")
-    parser.add_argument("--peers", type=Path, help="folder of the published implementations' clones")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5, help="counted steps of a fit (default: 5)")
     parser.add_argument("--repeats", type=int, default=3, help="counted rounds (default: 3)")
@@ -161,16 +141,12 @@ def main(given: list[str] | None = None) -> None:
     quiet()
     keep_freed_memory()
     torch.set_num_threads(1)
-    peers = {} if args.peers is None else load_peers(args.peers)
-    rounds = measure(peers, args.batch_size, args.steps, args.repeats)
+    rounds = measure(args.batch_size, args.steps, args.repeats)
     plain = 1e3 * median(taken[PLAIN] for taken in rounds)
     print(f"{machine()}; plain step {plain:.0f} ms, batch {args.batch_size}\n")
-    rows = [["method", "times a plain step", "aim"]]
-    for name in rounds[0]:
-        base = PEERS.get(name, PLAIN)
-        if name != base:
-            rows.append([name, spread([taken[name] / taken[base] for taken in rounds]), AIMS.get(name, "")])
-    print(table(rows))
+    ratios = {name: [taken[name] / taken[PLAIN] for taken in rounds] for name in METHODS if name != PLAIN}
+    rows = [[name, spread(values), AIMS.get(name, "")] for name, values in ratios.items()]
+    print(table([["method", "times a plain step", "aim"], *rows]))
 
 
 if __name__ == "__main__":

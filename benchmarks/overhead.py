@@ -37,11 +37,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -118,13 +119,6 @@ def make_loaders(case: Case) -> list[DataLoader[Any]]:
     return loaders
 
 
-def make_callbacks(mode: str, case: Case) -> list[LAWCallback]:
-    """The callback of a mode, if any."""
-    if mode == "plain":
-        return []
-    return [LAWCallback(StrategyAgent(num_stages=case.num_stages, warmup_stages=1), mode=mode)]  # type: ignore[arg-type]
-
-
 # -- time ------------------------------------------------------------------------------------------------------
 
 
@@ -192,12 +186,15 @@ class Clock(L.Callback):
 def fit(name: str, case: Case, mode: str, device: str) -> Clock:
     """Train once; the times it took."""
     L.seed_everything(0, verbose=False)
+    agent, callbacks = StrategyAgent(num_stages=case.num_stages, warmup_stages=1), []
+    if mode != "plain":
+        callbacks = [LAWCallback(agent, mode=mode)]  # type: ignore[arg-type]
     clock = Clock(case, device)
     trainer = L.Trainer(
         **QUIET,
         accelerator="gpu" if device == "cuda" else "cpu",
         max_epochs=case.stage_epochs * case.num_stages,
-        callbacks=[*make_callbacks(mode, case), clock],
+        callbacks=[*callbacks, clock],
     )
     trainer.fit(make_module(name), *make_loaders(case))
     return clock
@@ -235,6 +232,8 @@ def peak_memory(device: str) -> float:
 
 def probe_memory(name: str, case: Case, mode: str, device: str) -> float:
     """MiB that one short fit adds to this process, which must be a fresh one."""
+    quiet()
+    torch.set_num_threads(1)
     # Three stages: the warm-up, one with both networks, and its evaluation.
     brief = replace(case, num_stages=3, stage_epochs=1, epoch_steps=min(case.epoch_steps, 5))
     before = peak_memory(device)
@@ -242,16 +241,13 @@ def probe_memory(name: str, case: Case, mode: str, device: str) -> float:
     return peak_memory(device) - before
 
 
-def measure_memory(name: str, device: str, bar: tqdm[Any]) -> dict[str, float]:
+def measure_memory(name: str, case: Case, device: str, bar: tqdm[Any]) -> dict[str, float]:
     """Peak memory of each mode in MiB, each in a fresh process."""
     memory = {}
     for mode in MODES:
         bar.set_description(f"{name} {mode}, memory")
-        command = [sys.executable, __file__, "--probe", name, mode, "--device", device]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"The memory probe of {name} {mode} failed:\n{done.stderr}")
-        memory[mode] = float(done.stdout.splitlines()[-1])
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            memory[mode] = pool.submit(probe_memory, name, case, mode, device).result()
         bar.update()
     return memory
 
@@ -285,7 +281,6 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="rounds of plain, apply, search (default: 5)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    parser.add_argument("--probe", nargs=2, metavar=("CASE", "MODE"), help=argparse.SUPPRESS)
     args = parser.parse_args(given)
     if args.repeats < 1:
         parser.error("--repeats must be at least 1")
@@ -300,17 +295,13 @@ def main(given: list[str] | None = None) -> None:
     quiet()
     torch.set_num_threads(1)  # waiting threads make a busy machine's times meaningless
     cases = CASES if args.device == "cpu" else GPU_CASES
-    if args.probe:
-        name, mode = args.probe
-        print(probe_memory(name, cases[name], mode, args.device))
-        return
     keep_freed_memory()
     heading = ["case", "mode", "whole fit / plain", "aim", "step in a stage / plain", "stage end", "peak memory"]
     rows = [heading]
     with tqdm(total=len(MODES) * len(args.cases) * (args.repeats + 1 + (not args.no_memory)), unit="fit") as bar:
         for name in args.cases:
             rounds = measure_time(name, cases[name], args.device, args.repeats, bar)
-            memory = {} if args.no_memory else measure_memory(name, args.device, bar)
+            memory = {} if args.no_memory else measure_memory(name, cases[name], args.device, bar)
             rows += rows_of(name, cases[name], rounds, memory)
     clock = "processor time" if args.device == "cpu" else "the GPU's time"
     print(f"{machine(args.device)}; {clock}, medians of {args.repeats} rounds [min, max]\n\n{table(rows)}")

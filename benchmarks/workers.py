@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import lightning as L
@@ -51,8 +51,10 @@ def make_marked(marks: Path) -> L.LightningDataModule:
     return datamodule
 
 
-def search(workers: int, episodes: int, epochs: int, begun: float) -> None:
-    """Run a search in this process and print its start-up and its time, in seconds."""
+def search(workers: int, episodes: int, epochs: int) -> tuple[float, float]:
+    """Run a search in this process; when all had their data, and the seconds it took from then on."""
+    quiet()
+    torch.set_num_threads(1)
     options = {"max_epochs": epochs, "accelerator": "cpu"}
     with tempfile.TemporaryDirectory() as folder:
         searching = StrategySearch(
@@ -62,48 +64,29 @@ def search(workers: int, episodes: int, epochs: int, begun: float) -> None:
         searching.run(tasks.make_mlp, partial(make_marked, Path(folder)))
         end = time.time()
         ready = max(float(mark.read_text()) for mark in Path(folder).iterdir())
-    print(ready - begun, end - ready)
+    return ready, end - ready
 
 
 def timed(workers: int, copies: int, episodes: int, epochs: int) -> tuple[float, float]:
     """Start-up in seconds and episodes a minute of searches that run side by side, each in a fresh process."""
-    command = [sys.executable, __file__, "--episodes", str(episodes), "--epochs", str(epochs), "--search", str(workers)]
-    running = [
-        subprocess.Popen([*command, repr(time.time())], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(copies)
-    ]
-    results = []
-    for process in running:
-        output, errors = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{errors}")
-        results.append([float(number) for number in output.split()])
+    begun = time.time()
+    with ProcessPoolExecutor(copies, mp_context=get_context("spawn")) as pool:
+        running = [pool.submit(search, workers, episodes, epochs) for _ in range(copies)]
+        results = [each.result() for each in running]
     # Copies that end at different times: each has a rate of its own while both run.
-    return max(up for up, _ in results), sum(episodes * 60 / took for _, took in results)
-
-
-def arguments(given: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--episodes", type=int, default=120, help="of a search (default: 120)")
-    parser.add_argument("--epochs", type=int, default=60, help="of an episode (default: 60)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--search", nargs=2, metavar=("WORKERS", "BEGUN"), help=argparse.SUPPRESS)
-    args = parser.parse_args(given)
-    if min(args.episodes, args.epochs, args.rounds) < 1:
-        parser.error("--episodes, --epochs and --rounds must be at least 1")
-    return args
+    return max(ready for ready, _ in results) - begun, sum(episodes * 60 / took for _, took in results)
 
 
 def main(given: list[str] | None = None) -> None:
     """Measure and print."""
-    args = arguments(given)
-    quiet()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--episodes", type=int, default=120, help="of a search (default: 120)")
+    parser.add_argument("--epochs", type=int, default=60, help="of an episode (default: 60)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    args = parser.parse_args(given)
+    if min(args.episodes, args.epochs, args.rounds) < 1:
+        parser.error("--episodes, --epochs and --rounds must be at least 1")
     torch.set_num_threads(1)
-    if args.search:
-        workers, begun = args.search
-        search(int(workers), args.episodes, args.epochs, float(begun))
-        return
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in KINDS}
     with tqdm(total=args.rounds * len(KINDS), disable=None) as bar:
         for _ in range(args.rounds):
