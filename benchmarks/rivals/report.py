@@ -68,14 +68,11 @@ class Interval:
 def t_interval(values: Sequence[float], others: Sequence[float] | None = None) -> Interval:
     """Student's interval of a mean; with ``others`` Welch's, of the difference of two unpaired means."""
     first = np.asarray(values, dtype=np.float64)
-    if others is None:
-        test, mean = stats.ttest_1samp(first, 0.0), float(first.mean())
-        alike = np.ptp(first) == 0
-    else:
-        test, mean = stats.ttest_ind(first, others, equal_var=False), float(first.mean() - np.mean(others))
-        alike = np.ptp(first) == np.ptp(others) == 0
-    if alike:  # no deviation at all: scipy calls the interval undefined
+    second = np.zeros(1) if others is None else np.asarray(others, dtype=np.float64)
+    mean = float(first.mean() - second.mean())
+    if np.ptp(first) == np.ptp(second) == 0:  # no deviation at all: scipy calls the interval undefined
         return Interval(mean, mean, mean)
+    test = stats.ttest_1samp(first, 0.0) if others is None else stats.ttest_ind(first, second, equal_var=False)
     interval = test.confidence_interval(0.95)
     return Interval(mean, float(interval.low), float(interval.high))
 
