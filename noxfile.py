@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, faults, lint, types, bench, fdu, cache, workers, large, rivals, build.
+"""Sessions: demo, tests, faults, lint, types, bench, fdu, workers, large, rivals, build.
 
 They share one environment, as torch is large.
 """
@@ -120,14 +120,8 @@ def fdu(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["env"])
-def cache(session: nox.Session) -> None:
-    """Measure what the reference cache saves. Takes the script's arguments."""
-    session.run(tool(session, "python"), "benchmarks/cache.py", *session.posargs, env=THREADS)
-
-
-@nox.session(venv_backend="none", requires=["env"])
 def workers(session: nox.Session) -> None:
-    """Measure episodes a minute by workers, and the cost of averaging gradients. Takes the script's arguments."""
+    """Measure episodes a minute of searches with one worker and with two. Takes the script's arguments."""
     session.run(tool(session, "python"), "benchmarks/workers.py", *session.posargs, env=THREADS)
 
 

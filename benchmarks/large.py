@@ -2,7 +2,8 @@
 
     nox -s large
 
-2 cores of an x86-64 server CPU shared with other work, one thread; torch 2.15.0, lightning 2.6.6; once each:
+2 cores of an x86-64 server CPU shared with other work, one thread; torch 2.15.0, lightning 2.6.6; once each, 2026-11-25
+(commit 1b65a3e, where the phase needed no validation):
 
     10,000 stages      1.43 ms a stage in the first tenth, 1.42 in the last; 2.64 MiB of state at the end
     transitions        60 bytes each; 63 us an addition to 10,000, 69 to 1,000,000; with a capacity, 66
@@ -13,8 +14,8 @@
 So time grows with the buffer, as the update reads all of it, up to the capacity. What an episode takes more after that,
 0.13 ms for each before it, is the writing of the search's state. Memory grows by what there is to remember.
 
-- history: one fit of a small network with a strategy applied, as many stages as steps. What it holds is the size of
-  the callback's part of a checkpoint.
+- history: one fit of a small network with a strategy applied, as many stages as steps, each with a validation of one
+  batch for the phase. What it holds is the size of the callback's part of a checkpoint.
 - replay: transitions as a search makes them. An update is one pass over the buffer in batches of 128, of one member.
 - limited: the same buffer with a capacity of a tenth; an addition lets the oldest go.
 - search: episodes of 4 stages on 60 digits, with a capacity of 2,000 transitions. Memory is the process's own
@@ -34,49 +35,35 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from common import QUIET, machine, quiet
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, StrategySearch, TrainingPhase
 from law_lightning.data import DigitsDataModule, UniformNoise
 from law_lightning.models import MLP, ImageClassifier
-from overhead import machine
-from quiet import quiet
 
 
-class Small(L.LightningModule):
-    """A linear classifier: the stages themselves are what is measured."""
+class Growth(L.Callback):
+    """When each step, here a stage, ended, and how large the state was after a tenth and at the end."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Linear(8, 4)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy."""
-        return F.cross_entropy(self.net(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD."""
-        return torch.optim.SGD(self.parameters(), lr=0.01)
-
-
-class Stamps(L.Callback):
-    """When each step ended."""
-
-    def __init__(self) -> None:
+    def __init__(self, law: LAWCallback, stages: int) -> None:
+        self._law, self._at = law, (stages // 10, stages - 1)
         self.times: list[float] = []
+        self.sizes: list[float] = []
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        """A step, and here a stage, was taken."""
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """A stage is over."""
         self.times.append(time.process_time())
+        if trainer.global_step in self._at:
+            self.sizes.append(mebibytes(self._law.state_dict()))
 
 
-def size_of(state: Any) -> int:
-    """Bytes of a state in a file."""
+def mebibytes(state: Any) -> float:
+    """Size of a state in a file, in MiB."""
     file = io.BytesIO()
     torch.save(state, file)
-    return file.tell()
+    return file.tell() / 2**20
 
 
 def resident() -> float:
@@ -90,42 +77,24 @@ def history(stages: int) -> None:
     """A fit of so many stages."""
     draw = torch.Generator().manual_seed(0)
     data = TensorDataset(torch.randn(64, 8, generator=draw), torch.randint(4, (64,), generator=draw))
-    agent = StrategyAgent(num_stages=stages, warmup_stages=1, members=1)
-    nn.init.constant_(agent.actor.network[-1].bias, -0.5)  # type: ignore[arg-type]
-    stamps, law, sizes = Stamps(), LAWCallback(agent, mode="apply"), []
-
-    class Sizes(L.Callback):
-        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-            if trainer.global_step in (stages // 10, stages - 1):
-                sizes.append(size_of(law.state_dict()))
-
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=stages,
-        max_epochs=-1,
-        callbacks=[law, stamps, Sizes()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Small(), DataLoader(data, batch_size=16))
-    tenth, taken = stages // 10, stamps.times
-    rates = [1000 * (taken[end - 1] - taken[end - tenth]) / (tenth - 1) for end in (tenth, stages - 10)]
-    print(
-        f"history of {stages:,} stages: a stage took {rates[0]:.2f} ms in the first tenth, {rates[1]:.2f} in the last;"
-    )
-    print(f"  state {sizes[0] / 2**20:.2f} MiB after a tenth, {sizes[1] / 2**20:.2f} at the end")
+    law = LAWCallback(StrategyAgent(num_stages=stages, warmup_stages=1, members=1), mode="apply")
+    growth = Growth(law, stages)
+    trainer = L.Trainer(**QUIET, accelerator="cpu", max_steps=stages, max_epochs=-1, callbacks=[law, growth])
+    loaders = DataLoader(data, batch_size=16), DataLoader(data, batch_size=64)
+    trainer.fit(ImageClassifier(nn.Linear(8, 4), lr=0.01), *loaders)
+    tenth, taken = stages // 10, growth.times
+    first, last = (1000 * (taken[end - 1] - taken[end - tenth]) / (tenth - 1) for end in (tenth, stages - 10))
+    print(f"history of {stages:,} stages: a stage took {first:.2f} ms in the first tenth, {last:.2f} in the last;")
+    print("  state {:.2f} MiB after a tenth, {:.2f} at the end".format(*growth.sizes))
 
 
-def transitions(buffer: ReplayBuffer, count: int) -> float:
+def add_transitions(buffer: ReplayBuffer, count: int) -> float:
     """Add so many transitions; microseconds each."""
     theta = torch.zeros(5)
     start = time.process_time()
     for index in range(count):
         stage = index % 20
-        phase = TrainingPhase(stage, 20, 0.5, 0.5)
-        following = TrainingPhase(min(stage + 1, 19), 20, 0.5, 0.5)
+        phase, following = (TrainingPhase(min(number, 19), 20, 0.5, 0.5) for number in (stage, stage + 1))
         buffer.add(phase, theta, 0.01 * (index % 7), following, stage == 19)
     return 1e6 * (time.process_time() - start) / count
 
@@ -133,23 +102,19 @@ def transitions(buffer: ReplayBuffer, count: int) -> float:
 def replay(most: int) -> None:
     """A buffer that grows tenfold and tenfold."""
     agent, buffer = StrategyAgent(members=1), ReplayBuffer()
-    count = most // 100
-    while count <= most:
-        each = transitions(buffer, count - len(buffer))
+    for count in (most // 100, most // 10, most):
+        each = add_transitions(buffer, count - len(buffer))
         start = time.process_time()
         agent.full_data_update(buffer)
         update = time.process_time() - start
-        held = size_of(buffer.state_dict())
+        held = 2**20 * mebibytes(buffer.state_dict()) / count
         print(
-            f"replay of {count:>9,}: {each:5.1f} us an addition, {held / count:.0f} bytes each; update {update:.2f} s, "
+            f"replay of {count:>9,}: {each:5.1f} us an addition, {held:.0f} bytes each; update {update:.2f} s, "
             f"{1e6 * update / count:.1f} us a transition"
         )
-        count *= 10
     limited = ReplayBuffer(capacity=most // 10)
-    each = transitions(limited, most // 5)
-    print(
-        f"limited to {len(limited):,}: {each:.1f} us an addition, {size_of(limited.state_dict()) / 2**20:.1f} MiB held"
-    )
+    each = add_transitions(limited, most // 5)
+    print(f"limited to {len(limited):,}: {each:.1f} us an addition, {mebibytes(limited.state_dict()):.1f} MiB held")
 
 
 def make_module() -> L.LightningModule:
@@ -159,20 +124,15 @@ def make_module() -> L.LightningModule:
 
 def search(episodes: int) -> None:
     """A long search, in tenths."""
+    make_data = partial(DigitsDataModule, train_size=60, val_size=100, batch_size=30, corruption=UniformNoise(0.4))
     with tempfile.TemporaryDirectory() as folder:
-        options = {
-            "trainer_kwargs": {"max_epochs": 4, "accelerator": "cpu"},
-            "eval_every": episodes,
-            "eval_seeds": 1,
-            "capacity": 2_000,
-            "progress": False,
-            "run_dir": folder,
-        }
-        make_data = partial(DigitsDataModule, train_size=60, val_size=100, batch_size=30, corruption=UniformNoise(0.4))
         for done in range(episodes // 10, episodes + 1, episodes // 10):
-            agent = StrategyAgent(num_stages=4, warmup_stages=1)
+            searching = StrategySearch(
+                StrategyAgent(num_stages=4, warmup_stages=1), episodes=done, eval_every=episodes, eval_seeds=1,
+                trainer_kwargs={"max_epochs": 4, "accelerator": "cpu"}, capacity=2_000, progress=False, run_dir=folder,
+            )  # fmt: skip
             start = time.process_time()
-            StrategySearch(agent, episodes=done, **options).run(make_module, make_data)
+            searching.run(make_module, make_data)
             seconds = (time.process_time() - start) / (episodes // 10)
             files = sum(file.stat().st_size for file in Path(folder).glob("*.*"))
             print(
@@ -182,16 +142,19 @@ def search(episodes: int) -> None:
             )
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--stages", type=int, default=10_000)
     parser.add_argument("--transitions", type=int, default=1_000_000)
     parser.add_argument("--episodes", type=int, default=1_000)
-    args = parser.parse_args()
+    args = parser.parse_args(given)
+    for name, least in (("stages", 20), ("transitions", 100), ("episodes", 10)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} must be at least {least}")
     quiet()
     torch.set_num_threads(1)
-    print(machine("cpu"))
+    print(machine())
     history(args.stages)
     replay(args.transitions)
     search(args.episodes)

@@ -22,43 +22,39 @@ one of 4, 5 or 20 stages here. Apply misses both since it validates the network 
 here once in 10 to 30 steps. In longer stages it weighs less, and without it (phase_accuracy="training") the fit cost
 1.00 on the ResNet and 1.28 on the MLP when that was the default.
 
-- mlp: 64-128-128-10 on 8x8 images. cnn: the package's SmallCNN on 3x32x32. resnet18: torchvision's with a CIFAR stem.
-  Data are random. With ``--device cuda`` stages are longer, and the ResNet's batches have 128 images instead of 16.
+- mlp: 64-128-128-10 on 8x8 images. cnn: the package's SmallCNN on 3x32x32. resnet18: with a CIFAR stem. Data are
+  random. With ``--device cuda`` stages are longer, and the ResNet's batches have 128 images instead of 16.
 - A round is one fit in each mode, one after the other; ratios are taken within a round.
-- whole fit: from on_train_start to on_train_end, with the Trainer's validation and the work at stage ends.
+- whole fit: from before the callbacks' set-up to after on_train_end, with the Trainer's validation and the work at
+  stage ends. (In the table above the set-up is left out.)
 - step in a stage: a step after the warm-up, without either of these; about 2 in a search.
-- stage end: the validation of one network or two, the reward and the strategy's update (whose buffer grows with the
-  episodes).
+- stage end: what a step that ends a stage takes longer: the validation of one network or two, the reward and the
+  strategy's update (whose buffer grows with the episodes).
 - peak memory: what one fit adds to a fresh process; on a GPU the most that was allocated.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
-import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
+from common import QUIET, keep_freed_memory, machine, quiet, rotated, spread, table
 from law_lightning import LAWCallback, StrategyAgent
-from law_lightning.models import MLP, ImageClassifier, SmallCNN
-from quiet import quiet
+from law_lightning.models import MLP, ImageClassifier, SmallCNN, cifar_resnet18
 
 MODES = ("plain", "apply", "search")
 APPLY_AIM = {"mlp": 1.3, "resnet18": 1.05}
@@ -79,7 +75,7 @@ class Case:
         num_stages: stages in the run; the first is the warm-up.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int, int, int]
     batch_size: int
     epoch_steps: int
     val_batches: int
@@ -90,11 +86,6 @@ class Case:
     def stage_steps(self) -> int:
         """Optimizer steps in a stage."""
         return self.epoch_steps * self.stage_epochs
-
-    @property
-    def search_aim(self) -> float:
-        """The ratio that search should not exceed: in the warm-up one network trains for both."""
-        return SEARCH_AIM * (2 - 1 / self.num_stages)
 
 
 CASES = {
@@ -109,259 +100,154 @@ GPU_CASES = {
 }
 
 
-def resnet18() -> nn.Module:
-    """ResNet-18 for 32x32 images: torchvision's with a 3x3 first convolution and no pooling after it."""
-    try:
-        from torchvision.models import resnet18 as build
-    except ImportError as error:
-        raise SystemExit(
-            "resnet18 needs torchvision: pip install torchvision, or leave it out: --cases mlp cnn"
-        ) from error
-    network: nn.Module = build(num_classes=NUM_CLASSES)
-    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-    network.maxpool = nn.Identity()
-    return network
-
-
 def make_module(name: str) -> L.LightningModule:
     """A new module of a case."""
     shape = CASES[name].shape
-    networks: dict[str, Callable[[], nn.Module]] = {
-        "mlp": lambda: MLP(shape, NUM_CLASSES, hidden=(128, 128)),
-        "cnn": lambda: SmallCNN(shape, NUM_CLASSES),
-        "resnet18": resnet18,
-    }
-    return ImageClassifier(networks[name](), lr=0.01)
+    if name == "mlp":
+        return ImageClassifier(MLP(shape, NUM_CLASSES, hidden=(128, 128)), lr=0.01)
+    make = cifar_resnet18 if name == "resnet18" else SmallCNN
+    return ImageClassifier(make(shape, NUM_CLASSES), lr=0.01)
 
 
-def make_loaders(case: Case) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Random images and labels, in memory."""
+def make_loaders(case: Case) -> list[DataLoader[Any]]:
+    """Random images and labels, in memory: for training and validation."""
     loaders = []
     for batches, shuffle in ((case.epoch_steps, True), (case.val_batches, False)):
         count = batches * case.batch_size
         data = TensorDataset(torch.randn(count, *case.shape), torch.randint(NUM_CLASSES, (count,)))
         loaders.append(DataLoader(data, batch_size=case.batch_size, shuffle=shuffle))
-    return loaders[0], loaders[1]
-
-
-def make_callback(mode: str, case: Case) -> LAWCallback | None:
-    """The callback of a mode; None for plain training."""
-    if mode == "plain":
-        return None
-    agent = StrategyAgent(num_stages=case.num_stages, warmup_stages=1)
-    return LAWCallback(agent, mode="apply") if mode == "apply" else LAWCallback(agent)
+    return loaders
 
 
 # -- time ------------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Reads the time around a fit; waits for the GPU only where it reads.
+class Clock(L.Callback):
+    """Notes the time before a fit, after each step with all that callbacks do at its end, and after the fit.
 
-    It looks through two callbacks, one before LAW's and one after it, and takes three times: the whole fit from
-    ``on_train_start`` to ``on_train_end``; steps inside a stage (after the warm-up, between the first and the last
-    batch of an epoch, not the step that ends the stage); and what callbacks do after a stage's last step.
+    Stands last among the callbacks. On a GPU it notes events, so that nothing waits for them.
     """
 
-    def __init__(self, case: Case, device: str, read: Callable[[], float]) -> None:
-        self._case = case
-        self._device = device
-        self._read = read
-        self._opened: tuple[int, float] | None = None
-        self._after_step = 0.0
-        self._window_steps, self._window_time = 0, 0.0
-        self.begin = self.end = 0.0
-        self.stage_ends: list[float] = []
+    def __init__(self, case: Case, device: str) -> None:
+        self._case, self._device = case, device
+        self._stamps: list[Any] = []
 
-    def now(self) -> float:
-        """The time, with the GPU's work done."""
+    def _note(self) -> None:
+        if self._device == "cuda":
+            self._stamps.append(torch.cuda.Event(enable_timing=True))
+            self._stamps[-1].record()
+        else:
+            self._stamps.append(time.process_time())
+
+    def _seconds(self, begin: Any, end: Any) -> float:
         if self._device == "cuda":
             torch.cuda.synchronize()
-        return self._read()
+            return float(begin.elapsed_time(end)) / 1e3
+        return float(end - begin)
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """The fit begins."""
+        self._note()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """A step was taken."""
+        self._note()
+
+    def on_train_end(self, *args: Any) -> None:
+        """The fit is over."""
+        self._note()
 
     @property
     def whole(self) -> float:
         """Seconds of the whole fit."""
-        return self.end - self.begin
+        return self._seconds(self._stamps[0], self._stamps[-1])
+
+    def _after_warmup(self, ends_stage: bool) -> list[float]:
+        """Seconds of the steps that end a stage, or of those within one but for an epoch's first."""
+        case, found = self._case, []
+        for done, (begin, end) in enumerate(pairwise(self._stamps[:-1]), start=1):
+            within = done % case.stage_steps == 0 if ends_stage else done % case.epoch_steps not in (0, 1)
+            if within and done > case.stage_steps:
+                found.append(self._seconds(begin, end))
+        return found
 
     @property
     def step(self) -> float:
         """Seconds of a step inside a stage."""
-        return self._window_time / self._window_steps
+        steps = self._after_warmup(ends_stage=False)
+        return sum(steps) / len(steps)
 
-    def before_callbacks(self, steps: int) -> None:
-        """After a training step, before LAW's ``on_train_batch_end``."""
-        if steps % self._case.stage_steps == 0:
-            self._after_step = self.now()
-
-    def after_callbacks(self, steps: int) -> None:
-        """After a training step and LAW's ``on_train_batch_end``."""
-        case = self._case
-        ends_stage = steps % case.stage_steps == 0
-        if ends_stage and steps > case.stage_steps:
-            self.stage_ends.append(self.now() - self._after_step)
-        within_epoch = (steps - 1) % case.epoch_steps
-        closes = within_epoch == case.epoch_steps - 1 or (steps + 1) % case.stage_steps == 0
-        if self._opened is not None and closes:
-            since, begin = self._opened
-            self._window_steps += steps - since
-            self._window_time += self.now() - begin
-            self._opened = None
-        # The fork, in the first step after the warm-up, lies outside.
-        if within_epoch == 0 and steps > case.stage_steps:
-            self._opened = (steps, self.now())
+    @property
+    def stage_end(self) -> float:
+        """Seconds that a step takes longer if it ends a stage."""
+        return median(self._after_warmup(ends_stage=True)) - self.step
 
 
-class First(L.Callback):
-    """Stands before LAW's callback."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The fit begins."""
-        self._clock.begin = self._clock.now()
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """A step was taken."""
-        self._clock.before_callbacks(trainer.global_step)
-
-
-class Last(L.Callback):
-    """Stands after LAW's callback."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """A step was taken, and LAW's part of it."""
-        self._clock.after_callbacks(trainer.global_step)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The fit is over."""
-        self._clock.end = self._clock.now()
-
-
-def fit(name: str, case: Case, mode: str, device: str, read: Callable[[], float]) -> Clock:
+def fit(name: str, case: Case, mode: str, device: str) -> Clock:
     """Train once; the times it took."""
     L.seed_everything(0, verbose=False)
-    clock = Clock(case, device, read)
-    law = make_callback(mode, case)
+    agent, callbacks = StrategyAgent(num_stages=case.num_stages, warmup_stages=1), []
+    if mode != "plain":
+        callbacks = [LAWCallback(agent, mode=mode)]  # type: ignore[arg-type]
+    clock = Clock(case, device)
     trainer = L.Trainer(
+        **QUIET,
         accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
         max_epochs=case.stage_epochs * case.num_stages,
-        callbacks=[First(clock), *([] if law is None else [law]), Last(clock)],
-        # Logging, checkpoints and bars would be a share of the plain fit's time: without them ratios are higher.
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        callbacks=[*callbacks, clock],
     )
     trainer.fit(make_module(name), *make_loaders(case))
     return clock
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc's allocator not to give memory back between steps; elsewhere this does nothing.
-
-    Otherwise page faults are a large share of a CPU step, and whether a fit has them depends on chance: an allocation
-    of the callback at the end of the heap can make the fit faster than the plain one.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(-3, 32 * 1024**2)  # M_MMAP_THRESHOLD, at its largest
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def measure_time(
-    name: str, case: Case, device: str, read: Callable[[], float], repeats: int, bar: tqdm[Any]
-) -> dict[str, Any]:
-    """Rounds of one fit a mode, each round starting with another mode; ratios are taken within a round."""
-    steps = case.stage_steps * case.num_stages
-    rounds: list[dict[str, Clock]] = []
+def measure_time(name: str, case: Case, device: str, repeats: int, bar: tqdm[Any]) -> list[dict[str, Clock]]:
+    """Rounds of one fit a mode, each round starting with another mode."""
+    rounds = []
     for index in range(repeats + 1):  # the first round warms up and is not counted
         clocks = {}
-        brief = replace(case, num_stages=2) if index == 0 else case
-        for offset in range(len(MODES)):
-            mode = MODES[(index + offset) % len(MODES)]
+        for mode in rotated(MODES, index):
             bar.set_description(f"{name} {mode}")
             gc.collect()
-            clocks[mode] = fit(name, brief, mode, device, read)
+            clocks[mode] = fit(name, case if index else replace(case, num_stages=2), mode, device)
             bar.update()
-        if index:
-            rounds.append(clocks)
-
-    def spread(value: Callable[[dict[str, Clock]], float]) -> dict[str, float]:
-        values = [value(clocks) for clocks in rounds]
-        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-    result: dict[str, Any] = {
-        "plain_step_ms": spread(lambda clocks: 1e3 * clocks["plain"].whole / steps),
-        "apply_aim": APPLY_AIM.get(name),
-        "search_aim": case.search_aim,
-    }
-    for mode in MODES[1:]:
-        result[mode] = {
-            "fit": spread(partial(_whole_ratio, mode)),
-            "step": spread(partial(_step_ratio, mode)),
-            "stage_end_ms": spread(partial(_stage_end_ms, mode)),
-        }
-    return result
-
-
-def _whole_ratio(mode: str, clocks: dict[str, Clock]) -> float:
-    return clocks[mode].whole / clocks["plain"].whole
-
-
-def _step_ratio(mode: str, clocks: dict[str, Clock]) -> float:
-    return clocks[mode].step / clocks["plain"].step
-
-
-def _stage_end_ms(mode: str, clocks: dict[str, Clock]) -> float:
-    taken = statistics.median(clocks[mode].stage_ends) - statistics.median(clocks["plain"].stage_ends)
-    if mode == "search":  # the reference's step, taken in the same hook
-        taken -= clocks["search"].step - clocks["apply"].step
-    return 1e3 * taken
+        rounds.append(clocks)
+    return rounds[1:]
 
 
 # -- memory ----------------------------------------------------------------------------------------------------
 
 
-def peak_rss() -> float:
-    """Peak resident memory of this process, in MiB."""
+def peak_memory(device: str) -> float:
+    """The most memory that this process has held, in MiB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1024**2
     status = Path("/proc/self/status")
     if status.is_file():  # on Linux getrusage may answer with the peak of the process that started this one
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return float(line.split()[1]) / 1024
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return float(line.split()[1]) / 1024
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
-def probe_memory(name: str, case: Case, mode: str, device: str) -> dict[str, float]:
-    """Peak memory at the end of one short fit and before it, in MiB; for a process of its own."""
+def probe_memory(name: str, case: Case, mode: str, device: str) -> float:
+    """MiB that one short fit adds to this process, which must be a fresh one."""
+    quiet()
+    torch.set_num_threads(1)
     # Three stages: the warm-up, one with both networks, and its evaluation.
     brief = replace(case, num_stages=3, stage_epochs=1, epoch_steps=min(case.epoch_steps, 5))
-    before = 0.0 if device == "cuda" else peak_rss()
-    fit(name, brief, mode, device, time.perf_counter)
-    peak = torch.cuda.max_memory_allocated() / 1024**2 if device == "cuda" else peak_rss()
-    return {"peak": peak, "before": before}
+    before = peak_memory(device)
+    fit(name, brief, mode, device)
+    return peak_memory(device) - before
 
 
-def measure_memory(name: str, args: argparse.Namespace, bar: tqdm[Any]) -> dict[str, dict[str, float]]:
-    """Peak memory of each mode, each in a fresh process."""
+def measure_memory(name: str, case: Case, device: str, bar: tqdm[Any]) -> dict[str, float]:
+    """Peak memory of each mode in MiB, each in a fresh process."""
     memory = {}
     for mode in MODES:
         bar.set_description(f"{name} {mode}, memory")
-        command = [sys.executable, __file__, "--probe", name, mode, "--device", args.device]
-        command += ["--threads", str(args.threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"The memory probe of {name} {mode} failed:\n{done.stderr}")
-        memory[mode] = json.loads(done.stdout.splitlines()[-1])
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            memory[mode] = pool.submit(probe_memory, name, case, mode, device).result()
         bar.update()
     return memory
 
@@ -369,102 +255,56 @@ def measure_memory(name: str, args: argparse.Namespace, bar: tqdm[Any]) -> dict[
 # -- report ----------------------------------------------------------------------------------------------------
 
 
-def machine(device: str) -> str:
-    """What this runs on, without its name."""
-    where = f"{torch.get_num_threads()} of {os.cpu_count()} cores ({platform.machine()})"
-    if device == "cuda":
-        where += f", {torch.cuda.get_device_name()}"
-    return f"{where}, torch {torch.__version__}, lightning {L.__version__}"
+def rows_of(name: str, case: Case, rounds: list[dict[str, Clock]], memory: dict[str, float]) -> list[list[str]]:
+    """A line for each mode; ratios are taken within a round."""
+    peaks = {mode: f"{value:.0f} MiB" for mode, value in memory.items()}
+    steps = case.stage_steps * case.num_stages
+    plain = median(clocks["plain"].whole for clocks in rounds)
+    aims = {"apply": APPLY_AIM.get(name), "search": SEARCH_AIM * (2 - 1 / case.num_stages)}
+    rows = [[name, "plain", f"{1e3 * plain / steps:.2f} ms a step", "", "", "", peaks.get("plain", "")]]
+    for mode, aim in aims.items():
+        rows.append([
+            "", mode,
+            spread([clocks[mode].whole / clocks["plain"].whole for clocks in rounds], 3),
+            "" if aim is None else f"{aim:.2f}",
+            spread([clocks[mode].step / clocks["plain"].step for clocks in rounds], 3),
+            f"{1e3 * median(clocks[mode].stage_end for clocks in rounds):.1f} ms",
+            peaks.get(mode, ""),
+        ])  # fmt: skip
+    return rows
 
 
-def _ratio(spread: dict[str, float]) -> str:
-    return f"{spread['median']:.3f} [{spread['min']:.3f}, {spread['max']:.3f}]"
-
-
-def _table(rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for index, row in enumerate(rows):
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        if index == 0:
-            yield "  ".join("-" * width for width in widths)
-
-
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """The results as text."""
-    rows = [["case", "mode", "whole fit / plain", "aim", "step in a stage / plain", "stage end", "peak memory"]]
-    for name, result in results.items():
-        memory = result.get("memory")
-        for mode in MODES:
-            peak = "" if memory is None else f"{memory[mode]['peak'] - memory[mode]['before']:.0f} MiB"
-            if mode == "plain":
-                step = f"{result['plain_step_ms']['median']:.2f} ms a step"
-                rows.append([name, mode, step, "", "", "", peak])
-                continue
-            one = result[mode]
-            aim = result[f"{mode}_aim"]
-            rows.append([
-                "", mode, _ratio(one["fit"]), "" if aim is None else f"{aim:.2f}", _ratio(one["step"]),
-                f"{one['stage_end_ms']['median']:.1f} ms", peak,
-            ])  # fmt: skip
-    return "\n".join(_table(rows))
-
-
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--repeats", type=int, default=5, help="rounds of plain, apply, search (default: 5)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--threads", type=int, default=1,
-        help="torch's threads on the CPU; 0: torch's own choice, whose waiting threads make a busy machine's times "
-        "meaningless (default: 1)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--clock", choices=("wall", "cpu"),
-        help="cpu: processor time of this process, which other processes disturb less (default: cpu on the CPU, wall "
-        "on a GPU)",
-    )  # fmt: skip
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to this file")
-    parser.add_argument("--probe", nargs=2, metavar=("CASE", "MODE"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     if args.repeats < 1:
         parser.error("--repeats must be at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
-    args.clock = args.clock or ("cpu" if args.device == "cpu" else "wall")
-    if args.device == "cuda" and args.clock == "cpu":
-        parser.error("--clock cpu does not see the GPU's time")
     return args
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Measure and print."""
-    args = arguments()
+    args = arguments(given)
     quiet()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)  # waiting threads make a busy machine's times meaningless
     cases = CASES if args.device == "cpu" else GPU_CASES
-    if args.probe:
-        name, mode = args.probe
-        print(json.dumps(probe_memory(name, cases[name], mode, args.device)))
-        return
     keep_freed_memory()
-    read = time.process_time if args.clock == "cpu" else time.perf_counter
-    fits = len(MODES) * (args.repeats + 1 + (not args.no_memory))
-    results: dict[str, dict[str, Any]] = {}
-    with tqdm(total=fits * len(args.cases), unit="fit") as bar:
+    heading = ["case", "mode", "whole fit / plain", "aim", "step in a stage / plain", "stage end", "peak memory"]
+    rows = [heading]
+    with tqdm(total=len(MODES) * len(args.cases) * (args.repeats + 1 + (not args.no_memory)), unit="fit") as bar:
         for name in args.cases:
-            result = measure_time(name, cases[name], args.device, read, args.repeats, bar)
-            if not args.no_memory:
-                result["memory"] = measure_memory(name, args, bar)
-            results[name] = result
-            if args.json is not None:  # after every case, so that a run cut short leaves what it has
-                report = {"machine": machine(args.device), "clock": args.clock, "repeats": args.repeats}
-                args.json.write_text(json.dumps(report | {"cases": results}, indent=2) + "\n")
-    print(f"{machine(args.device)}; {args.clock} time, medians of {args.repeats} rounds [min, max]\n")
-    print(table(results))
+            rounds = measure_time(name, cases[name], args.device, args.repeats, bar)
+            memory = {} if args.no_memory else measure_memory(name, cases[name], args.device, bar)
+            rows += rows_of(name, cases[name], rounds, memory)
+    clock = "processor time" if args.device == "cpu" else "the GPU's time"
+    print(f"{machine(args.device)}; {clock}, medians of {args.repeats} rounds [min, max]\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     python benchmarks/search.py --tasks digits_noise40 digits_tail --methods law random cem_constant --out runs/search
 
-2 cores of x86-64 server CPUs shared with other work, torch 2.15.0, lightning 2.6.6, cma 4.5.0. Options --budget 120
-(digits: draw 1 with 5 searches of LAW and 1 or 2 of each rival, draws 5 to 8 with one of LAW and of four rivals) and
---budget 80 (CIFAR). Gains on test data in points, mean over draws; all of it, with intervals, learning curves and
-what was tried, in docs/search.md:
+2 cores of x86-64 server CPUs shared with other work, torch 2.15.0, lightning 2.6.6, cma 4.5.0; 2026-11-24 to 2026-11-28
+(last with commit 6397844, whose searches trained the reference of each of 8 seeds once, so that the same budget bought
+more episodes: 97 instead of 54 in 120 trainings). Options --budget 120 (digits: draw 1 with 5 searches of LAW and 1 or
+2 of each rival, draws 5 to 8 with one of LAW and of four rivals) and --budget 80 (CIFAR). Gains on test data in points,
+mean over draws; all of it, with intervals, learning curves and what was tried, in docs/search.md:
 
                     LAW        best rival beside it, chosen by test data
     digits_noise40  +16.5      +14.4 (handmade); five draws, LAW is ahead
@@ -16,7 +17,8 @@ what was tried, in docs/search.md:
     cifar_flip       +0.1       +0.1 (constant_1; no searching rival was run); draw 1
 
 CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32, 32, 3] uint8, train_y, test_x, test_y.
-``--report`` makes table and figures of what is there. The same command goes on where it was stopped.
+``--report`` makes table and figures of what is there. The same command goes on where it was stopped; a job that fails
+ends it with its error.
 
 - Budget: network optimizer steps, given in trainings (``--budget 120``). Everything that trains a network is counted:
   candidates and their re-evaluation, LAW's targets, references, evaluations and plain networks. Validation passes are
@@ -35,93 +37,54 @@ CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32,
 - Splits, noise and seeds come in draws, ``--draws 1 5 6``: settings are chosen on 0, 2 to 4, 9 to 12 (once on 1 too, by
   validation data), and others are reported, by default 1. Draws share no seed, and the two of CIFAR-10 no image; those
   of the digits do.
-- Variants of LAW, one switch changed at a time: ``--variants``; see ``rivals/law.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import signal
-import tempfile
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from pathlib import Path
 
+import joblib
 from tqdm import tqdm
 
-from rivals.jobs import Job, run_job
-from rivals.law import LAW, VARIANTS
-from rivals.methods import BASE, FIXED, METHODS
-from rivals.report import write_report
-from rivals.rows import Row, append_row, key_of, read_rows
-from rivals.training import counted
-from tasks import DIGITS, NAMES, REPORTED, Task, make_tasks, prepare
+from rivals.methods import BASE, FIXED, METHODS, Job, run_job
+from rivals.report import append_row, key_of, read_rows, write_report
+from tasks import DIGITS, NAMES, REPORTED, make_tasks, prepare
 
 RESULTS = "results.jsonl"
-DEFAULT_METHODS = [name for name in METHODS if name not in VARIANTS or name == LAW]
+DEFAULT_METHODS = [name for name in METHODS if name != "law_training_accuracy"]
 #: Below this the rivals could not even compare their final candidates.
 LEAST_BUDGET = 12
 
 
-def wanted_jobs(args: argparse.Namespace, tasks: dict[int, dict[str, Task]], ledgers: Path) -> list[Job]:
-    """All searches asked for, by draw and name of the task; those that search nothing, once a draw."""
-    methods = dict.fromkeys([BASE, *args.methods, *([] if args.variants is None else args.variants or VARIANTS)])
+def wanted_jobs(args: argparse.Namespace) -> list[Job]:
+    """All searches asked for; those of methods that search nothing, once a draw."""
+    tasks = {draw: make_tasks(args.out / "data", draw) for draw in args.draws}
     return [
-        Job(tasks[draw][name], method, seed, args.budget, args.eval_seeds, ledgers)
+        Job(tasks[draw][name], method, seed, args.budget, args.eval_seeds)
         for seed in range(args.search_seeds)  # first every method once: a stopped run has something on each
         for draw in args.draws
         for name in args.tasks
-        for method in methods
+        for method in dict.fromkeys([BASE, *args.methods])
         if seed == 0 or method not in FIXED
     ]
 
 
-def finished(jobs: list[Job], processes: int) -> Iterator[tuple[Job, Row] | None]:
-    """Do the jobs; a row as soon as it is known, None now and then so that progress can be shown."""
-    context = multiprocessing.get_context("spawn")
-    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the processes
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running: dict[Future[Row], Job] = {pool.submit(run_job, job): job for job in jobs}
-        try:
-            while running:
-                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield running.pop(future), future.result()
-                yield None
-        except BrokenProcessPool:
-            raise SystemExit("A process was killed, perhaps for want of memory; the same command goes on.") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if running:  # stopped: a pool would let them finish first
-                for process in multiprocessing.active_children():
-                    process.terminate()
-
-
-def run(args: argparse.Namespace, tasks: dict[int, dict[str, Task]]) -> None:
-    """Do what is not done yet."""
-    for draw in args.draws:
-        prepare(args.tasks, args.cache, args.cifar, draw)
-    results = args.out / RESULTS
+def run(jobs: Sequence[Job], processes: int, results: Path) -> None:
+    """Do what is not done yet; a row is written as soon as it is known."""
     done = {key_of(row) for row in read_rows(results)}
-    with tempfile.TemporaryDirectory() as name:
-        ledgers = Path(name)
-        jobs = wanted_jobs(args, tasks, ledgers)
-        rest = [job for job in jobs if job.key not in done]
-        with tqdm(total=len(jobs), initial=len(jobs) - len(rest), unit="search", desc="search") as bar:
-            for news in finished(rest, args.processes):
-                if news is None:
-                    steps = sum(counted(path) for path in ledgers.glob("*/*.txt"))
-                    bar.set_postfix_str(f"{steps:,} network steps in those running")
-                    continue
-                job, row = news
-                append_row(results, row)
-                seconds = row["search_s"] + row["eval_s"]
-                bar.write(f"{job.task.name}, draw {job.task.draw}, {job.method} {job.search_seed}: {seconds:.0f} s")
-                bar.update()
+    rest = [job for job in jobs if job.key not in done]
+    # If a job fails or the run is stopped, joblib ends the other processes.
+    pool = joblib.Parallel(processes, return_as="generator_unordered", batch_size=1)
+    rows = pool(joblib.delayed(run_job)(job) for job in rest)
+    with tqdm(rows, total=len(jobs), initial=len(jobs) - len(rest), unit="search") as bar:
+        for row in bar:
+            append_row(results, row)
+            took = row["search_s"] + row["eval_s"]
+            bar.write(f"{row['task']}, draw {row['draw']}, {row['method']} {row['search_seed']}: {took:.0f} s")
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -129,13 +92,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tasks", nargs="+", choices=NAMES, default=list(DIGITS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=DEFAULT_METHODS)
-    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), help="of LAW; without names, all of them")
     parser.add_argument("--budget", type=int, default=120, help="of a search, in trainings (default: 120)")
     parser.add_argument("--search-seeds", type=int, default=5, help="searches of each method (default: 5)")
     parser.add_argument("--eval-seeds", type=int, default=8, help="fresh seeds to judge on (default: 8)")
     parser.add_argument("--draws", type=int, nargs="+", default=[REPORTED], help="of data and seeds (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/search"), help="folder (default: runs/search)")
-    parser.add_argument("--cache", type=Path, help="folder of prepared data (default: OUT/data)")
     parser.add_argument("--cifar", type=Path, metavar="PATH", help="CIFAR-10 as an .npz file")
     parser.add_argument("--processes", type=int, default=1, help="searches at a time (default: 1)")
     parser.add_argument("--report", action="store_true", help="only make table and figures of what is there")
@@ -146,7 +107,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     if min(args.draws) < 0:
         parser.error("--draws must be at least 0")
     args.tasks, args.draws = list(dict.fromkeys(args.tasks)), list(dict.fromkeys(args.draws))  # each once
-    args.cache = (args.cache or args.out / "data").absolute()
+    args.out = args.out.absolute()
     if args.cifar is not None and not args.cifar.is_file():
         parser.error(f"--cifar: there is no file {args.cifar}")
     return args
@@ -156,23 +117,26 @@ def main(given: list[str] | None = None) -> None:
     """Search, and report."""
     warnings.filterwarnings("ignore")
     args = arguments(given)
+    results = args.out / RESULTS
     try:
         if not args.report:
-            run(args, {draw: make_tasks(args.cache, draw) for draw in args.draws})
-        rows = list({key_of(row): row for row in read_rows(args.out / RESULTS) if chosen(args, row)}.values())
+            for draw in args.draws:
+                prepare(args.tasks, args.out / "data", args.cifar, draw)
+            run(wanted_jobs(args), args.processes, results)
+        # Rows of other budgets or draws in the folder do not compare.
+        rows = {
+            key_of(row): row
+            for row in read_rows(results)
+            if (row["budget"], row["eval_seeds"]) == (args.budget, args.eval_seeds) and row["draw"] in args.draws
+        }
         if not rows:
-            raise ValueError(f"{args.out / RESULTS} has no rows of this budget, draw and number of evaluation seeds.")
-        print(write_report(rows, args.out))
+            raise ValueError(f"{results} has no rows of this budget, draw and number of evaluation seeds.")
+        print(write_report([*rows.values()], args.out))
     except ValueError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        raise SystemExit(f"Stopped; the same command goes on from {args.out / RESULTS}.") from None
+        raise SystemExit(f"Stopped; the same command goes on from {results}.") from None
     print(f"Table and figures: {args.out}")
-
-
-def chosen(args: argparse.Namespace, row: Row) -> bool:
-    """Whether a row belongs into the report: those of other budgets or draws in the folder do not compare."""
-    return (row["budget"], row["eval_seeds"]) == (args.budget, args.eval_seeds) and row["draw"] in args.draws
 
 
 if __name__ == "__main__":

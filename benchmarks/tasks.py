@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,19 +39,22 @@ class Task:
 
     Attributes:
         name: of the task.
-        purpose: what it is among the tasks for.
         make_module: makes a fresh network.
         make_datamodule: makes the data.
-        trainer_kwargs: for the Trainer.
+        epochs: of a training.
         draw: of its data and of all seeds.
     """
 
     name: str
-    purpose: str
     make_module: Callable[[], L.LightningModule]
     make_datamodule: Callable[[], L.LightningDataModule]
-    trainer_kwargs: dict[str, Any] = field(default_factory=dict)
+    epochs: int
     draw: int = CHOOSING
+
+    @property
+    def trainer_kwargs(self) -> dict[str, Any]:
+        """For the Trainer."""
+        return {"max_epochs": self.epochs, "accelerator": "cpu"}
 
 
 def make_mlp() -> L.LightningModule:
@@ -95,24 +98,18 @@ def make_tasks(cache: Path, draw: int = CHOOSING) -> dict[str, Task]:
     arrays = partial(make_arrays, _file(cache, "cifar", draw), noise=0.4, draw=draw)
     tail = partial(make_arrays, _file(cache, "digits_tail", draw), draw=draw)
     tasks = [
-        Task("digits_noise40", "an MLP that memorises much noise", make_mlp, digits(0.4), _epochs(60)),
-        Task("digits_noise20", "the same with half the noise", make_mlp, digits(0.2), _epochs(60)),
-        Task("digits_clean", "nothing to repair: do no harm", make_mlp, digits(0.0), _epochs(60)),
-        Task("digits_tail", "rare classes, balanced test", make_mlp, tail, _epochs(150)),
-        Task("cifar_noise40", "a CNN that memorises the noise", partial(make_cnn, 128), arrays, _epochs(30)),
-        Task(
-            "cifar_flip", "a CNN that hardly memorises", partial(make_cnn, 64), partial(arrays, flip=True), _epochs(15)
-        ),
+        Task("digits_noise40", make_mlp, digits(0.4), 60),  # an MLP that memorises much noise
+        Task("digits_noise20", make_mlp, digits(0.2), 60),  # the same with half the noise
+        Task("digits_clean", make_mlp, digits(0.0), 60),  # nothing to repair: do no harm
+        Task("digits_tail", make_mlp, tail, 150),  # rare classes, balanced test
+        Task("cifar_noise40", partial(make_cnn, 128), arrays, 30),  # a CNN that memorises the noise
+        Task("cifar_flip", partial(make_cnn, 64), partial(arrays, flip=True), 15),  # one that hardly does
     ]
     return {task.name: replace(task, draw=draw) for task in tasks}
 
 
 def _file(cache: Path, name: str, draw: int) -> Path:
     return cache / f"{name}_draw{draw}.npz"
-
-
-def _epochs(number: int) -> dict[str, Any]:
-    return {"max_epochs": number, "accelerator": "cpu"}
 
 
 # -- arrays that are written once ------------------------------------------------------------------------------
@@ -130,24 +127,22 @@ def prepare(names: list[str], cache: Path, cifar: Path | None, draw: int = CHOOS
     Raises:
         ValueError: a task needs CIFAR-10, and no file was given, or it has no such draw.
     """
+    wanted: dict[Path, Callable[[], Arrays]] = {}
     if "digits_tail" in names:
-        _write_once(_file(cache, "digits_tail", draw), partial(long_tailed_digits, draw))
+        wanted[_file(cache, "digits_tail", draw)] = partial(long_tailed_digits, draw)
     if any(name in CIFAR for name in names):
         if draw not in CIFAR_DRAWS:
             raise ValueError(f"CIFAR-10 has images for the draws {CIFAR_DRAWS}, not for {draw}.")
         path = _file(cache, "cifar", draw)
         if cifar is None and not path.is_file():
             raise ValueError(f"The tasks {', '.join(CIFAR)} need CIFAR-10: give --cifar PATH, or leave them out.")
-        _write_once(path, partial(pooled_cifar, cifar, draw))
-
-
-def _write_once(path: Path, make: Callable[[], Arrays]) -> None:
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
-    np.savez(partial_path, **make())
-    partial_path.replace(path)  # a stop leaves no half of it
+        wanted[path] = partial(pooled_cifar, cifar, draw)
+    for path, make in wanted.items():
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial_path = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+            np.savez(partial_path, **make())
+            partial_path.replace(path)  # a stop leaves no half of it
 
 
 def long_tailed_digits(draw: int = CHOOSING) -> Arrays:

@@ -13,7 +13,7 @@ from hostile import LONG
 UNTRACED = (
     *("test_promises", "test_methods", "test_matrix", "test_experiments", "test_examples", "test_ddp"),
     *("test_stops", "test_neighbours", "test_left_behind", "test_parallel_search", "test_warmups"),
-    *("test_rival_benchmark", "test_rival_trainings", "test_gpu_table1", "test_co_teaching", "test_one_run"),
+    *("test_trainings", "test_measurements", "test_co_teaching", "test_one_run"),
 )
 #: Tests that share what is slow to start go to one worker. (The groups of pytest-xdist 3.8 do not work with pytest 9.)
 TOGETHER = {

@@ -11,6 +11,7 @@ well settle there: so the cross-entropy method and CMA-ES begin at the best of a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +38,6 @@ def spread(dimensions: int, count: int, rng: np.random.Generator) -> list[Vector
     return [np.zeros(dimensions), *(sizes * rng.uniform(-BOUND, BOUND, (count - 1, dimensions)))]
 
 
-def first_look(objective: Objective, dimensions: int, count: int, rng: np.random.Generator) -> Vector:
-    """The best of random points under the first seed."""
-    points = spread(dimensions, count, rng)
-    return points[int(np.argmax([objective(point, 0) for point in points]))]
-
-
 def random_search(objective: Objective, dimensions: int, budget: int, rng: np.random.Generator) -> Vector:
     """Many points once, the better ones again and again (successive halving); half the budget is for the first look."""
     count = budget // 2
@@ -63,26 +58,52 @@ def random_search(objective: Objective, dimensions: int, budget: int, rng: np.ra
     return points[max(alive, key=lambda index: float(np.mean(values[index])))]
 
 
-def cross_entropy(objective: Objective, dimensions: int, budget: int, rng: np.random.Generator) -> Vector:
-    """A normal distribution that moves to the best three tenths of each generation."""
-    look = budget // 4
-    mean = first_look(objective, dimensions, look, rng)
-    deviation = np.full(dimensions, BOUND / 3)
-    population = min(10, budget // 4)
-    elites = max(1, round(0.3 * population))
-    points, values = [mean], [0.0]
-    left, generation = budget - look, 1
-    while left - population >= max(FINALISTS, budget // 8):
-        draws = mean + deviation * rng.standard_normal((population, dimensions))
-        points = list(np.clip(draws, -BOUND, BOUND))
-        values = [objective(point, generation) for point in points]
-        chosen = np.stack([points[index] for index in np.argsort(values)[::-1][:elites]])
+class _CrossEntropy:
+    """A normal distribution that moves to the best three tenths of each generation; asked and told as CMA-ES is."""
+
+    def __init__(self, favourite: Vector, deviation: float, popsize: int, rng: np.random.Generator) -> None:
+        self.favourite, self._deviation = favourite, np.full(len(favourite), deviation)
+        self.popsize, self._rng = popsize, rng
+
+    def ask(self) -> list[Vector]:
+        draws = self.favourite + self._deviation * self._rng.standard_normal((self.popsize, len(self.favourite)))
+        return list(np.clip(draws, -BOUND, BOUND))
+
+    def tell(self, points: list[Vector], losses: list[float]) -> None:
+        elites = max(1, round(0.3 * self.popsize))
+        chosen = np.stack([points[index] for index in np.argsort(losses)[:elites]])
         # Some of the old distribution stays, and a little width: few elites of a noisy value would shrink it too soon.
-        mean = 0.2 * mean + 0.8 * chosen.mean(0)
-        deviation = np.maximum(0.4 * deviation + 0.6 * chosen.std(0), 0.05 * BOUND)
-        left, generation = left - population, generation + 1
-    finalists = [mean, points[int(np.argmax(values))], np.zeros(dimensions)]
+        self.favourite = 0.2 * self.favourite + 0.8 * chosen.mean(0)
+        self._deviation = np.maximum(0.4 * self._deviation + 0.6 * chosen.std(0), 0.05 * BOUND)
+
+    def stop(self) -> bool:
+        return False
+
+
+def _generations(
+    objective: Objective, dimensions: int, budget: int, rng: np.random.Generator, make: Callable[[Vector], Any]
+) -> Vector:
+    """Generations of a distribution that begins at the best of a first look; all points of one share their seed."""
+    look = budget // 4
+    points = spread(dimensions, look, rng)
+    values = [objective(point, 0) for point in points]
+    strategy = make(points[int(np.argmax(values))])
+    left, generation = budget - look, 1
+    while left - strategy.popsize >= max(FINALISTS, budget // 8) and not strategy.stop():
+        points = strategy.ask()
+        values = [objective(point, generation) for point in points]
+        strategy.tell(points, [-value for value in values])
+        left, generation = left - len(points), generation + 1
+    finalists = [strategy.favourite, points[int(np.argmax(values))], np.zeros(dimensions)]
     return finalists[best_of(objective, finalists, left, generation)]
+
+
+def cross_entropy(objective: Objective, dimensions: int, budget: int, rng: np.random.Generator) -> Vector:
+    """The cross-entropy method."""
+    population = min(10, budget // 4)
+    return _generations(
+        objective, dimensions, budget, rng, lambda start: _CrossEntropy(start, BOUND / 3, population, rng)
+    )
 
 
 def cma_es(objective: Objective, dimensions: int, budget: int, rng: np.random.Generator) -> Vector:
@@ -96,15 +117,8 @@ def cma_es(objective: Objective, dimensions: int, budget: int, rng: np.random.Ge
         "verbose": -9,
         "verb_log": 0,
     }
-    look = budget // 4
-    start = first_look(objective, dimensions, look, rng)
-    strategy = cma.CMAEvolutionStrategy(start, BOUND / 3, options)
-    points, values = [start], [0.0]
-    left, generation = budget - look, 1
-    while left - strategy.popsize >= max(FINALISTS, budget // 8) and not strategy.stop():
-        points = strategy.ask()
-        values = [objective(point, generation) for point in points]
-        strategy.tell(points, [-value for value in values])
-        left, generation = left - len(points), generation + 1
-    finalists = [np.asarray(strategy.result.xfavorite), points[int(np.argmax(values))], np.zeros(dimensions)]
-    return finalists[best_of(objective, finalists, left, generation)]
+
+    class CMA(cma.CMAEvolutionStrategy):  # type: ignore[misc]
+        favourite = property(lambda self: np.asarray(self.result.xfavorite))
+
+    return _generations(objective, dimensions, budget, rng, lambda start: CMA(start, BOUND / 3, options))

@@ -9,29 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
 from rivals.optimisers import FINALISTS, best_of, spread
 from rivals.schedules import BOUND, NUM_PARAMETERS, NUM_STAGES, WARMUP_STAGES, Schedule, nothing
 
-S = TypeVar("S")
 #: (state or None, index of the seed, schedule, first stage, end) -> (state at the end, accuracy there).
-Advance = Callable[[S | None, int, Schedule, int, int], tuple[S, float]]
+Advance = Callable[[Any, int, Schedule, int, int], tuple[Any, float]]
 
 
 @dataclass
-class Member(Generic[S]):
+class Member:
     """One of the population: a network in training, and its theta of all stages, past and planned."""
 
     schedule: Schedule
-    state: S
+    state: Any
     accuracy: float = 0.0
 
 
 def population_search(
-    advance: Advance[S],
+    advance: Advance,
     objective: Callable[[Schedule, int], float],
     budget: int,
     rng: np.random.Generator,
@@ -90,7 +89,7 @@ def _moved(schedule: Schedule, stage: int, deviation: float, rng: np.random.Gene
     return moved
 
 
-def _select(members: list[Member[S]], stage: int, deviation: float, rng: np.random.Generator) -> None:
+def _select(members: list[Member], stage: int, deviation: float, rng: np.random.Generator) -> None:
     """Replace the worst quarter by copies of the best, whose theta moves from ``stage`` on."""
     members.sort(key=lambda member: -member.accuracy)
     quarter = max(1, len(members) // 4)

@@ -1,27 +1,360 @@
-"""Table and figures of what a folder holds."""
+"""Results as lines of JSON, and table and figures of them: gains over plain training, and LAW beside its rivals."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-from rivals.figure import draw_task
-from rivals.rows import Row
-from rivals.summary import plain_training, summarise, verdicts
-from rivals.table import document, write_csv
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from rivals.methods import BASE, KEYS, LAW, METHODS, RIVALS, Row
+
+Gains = NDArray[np.float64]
 
 
-def write_report(rows: list[Row], folder: Path) -> str:
-    """Write ``table.md``, ``table.csv`` and a figure for each task; the table's text is returned too.
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def key_of(row: Row) -> tuple[Any, ...]:
+    """The same for all rows of the same search."""
+    return tuple(row[name] for name in KEYS)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a file; none if there is no file.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Line {number} of {path} is damaged: delete it, and its job will run again.") from error
+    return rows
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Add a row in one write, so that a stop leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+# -- numbers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its two-sided 95 % interval, in shares of one."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"[{points(self.low)}, {points(self.high)}]"
+
+
+def t_interval(values: Sequence[float], others: Sequence[float] | None = None) -> Interval:
+    """Student's interval of a mean; with ``others`` Welch's, of the difference of two unpaired means."""
+    first = np.asarray(values, dtype=np.float64)
+    second = np.zeros(1) if others is None else np.asarray(others, dtype=np.float64)
+    mean = float(first.mean() - second.mean())
+    if np.ptp(first) == np.ptp(second) == 0:  # no deviation at all: scipy calls the interval undefined
+        return Interval(mean, mean, mean)
+    test = stats.ttest_1samp(first, 0.0) if others is None else stats.ttest_ind(first, second, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return Interval(mean, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method on one task; gains are in accuracy, [0, 1].
+
+    Attributes:
+        rows: of its searches, by draw.
+        gains: test accuracy after the last epoch less plain training's on the same draw, [searches, evaluation seeds].
+        best_epoch_gain: the same after the epochs that validate best, mean over draws.
+    """
+
+    task: str
+    method: str
+    rows: Sequence[Row]
+    gains: Gains
+    best_epoch_gain: float
+
+    @property
+    def draws(self) -> list[int]:
+        """Of each search, [searches]."""
+        return [row["draw"] for row in self.rows]
+
+    @property
+    def by_search(self) -> Gains:
+        """Mean gain of each search, [searches]."""
+        means: Gains = self.gains.mean(1)
+        return means
+
+    @property
+    def by_draw(self) -> dict[int, float]:
+        """Mean gain of the searches on each draw."""
+        return _by_draw(self.rows, self.by_search)
+
+    @property
+    def interval(self) -> Interval:
+        """Mean gain over draws and its interval over them; of a single draw, over the evaluation seeds."""
+        by_draw = self.by_draw
+        return t_interval([*by_draw.values()] if len(by_draw) > 1 else self.gains.mean(0))
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample deviation over the searches of a draw, pooled over draws; None where each was searched once."""
+        by_draw = self.by_draw
+        spare = len(self.draws) - len(by_draw)
+        means = np.asarray([by_draw[draw] for draw in self.draws])
+        return float(np.sqrt(np.square(self.by_search - means).sum() / spare)) if spare else None
+
+
+def _by_draw(rows: Sequence[Row], values: Gains) -> dict[int, float]:
+    found: dict[int, list[float]] = {}
+    for row, value in zip(rows, values, strict=True):
+        found.setdefault(row["draw"], []).append(value)
+    return {draw: float(np.mean(each)) for draw, each in found.items()}
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """One summary for each task and method, in the order of METHODS.
+
+    Args:
+        rows: all of one budget and one number of evaluation seeds; those without plain training on their draw are
+            left out.
+    """
+    summaries = []
+    for task, method in product(dict.fromkeys(row["task"] for row in rows), METHODS):
+        bases = {row["draw"]: row for row in rows if (row["task"], row["method"]) == (task, BASE)}
+        chosen = [row for row in rows if (row["task"], row["method"]) == (task, method) and row["draw"] in bases]
+        chosen.sort(key=lambda row: (row["draw"], row["search_seed"]))
+        if chosen:
+            last, best = (
+                np.asarray([np.subtract(row[key], bases[row["draw"]][key]) for row in chosen])
+                for key in ("acc_last", "acc_best")
+            )
+            best_epoch = float(np.mean([*_by_draw(chosen, best.mean(1)).values()]))
+            summaries.append(Summary(task, method, chosen, last, best_epoch))
+    return summaries
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """LAW against the rival that came out best beside it on the test data.
+
+    Picking the best of several by the result flatters the rival: the comparison is in its favour.
+
+    Attributes:
+        task: name.
+        rival: name of the best rival.
+        draws: on which both have searched.
+        law: LAW's mean gain on them.
+        difference: LAW's gain less the rival's, with an interval over the draws, each draw's gains being a pair; of a
+            single draw, over searches (Welch's).
+    """
+
+    task: str
+    rival: str
+    draws: list[int]
+    law: float
+    difference: Interval
+
+    @property
+    def words(self) -> str:
+        """Ahead, level or behind: level while the interval holds zero."""
+        if self.difference.low > 0:
+            return "ahead"
+        return "behind" if self.difference.high < 0 else "level"
+
+
+def verdicts(summaries: Sequence[Summary]) -> list[Verdict]:
+    """One for each task on which LAW and a rival have searched on two draws or more, or both twice on one."""
+    found = []
+    for task in dict.fromkeys(summary.task for summary in summaries):
+        of_task = {summary.method: summary for summary in summaries if summary.task == task}
+        if LAW in of_task:
+            compared = [_compared(of_task[LAW], of_task[name]) for name in RIVALS if name in of_task]
+            known = [verdict for verdict in compared if verdict is not None]
+            found += sorted(known, key=lambda verdict: verdict.difference.mean)[:1]
+    return found
+
+
+def _compared(law: Summary, rival: Summary) -> Verdict | None:
+    """On the draws that both have; None where there are too few searches for an interval."""
+    draws = sorted({*law.draws} & {*rival.draws})
+    own, other = (np.asarray([summary.by_draw[draw] for draw in draws]) for summary in (law, rival))
+    if len(draws) > 1:
+        return Verdict(law.task, rival.method, draws, float(own.mean()), t_interval(own - other))
+    first, second = (summary.by_search[np.isin(summary.draws, draws)] for summary in (law, rival))
+    if min(len(first), len(second)) < 2:
+        return None
+    return Verdict(law.task, rival.method, draws, float(own[0]), t_interval(first, second))
+
+
+# -- text ----------------------------------------------------------------------------------------------------------
+
+
+def points(value: float) -> str:
+    """A share in points of a hundred, with its sign."""
+    return f"{100 * value:+.1f}"
+
+
+def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that also reads well as text; the first two columns to the left, the others to the right.
+
+    Example:
+        >>> print(markdown(["a", "b", "c"], [["x", "y", "10"]]))
+        | a | b |  c |
+        |---|---|---:|
+        | x | y | 10 |
+    """
+    widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading))]
+
+    def line(cells: Sequence[str]) -> str:
+        left = [cell.ljust(width) for cell, width in zip(cells[:2], widths, strict=False)]
+        right = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
+        return "| " + " | ".join(left + right) + " |"
+
+    rule = ["-" * (width + 2) if column < 2 else "-" * (width + 1) + ":" for column, width in enumerate(widths)]
+    return "\n".join([line(heading), "|" + "|".join(rule) + "|", *map(line, rows)])
+
+
+def results_table(summaries: Sequence[Summary]) -> str:
+    """All methods; on each task the greatest gain of those that look at validation data on all its draws is marked."""
+    heading = (
+        "task", "method", "draws", "searches", "gain", "95% interval", "sd of searches", "worst search", "best epoch",
+        "trainings", "steps", "time",
+    )  # fmt: skip
+    rows = []
+    for task in dict.fromkeys(summary.task for summary in summaries):
+        of_task = [summary for summary in summaries if summary.task == task and summary.method != BASE]
+        searchers = [each for each in of_task if each.method in RIVALS or each.method.startswith(LAW)]
+        draws = {draw for summary in searchers for draw in summary.draws}
+        whole = [summary for summary in searchers if {*summary.draws} == draws]  # others have met other difficulties
+        best = max(whole, key=lambda summary: summary.interval.mean, default=None)
+        for summary in of_task:
+            gain = points(summary.interval.mean)
+            trainings = [row["steps"] / row["steps_per_training"] for row in summary.rows]
+            over_budget = any(row["steps"] > row["budget"] * row["steps_per_training"] for row in summary.rows)
+            rows.append([
+                task,
+                summary.method,
+                str(len(summary.by_draw)),
+                str(len(summary.gains)),
+                f"**{gain}**" if summary is best else gain,
+                str(summary.interval),
+                "" if summary.deviation is None else f"{100 * summary.deviation:.1f}",
+                points(summary.by_search.min()),
+                points(summary.best_epoch_gain),
+                f"{np.mean(trainings):.1f}" + ("!" if over_budget else ""),
+                f"{np.mean([row['steps'] for row in summary.rows]):,.0f}",
+                f"{np.mean([row['search_s'] for row in summary.rows]) / 60:.1f} min",
+            ])  # fmt: skip
+    return markdown(heading, rows)
+
+
+def verdict_table(found: Sequence[Verdict]) -> str:
+    """LAW against the best rival of each task."""
+    rows = [
+        [
+            each.task, each.rival, ", ".join(map(str, each.draws)), points(each.law),
+            points(each.law - each.difference.mean), points(each.difference.mean), str(each.difference), each.words,
+        ]
+        for each in found
+    ]  # fmt: skip
+    return markdown(["task", "best rival", "draws", "LAW", "rival", "difference", "95% interval", "LAW is"], rows)
+
+
+def plain_table(rows: Sequence[Row]) -> str:
+    """What plain training comes to on each task, mean over seeds and draws."""
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        plain = [row for row in rows if (row["task"], row["method"]) == (task, BASE)]
+        wrong = [row["wrong_fitted"] for row in plain if row["wrong_fitted"][0] is not None]
+        if plain:
+            accuracy = f"{100 * np.mean([row['acc_last'] for row in plain]):.1f}"
+            lines.append([task, accuracy, f"{100 * np.mean(wrong):.0f}" if wrong else "-"])
+    return markdown(["task", "accuracy %", "wrong labels fitted %"], lines)
+
+
+def write_report(rows: Sequence[Row], folder: Path) -> str:
+    """Write ``table.md`` and a figure for each task; the table's text is returned too.
 
     Args:
         rows: all of one budget and one number of evaluation seeds.
         folder: where to.
     """
     summaries = summarise(rows)
-    plain = [plain_training(rows, key) for key in ("acc_last", "wrong_fitted")]
-    text = document(summaries, verdicts(summaries), *plain)
+    text = (
+        "Plain training: test accuracy after the last epoch, and the share of the wrong training labels it fits.\n\n"
+        f"{plain_table(rows)}\n\n"
+        "Test accuracy gained over plain training on the same fresh seeds, in points; last epoch unless said. Gain and "
+        "interval are over draws (of a single draw, over evaluation seeds), the deviation over the searches of a draw; "
+        "steps are those of a search (! over budget); bold is the best of those that look at validation data and have "
+        "searched on all draws. Draws of the digits share images, so that their interval is a little too narrow.\n\n"
+        f"{results_table(summaries)}\n"
+    )
+    found = verdicts(summaries)
+    if found:
+        text += (
+            "\nLAW against the rival that is best beside it by the test data, which flatters the rival, on the draws "
+            "that both have searched on; interval over draws, paired (of a single draw over searches, Welch's).\n\n"
+            f"{verdict_table(found)}\n"
+        )
     (folder / "table.md").write_text(text, encoding="utf-8")
-    write_csv(summaries, folder / "table.csv")
     for task in dict.fromkeys(summary.task for summary in summaries):
-        draw_task(task, rows, summaries, folder / f"{task}.png")
+        shown = [summary for summary in summaries if summary.task == task and summary.method != BASE]
+        draw_task(task, shown).savefig(folder / f"{task}.png", dpi=150)
     return text
+
+
+# -- the figure ----------------------------------------------------------------------------------------------------
+
+
+def draw_task(task: str, shown: Sequence[Summary]) -> Figure:
+    """To the left how LAW learns, to the right where all methods end.
+
+    Left: the gain of LAW's greedy strategy in the course of the search, on validation data: the mean over searches,
+    the band from the lowest to the highest. Right: what each method ended with on test data: a dot for each search, a
+    mark for its gain as the table has it.
+    """
+    curves = [row["curve"] for summary in shown if summary.method == LAW for row in summary.rows]
+    width = max(2.0, 0.42 * len(shown))  # room for the title
+    figure = Figure(figsize=(4.6 + width, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[4.0, width])
+    left.set(title="LAW's greedy strategy, validation", xlabel="Episode", ylabel="Accuracy gained (points)")
+    gains: dict[int, list[float]] = {0: [0.0]}  # weights begin at one, so a search begins at no gain
+    for curve in curves:
+        for episode, gain in curve:
+            gains.setdefault(episode, []).append(100 * gain)
+    x = sorted(gains)
+    left.fill_between(x, [min(gains[e]) for e in x], [max(gains[e]) for e in x], alpha=0.18, linewidth=0)
+    left.plot(x, [np.mean(gains[e]) for e in x], marker="o", label=f"mean and range of {len(curves)} searches")
+    left.legend(frameon=False, fontsize=9)
+    right.set_title("Found strategies, test")
+    for place, summary in enumerate(shown):
+        # LAW, rivals that search, and what does not look at validation data.
+        colour = "C0" if summary.method.startswith(LAW) else "C1" if summary.method in RIVALS else "0.5"
+        right.scatter([place] * len(summary.by_search), 100 * summary.by_search, s=22, color=colour, alpha=0.6)
+        right.hlines(100 * summary.interval.mean, place - 0.32, place + 0.32, color=colour, linewidth=2.5)
+    right.set_xticks(range(len(shown)), [summary.method for summary in shown], rotation=60, ha="right", fontsize=9)
+    for axes in (left, right):
+        axes.axhline(0, color="0.3", linewidth=1, zorder=1)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(task)
+    return figure

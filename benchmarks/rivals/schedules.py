@@ -7,11 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from law_lightning import WeightingCallback
+from law_lightning import Samples, TrainingPhase, WeightingCallback
 from law_lightning import functional as LF
-from law_lightning.capture.samples import Samples
-from law_lightning.stages.schedule import TrainingPhase
-from law_lightning.weighting import LAWWeighting
 
 Vector = NDArray[np.float64]
 #: theta of every stage, [NUM_STAGES, NUM_PARAMETERS].
@@ -30,26 +27,16 @@ HANDMADE = {
 }
 
 
-class StagedWeighting:
-    """LAW's weighting with a theta fixed beforehand for each stage.
-
-    Args:
-        schedule: theta of every stage.
-    """
-
-    def __init__(self, schedule: Schedule) -> None:
-        self._law = LAWWeighting()
-        self._thetas: Tensor = torch.as_tensor(schedule, dtype=torch.float32)
-
-    def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
-        """Weights [B]."""
-        self._law.theta = self._thetas[phase.stage]
-        return self._law(samples, phase)
-
-
 def weighting_callback(schedule: Schedule) -> WeightingCallback:
-    """A callback that trains with a schedule, on LAW's stages and after LAW's warm-up."""
-    return WeightingCallback(StagedWeighting(schedule), num_stages=NUM_STAGES, warmup_stages=WARMUP_STAGES)
+    """A callback that trains with LAW's weighting, its stages and warm-up, and a theta fixed for each stage."""
+    thetas = torch.as_tensor(schedule, dtype=torch.float32)
+
+    def weighting(samples: Samples, phase: TrainingPhase) -> Tensor:
+        with torch.no_grad():
+            features = LF.sample_features(samples.loss, samples.logits, samples.target, LF.FEATURES, samples.valid)
+            return LF.sample_weights(features, thetas[phase.stage])
+
+    return WeightingCallback(weighting, num_stages=NUM_STAGES, warmup_stages=WARMUP_STAGES)
 
 
 def constant(vector: Vector) -> Schedule:

@@ -1,13 +1,8 @@
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from law_lightning.data import ArraysDataModule, UniformNoise
+from law_lightning.data import ArraysDataModule
 
 
 def make_arrays(shape=(6, 5), dtype=np.float32, train=40, test=12, val=None, classes=4):
@@ -59,6 +54,8 @@ def part(module, name):
 )
 def test_every_layout(save, dtype, shape, in_shape):
     arrays = make_arrays(shape, dtype)
+    # Labels of any dtype and in a column.
+    arrays["train_y"] = arrays["train_y"].astype(np.uint8)[:, None]
     module = ready(save(arrays))
     assert module.in_shape == in_shape
     assert module.num_classes == 4
@@ -107,7 +104,9 @@ def test_split_depends_on_split_seed_alone_and_smaller_choices_are_nested(save):
     torch.manual_seed(0)
     first = part(ready(path), "val")[1]
     torch.manual_seed(5)
+    state = torch.get_rng_state()
     assert torch.equal(part(ready(path), "val")[1], first)
+    assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(part(ready(path, train_size=5), "val")[1], first)
     assert not torch.equal(part(ready(path, split_seed=1), "val")[1], first)
     small, large = (part(ready(path, train_size=n), "train")[1] for n in (5, 20))
@@ -120,23 +119,6 @@ def test_the_files_own_validation_samples_are_used(save):
     assert part(module, "val")[1].tolist() == arrays["val_y"].tolist()
     assert len(part(module, "train")[1]) == 30
     assert len(part(ready(save(arrays)), "train")[1]) == 40
-
-
-def test_labels_of_shape_n_1_and_small_dtypes_are_read(save):
-    arrays = make_arrays()
-    arrays["train_y"] = arrays["train_y"].astype(np.uint8)[:, None]
-    module = ready(save(arrays), train_size=32)
-    assert part(module, "train")[1].dtype == torch.int64
-    assert part(module, "train")[1].shape == (32,)
-
-
-def test_evaluation_labels_stay_clean(save):
-    path = save(make_arrays(train=200))
-    plain, noisy = ready(path), ready(path, corruption=UniformNoise(0.8))
-    for name in ("val", "test"):
-        assert torch.equal(part(plain, name)[1], part(noisy, name)[1])
-    assert torch.equal(part(plain, "train")[1], noisy.corruption_record.true_labels)
-    assert not torch.equal(part(plain, "train")[1], part(noisy, "train")[1])
 
 
 def test_flip_touches_training_batches_alone(save):
@@ -160,40 +142,32 @@ def change(**replaced):
 
 
 LABELS = np.arange(40) % 4
-BAD_FILES = {
-    "missing": (
-        change(train_y=None, test_x=None),
-        r"lacks the arrays \['train_y', 'test_x'\]; it has \['test_y', 'train_x'\]",
-    ),
-    "half": (change(val_x=np.zeros((3, 6, 5))), r"lacks the arrays \['val_y'\].* both or none"),
-    "negative": (change(train_y=LABELS - 1), r"train_y in .* negative label -1, .* count from 0"),
-    "float labels": (change(train_y=LABELS / 2), r"train_y in .* dtype float64, but labels must be integers"),
-    "test label": (
-        change(test_y=np.full(12, 4)),
-        r"test_y in .* label 4, but train_y shows 4 classes, so labels must lie in \[0, 3\]",
-    ),
-    "gap": (change(train_y=LABELS * 1000), r"train_y .* up to 3000 but shows only 4 classes"),
-    "label shape": (change(train_y=np.zeros((40, 3), int)), r"train_y in .* shape \[40, 3\]"),
-    "lengths": (change(train_y=LABELS[:39]), "40 samples in train_x but 39 labels in train_y"),
-    "sample shapes": (
-        change(test_x=np.zeros((12, 5, 6))),
-        r"test_x has shape \[1, 5, 6\], but one of train_x has \[1, 6, 5\]",
-    ),
-    "dtypes": (change(test_x=np.zeros((12, 6, 5), np.uint8)), "partly uint8, .* partly float"),
-    "int inputs": (change(train_x=np.zeros((40, 6, 5), int)), "train_x in .* dtype int64, .* uint8 .* float"),
-    "input shape": (change(train_x=np.zeros(40)), r"train_x in .* shape \[40\], but it must be \[N, D\]"),
-    "empty": (change(test_x=np.zeros((0, 6, 5)), test_y=LABELS[:0]), "test_x in .* not empty"),
-    "nan": (change(train_x=np.full((40, 6, 5), np.nan)), "train_x in .* not finite"),
-    "objects": (
-        change(train_x=np.array([np.zeros(2), None], dtype=object)),
-        "train_x in .* Python objects, which are never loaded",
-    ),
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_what_is_wrong_in_a_file_is_named(save, case):
-    arrays, message = BAD_FILES[case]
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            change(train_y=None, test_x=None),
+            r"lacks the arrays \['train_y', 'test_x'\]; it has \['test_y', 'train_x'\]",
+        ),
+        (change(val_x=np.zeros((3, 6, 5))), r"lacks the arrays \['val_y'\].* both or none"),
+        (change(train_y=LABELS - 1), r"train_y in .* negative label -1, but classes count from 0"),
+        (change(train_y=LABELS / 2), r"train_y in .* dtype float64, but labels must be integers"),
+        (change(test_y=np.full(12, 4)), r"test_y in .* label 4, but train_y shows 4 classes, .* must lie in \[0, 3\]"),
+        (change(train_y=LABELS * 1000), r"train_y .* up to 3000 but shows only 4 classes"),
+        (change(train_y=np.zeros((40, 3), int)), r"train_y in .* shape \[40, 3\]"),
+        (change(train_y=LABELS[:39]), "40 samples in train_x but 39 labels in train_y"),
+        (change(test_x=np.zeros((12, 5, 6))), r"test_x has shape \[1, 5, 6\], but one of train_x has \[1, 6, 5\]"),
+        (change(test_x=np.zeros((12, 6, 5), np.uint8)), "partly uint8, .* partly float"),
+        (change(train_x=np.zeros((40, 6, 5), int)), "train_x in .* dtype int64, .* uint8 .* float"),
+        (change(train_x=np.zeros(40)), r"train_x in .* shape \[40\], but it must be \[N, D\]"),
+        (change(test_x=np.zeros((0, 6, 5)), test_y=LABELS[:0]), "test_x in .* not empty"),
+        (change(train_x=np.full((40, 6, 5), np.nan)), "train_x in .* not finite"),
+        (change(train_x=np.array([np.zeros(2), None], dtype=object)), "cannot be read: .* Python objects"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(save, arrays, message):
     path = save(arrays)
     with pytest.raises(ValueError, match=message) as error:
         ready(path)
@@ -211,37 +185,33 @@ def test_number_of_classes_can_be_said(save):
     ("kwargs", "message"),
     [
         ({"train_size": 33}, "40 samples, too few for 8 validation and 33 training"),
-        ({"val_size": 40}, "too few for 40 validation and all the rest training"),
+        ({"val_size": 40}, "too few for 40 validation and at least one training"),
         ({"val_size": 41, "train_size": 1}, "too few for 41 validation and 1 training"),
         ({"val_size": 0.999}, "too few for 40 validation"),
+        ({"flip": True}, r"flip=True needs images, .* vectors of 7 features"),
+        ({"shrink": 2}, r"shrink=2 needs images .* shape \[7\]"),
     ],
 )
-def test_splits_larger_than_the_data_are_named(save, kwargs, message):
+def test_options_that_do_not_fit_the_data_are_named(save, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        ready(save(make_arrays()), **kwargs)
+        ready(save(make_arrays((7,))), **kwargs)
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"train_size": 0}, "train_size is 0"),
-        ({"val_size": 0}, "val_size is 0, but as a count"),
+        ({"val_size": 0}, "val_size is 0, but it must be at least 1"),
         ({"val_size": 1.0}, "val_size is 1.0, but as a fraction"),
         ({"val_size": float("nan")}, "val_size is nan"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"channels": "middle"}, "channels is 'middle'"),
         ({"flip": True, "transform": abs}, "flip=True and a transform"),
-        ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         ArraysDataModule("anywhere.npz", **kwargs)
-
-
-def test_flip_of_vectors_is_refused(save):
-    with pytest.raises(ValueError, match=r"flip=True needs images, .* vectors of 7 features"):
-        ready(save(make_arrays((7,))), flip=True)
 
 
 def test_missing_file_is_named(tmp_path):
@@ -257,26 +227,8 @@ def test_damaged_file_is_named(save, kind):
         content[1000:1100] = bytes(255 - byte for byte in content[1000:1100])
     new = {"empty": b"", "text": b"train_x,train_y", "cut": bytes(content[: len(content) // 2])}
     path.write_bytes(new.get(kind, bytes(content)))
-    with pytest.raises(ValueError, match=r"data\.npz cannot be read as an \.npz file: it is damaged"):
+    with pytest.raises(ValueError, match=r"data\.npz cannot be read: it is damaged"):
         ready(path)
-
-
-@settings(max_examples=80, deadline=None)
-@given(position=st.integers(0, 4000), byte=st.integers(0, 255))
-def test_a_damaged_byte_is_harmless_or_named(position, byte):
-    # Not tmp_path: hypothesis would share it between the examples.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "data.npz")
-        np.savez(path, **make_arrays((2,)))
-        content = bytearray(path.read_bytes())
-        content[position % len(content)] = byte
-        path.write_bytes(content)
-        message = "nothing was wrong with data.npz"
-        try:
-            assert ready(path).num_classes == 4
-        except ValueError as error:
-            message = str(error)
-        assert "data.npz" in message
 
 
 def test_a_single_array_is_no_data_file(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from law_lightning.data import DigitsDataModule, UniformNoise
+from law_lightning.data import DigitsDataModule
 
 
 def split(module, name):
@@ -27,48 +27,21 @@ def test_split_sizes_and_shapes():
     assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
 
 
-def test_training_inputs_are_standardised():
-    x, _ = split(DigitsDataModule(), "train")
-    assert abs(x.mean()) < 1e-5
-    assert x.std(correction=0).item() == pytest.approx(1, abs=1e-5)
-
-
-def test_splits_are_disjoint_and_together_the_digits():
+def test_splits_are_standardised_disjoint_and_together_the_digits():
     from sklearn.datasets import load_digits
 
     module = DigitsDataModule(train_size=300, val_size=400)
     parts = [split(module, name) for name in ("train", "val", "test")]
     found = sorted(zip(rows(torch.cat([x for x, _ in parts])), torch.cat([y for _, y in parts]).tolist(), strict=True))
+    assert parts[0][0].mean().item() == pytest.approx(0, abs=1e-5)
+    assert parts[0][0].std(correction=0).item() == pytest.approx(1, abs=1e-5)
     digits = load_digits()
     images = [tuple(row) for row in digits.data.astype(int).tolist()]
     # As multisets: every image is in one split, exactly once, under its own label.
     assert found == sorted(zip(images, digits.target.tolist(), strict=True))
 
 
-def test_split_depends_on_split_seed_alone():
-    torch.manual_seed(0)
-    first = split(DigitsDataModule(), "train")[0]
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    assert torch.equal(split(DigitsDataModule(), "train")[0], first)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(split(DigitsDataModule(split_seed=1), "train")[0], first)
-
-
-def test_validation_images_do_not_depend_on_train_size():
-    small, large = (split(DigitsDataModule(train_size=n), "val")[1] for n in (100, 900))
-    assert torch.equal(small, large)
-
-
-def test_evaluation_labels_are_clean():
-    plain, noisy = DigitsDataModule(), DigitsDataModule(corruption=UniformNoise(0.9))
-    for name in ("val", "test"):
-        assert torch.equal(split(plain, name)[1], split(noisy, name)[1])
-    share_wrong = (split(plain, "train")[1] != split(noisy, "train")[1]).float().mean().item()
-    assert share_wrong == pytest.approx(0.81, abs=0.07)
-
-
-@pytest.mark.parametrize("sizes", [(0, 500), (500, 0), (-1, 5), (1297, 500), (5000, 500)])
+@pytest.mark.parametrize("sizes", [(0, 500), (500, 0), (1297, 500)])
 def test_sizes_that_do_not_split_the_digits_are_named(sizes):
     with pytest.raises(ValueError, match=rf"train_size={sizes[0]} and val_size={sizes[1]} do not split the 1797"):
         DigitsDataModule(*sizes)

@@ -1,7 +1,6 @@
 """Data modules, in memory or over torchvision's datasets, and label corruption."""
 
 from law_lightning.data.arrays import ArraysDataModule
-from law_lightning.data.cifar import CIFAR10DataModule, CIFAR100DataModule
 from law_lightning.data.corruption import (
     CIFAR10_SIMILAR,
     AsymmetricNoise,
@@ -13,13 +12,22 @@ from law_lightning.data.corruption import (
     LongTail,
     PairNoise,
     UniformNoise,
-    uniform_noise,
 )
-from law_lightning.data.datamodule import ArrayDataModule, ArraySplits
-from law_lightning.data.dataset import BatchedTensorDataset, identity_collate, random_horizontal_flip
 from law_lightning.data.digits import DigitsDataModule
 from law_lightning.data.folder import ImageFolderDataModule, ImageNetDataModule
-from law_lightning.data.mnist import FashionMNISTDataModule, MNISTDataModule
+from law_lightning.data.in_memory import (
+    ArrayDataModule,
+    ArraySplits,
+    BatchedTensorDataset,
+    identity_collate,
+    random_horizontal_flip,
+)
+from law_lightning.data.small_images import (
+    CIFAR10DataModule,
+    CIFAR100DataModule,
+    FashionMNISTDataModule,
+    MNISTDataModule,
+)
 from law_lightning.data.vision import VisionDataModule
 
 __all__ = [
@@ -47,5 +55,4 @@ __all__ = [
     "VisionDataModule",
     "identity_collate",
     "random_horizontal_flip",
-    "uniform_noise",
 ]

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from law_lightning.data.datamodule import ArrayDataModule, ArraySplits
-from law_lightning.data.dataset import random_horizontal_flip
+from law_lightning.data.in_memory import ArrayDataModule, ArraySplits, random_horizontal_flip
 from law_lightning.data.npz import Channels, inputs_tensor, labels_tensor, read_npz
-from law_lightning.data.preparation import permuted_indices, standardize
+from law_lightning.data.preparation import check_at_least, cut, permuted_indices, standardize
 
 
 class ArraysDataModule(ArrayDataModule):
@@ -54,16 +53,11 @@ class ArraysDataModule(ArrayDataModule):
                 raise ValueError("flip=True and a transform were both given: put the flip into the transform.")
             kwargs["transform"] = random_horizontal_flip
         super().__init__(**kwargs)
-        if train_size is not None and train_size < 1:
-            raise ValueError(f"train_size is {train_size}, but it must be at least 1, or None for all.")
+        check_at_least(1, train_size=train_size, shrink=shrink, num_classes=num_classes)
         if isinstance(val_size, float) and not 0.0 < val_size < 1.0:
             raise ValueError(f"val_size is {val_size}, but as a fraction it must lie between 0 and 1.")
-        if not isinstance(val_size, float) and val_size < 1:
-            raise ValueError(f"val_size is {val_size}, but as a count it must be at least 1.")
-        if shrink < 1:
-            raise ValueError(f"shrink is {shrink}, but it must be at least 1.")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}, but it must be at least 1, or None.")
+        if not isinstance(val_size, float):
+            check_at_least(1, val_size=val_size)
         if channels not in ("auto", "first", "last"):
             raise ValueError(f"channels is {channels!r}, but it must be 'auto', 'first' or 'last'.")
         self.path = Path(path)
@@ -82,49 +76,50 @@ class ArraysDataModule(ArrayDataModule):
         x = {n: inputs_tensor(arrays[f"{n}_x"], f"{n}_x in {self.path}", self.channels) for n in names}
         y = {n: labels_tensor(arrays[f"{n}_y"], f"{n}_y in {self.path}") for n in names}
         if len({arrays[f"{name}_x"].dtype == np.uint8 for name in names}) > 1:
-            kinds = {f"{name}_x": str(arrays[f"{name}_x"].dtype) for name in names}
             raise ValueError(
-                f"The inputs in {self.path} are partly uint8, which is scaled to [0, 1], and partly float, "
-                f"which is not: {kinds}. Store all of them in one dtype."
+                f"The inputs in {self.path} are partly uint8, which is scaled to [0, 1], and partly float: use one."
             )
         self._check_shapes(x, y)
         if self.shrink > 1:
             x = {name: avg_pool2d(images, self.shrink) for name, images in x.items()}
         num_classes = self._count_classes(y)
-        train, val = self._split(len(y["train"]), has_val="val" in y)
+        size = len(y["train"])
+        has_val = "val" in y
+        # A fraction of the samples, at least one.
+        cut_out = max(1, round(self.val_size * size)) if isinstance(self.val_size, float) else self.val_size
+        order, what = permuted_indices(size, self.split_seed), f"train_x in {self.path} has {size} samples"
+        train, val = cut(order, self.train_size, 0 if has_val else cut_out, what)
         train_x, train_y = x["train"][train], y["train"][train]
-        val_x, val_y = (x["val"], y["val"]) if val is None else (x["train"][val], y["train"][val])
+        val_x, val_y = (x["val"], y["val"]) if has_val else (x["train"][val], y["train"][val])
         per_feature = arrays["train_x"].dtype != np.uint8
         train_x, val_x, test_x = standardize(train_x, val_x, x["test"], per_feature=per_feature)
-        return ArraySplits(train_x, train_y, val_x, val_y, test_x, y["test"], num_classes, train, len(y["train"]))
+        return ArraySplits(train_x, train_y, val_x, val_y, test_x, y["test"], num_classes, train, size)
 
     def _check_shapes(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> None:
+        shape = list(x["train"].shape[1:])
         for name in x:
             if len(x[name]) != len(y[name]):
                 raise ValueError(
-                    f"{self.path} has {len(x[name])} samples in {name}_x but {len(y[name])} labels in "
-                    f"{name}_y: store one label for each sample."
+                    f"{self.path} has {len(x[name])} samples in {name}_x but {len(y[name])} labels in {name}_y."
                 )
-            if x[name].shape[1:] != x["train"].shape[1:]:
+            if (other := list(x[name].shape[1:])) != shape:
                 raise ValueError(
-                    f"In {self.path} a sample of {name}_x has shape {list(x[name].shape[1:])}, but one of "
-                    f"train_x has {list(x['train'].shape[1:])}: store all samples in one shape."
+                    f"In {self.path} a sample of {name}_x has shape {other}, but one of train_x has {shape}."
                 )
-        if self.shrink > 1 and (x["train"].ndim != 4 or min(x["train"].shape[2:]) < self.shrink):
+        if self.flip and len(shape) != 3:
+            raise ValueError(
+                f"flip=True needs images, but the samples in {self.path} are vectors of {shape[0]} features."
+            )
+        if self.shrink > 1 and (len(shape) != 3 or min(shape[1:]) < self.shrink):
             raise ValueError(
                 f"shrink={self.shrink} needs images of at least {self.shrink} pixels a side, but a sample in "
-                f"{self.path} has shape {list(x['train'].shape[1:])}: lower shrink."
-            )
-        if self.flip and x["train"].ndim != 4:
-            raise ValueError(
-                f"flip=True needs images, but the samples in {self.path} are vectors of "
-                f"{x['train'].shape[1]} features: store them as [N, H, W], or set flip=False."
+                f"{self.path} has shape {shape}: lower shrink."
             )
 
     def _count_classes(self, y: dict[str, Tensor]) -> int:
         present = torch.unique(y["train"])
-        num_classes = int(present[-1]) + 1 if self._stated_classes is None else self._stated_classes
-        source = "train_y shows" if self._stated_classes is None else "num_classes says"
+        num_classes = self._stated_classes or int(present[-1]) + 1
+        source = "num_classes says" if self._stated_classes else "train_y shows"
         for name, labels in y.items():
             if int(labels.max()) >= num_classes:
                 raise ValueError(
@@ -138,22 +133,3 @@ class ArraysDataModule(ArrayDataModule):
                 "number the classes from 0 without gaps, or give num_classes."
             )
         return num_classes
-
-    def _split(self, num_samples: int, has_val: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the indices of the training samples and, if the file has none, of the validation ones."""
-        order = permuted_indices(num_samples, self.split_seed)
-        if has_val:
-            num_val = 0
-        elif isinstance(self.val_size, float):
-            num_val = max(1, round(self.val_size * num_samples))
-        else:
-            num_val = self.val_size
-        num_train = num_samples - num_val if self.train_size is None else self.train_size
-        if num_train < 1 or num_train + num_val > num_samples:
-            wanted = "all the rest" if self.train_size is None else f"{self.train_size}"
-            raise ValueError(
-                f"train_x in {self.path} has {num_samples} samples, too few for {num_val} validation and "
-                f"{wanted} training samples (at least 1): lower train_size or val_size."
-            )
-        # The validation samples come first, so that they stay the same when train_size changes.
-        return order[num_val : num_val + num_train], None if has_val else order[:num_val]

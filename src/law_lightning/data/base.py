@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, StackDataset
 
 from law_lightning.data.corruption import Corruption, CorruptionRecord
-from law_lightning.data.dataset import WithTruth
-from law_lightning.data.preparation import permuted_indices
+from law_lightning.data.corruption.base import check_labels
+from law_lightning.data.preparation import check_at_least, permuted_indices
 
 Batch = tuple[Tensor, Tensor]
-
-
-class Splits(Protocol):
-    """What :meth:`LabelledDataModule.load_splits` returns, at least."""
-
-    @property
-    def train_y(self) -> Tensor:
-        """True labels of the training samples, int64 [N]."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-
-    @property
-    def train_rows(self) -> Tensor | None:
-        """Which rows of the data set's training part those samples are, int64 [N]; None where nobody can tell."""
-
-    @property
-    def num_rows(self) -> int | None:
-        """How many rows that part has."""
 
 
 class LabelledDataModule(L.LightningDataModule):
@@ -62,13 +42,8 @@ class LabelledDataModule(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} is {value}, but it must be at least {least}.")
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(0, num_workers=num_workers)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.corruption = corruption
@@ -79,7 +54,13 @@ class LabelledDataModule(L.LightningDataModule):
         self._datasets: dict[str, Dataset[Any]] = {}
 
     def load_splits(self) -> Any:
-        """Return the data, with true labels everywhere (see :class:`Splits`). Called once, by :meth:`setup`."""
+        """Return the data, with true labels everywhere. Called once, by :meth:`setup`.
+
+        Returns:
+            An object with at least these attributes: ``train_y``, true labels of the training samples, int64 [N];
+            ``num_classes``; ``train_rows``, which rows of the data set's training part they are, int64 [N], and
+            ``num_rows``, how many rows that part has, both None where nobody can tell.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define load_splits().")
 
     def make_datasets(self, splits: Any, kept: Tensor, labels: Tensor) -> dict[str, Dataset[Any]]:
@@ -96,23 +77,19 @@ class LabelledDataModule(L.LightningDataModule):
         """Load the data and corrupt the training labels; a second call does nothing."""
         if self._datasets:
             return
-        splits: Splits = self.load_splits()
+        splits = self.load_splits()
         kept, labels = torch.arange(len(splits.train_y)), splits.train_y
         if self.corruption is not None:
-            self.corruption_record = record = self._corrupt(splits)
+            # A copy, so that a corruption that works in place cannot reach the true labels of its record.
+            arguments = [labels.clone(), splits.num_classes]
+            if isinstance(self.corruption, Corruption):
+                arguments += [splits.train_rows, splits.num_rows]
+            record = self.corruption_record = self.corruption(*arguments)
             _check_corrupted(record, len(labels), splits.num_classes)
             kept, labels = record.kept, record.labels
         self._num_classes = splits.num_classes
         # The true training labels go no further than the record: the datasets have never seen them.
         self._datasets = self.make_datasets(splits, kept, labels)
-
-    def _corrupt(self, splits: Splits) -> CorruptionRecord:
-        assert self.corruption is not None
-        # A copy, so that a corruption that works in place cannot reach the true labels of its record.
-        labels = splits.train_y.clone()
-        if isinstance(self.corruption, Corruption):
-            return self.corruption(labels, splits.num_classes, splits.train_rows, splits.num_rows)
-        return self.corruption(labels, splits.num_classes)
 
     @property
     def num_classes(self) -> int:
@@ -153,7 +130,8 @@ class LabelledDataModule(L.LightningDataModule):
         wrong = torch.zeros(len(self.corruption_record.labels), dtype=torch.bool)
         wrong[self.corruption_record.indices] = True
         mixed = permuted_indices(len(wrong), seed=0).tolist()  # features are normalised within a batch
-        return DataLoader(WithTruth(self._datasets["clean"], wrong), self.batch_size, sampler=mixed)
+        samples: Dataset[Any] = StackDataset(self._datasets["clean"], wrong)  # type: ignore[arg-type]
+        return DataLoader(samples, self.batch_size, sampler=mixed)
 
     def _dataloader(self, split: str, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         self._require_setup(f"{split}_dataloader")
@@ -173,22 +151,11 @@ class LabelledDataModule(L.LightningDataModule):
 
 def _check_corrupted(record: CorruptionRecord, num_samples: int, num_classes: int) -> None:
     """Check what a user's own corruption returned, before a step is wasted on it."""
-    labels, kept = record.labels, record.kept
-    if labels.shape != kept.shape or labels.dtype != torch.int64:
-        raise ValueError(
-            f"The corruption returned labels of shape {list(labels.shape)} and {labels.dtype}, but the "
-            f"{len(kept)} training samples it kept need int64 labels of shape [{len(kept)}]."
-        )
-    if len(kept) == 0:
+    if len(record.kept) == 0:
         raise ValueError(f"The corruption discarded all of the {num_samples} training samples: discard fewer.")
-    if int(kept.min()) < 0 or int(kept.max()) >= num_samples:
+    if int(record.kept.max()) >= num_samples:
         raise ValueError(
-            f"The corruption kept samples {int(kept.min())} to {int(kept.max())}, but there are {num_samples} "
-            f"training samples, 0 to {num_samples - 1}."
+            f"The corruption kept sample {int(record.kept.max())}, but there are {num_samples} training samples, 0 to "
+            f"{num_samples - 1}."
         )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"The corruption returned labels from {low} to {high}, but with {num_classes} classes they must "
-            f"lie in [0, {num_classes - 1}]."
-        )
+    check_labels(record.labels, num_classes)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from law_lightning.data.datamodule import ArrayDataModule, ArraySplits
+from law_lightning.data.in_memory import ArrayDataModule, ArraySplits
 from law_lightning.data.preparation import permuted_indices, standardize
 
 _NUM_SAMPLES = 1797

@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from law_lightning.data.images import load_image, verify_images
-from law_lightning.data.transforms import (
-    IMAGENET_MEANS,
-    IMAGENET_STATISTICS,
-    large_image_evaluation,
-    large_image_training,
-)
+from law_lightning.data.preparation import check_at_least
+from law_lightning.data.transforms import IMAGENET_MEANS, IMAGENET_STATISTICS, standardized
 from law_lightning.data.vision import Transform, VisionDataModule
+
+
+def load_image(path: str | Path, coarsely: bool = False) -> Any:
+    """Decode an image file to a PIL image of three channels.
+
+    Args:
+        path: The file.
+        coarsely: Decode JPEG at an eighth of the size, yet read every byte.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged or no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if coarsely:
+                image.draft("RGB", (32, 32))
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # damaged bytes can fail in any way inside a decoder
+        raise ValueError(
+            f"{path} cannot be read as an image: it is damaged or another kind of file. Replace or remove it."
+        ) from error
+
+
+def verify_images(paths: Sequence[str | Path]) -> None:
+    """Decode every file once, with a progress bar.
+
+    Raises:
+        ValueError: Some are damaged; the first ten are named.
+    """
+    from tqdm.auto import tqdm
+
+    damaged = []
+    for path in tqdm(paths, desc="verify images", unit="image", dynamic_ncols=True, leave=False):
+        try:
+            load_image(path, coarsely=True)
+        except ValueError:
+            damaged.append(str(path))
+    if damaged:
+        more = "" if len(damaged) <= 10 else f", and {len(damaged) - 10} more"
+        raise ValueError(
+            f"{len(damaged)} of {len(paths)} image files are damaged or no images: {', '.join(damaged[:10])}{more}. "
+            "Replace or remove them."
+        )
 
 
 class ImageFolderDataModule(VisionDataModule):
@@ -35,10 +79,7 @@ class ImageFolderDataModule(VisionDataModule):
 
     def __init__(self, root: str | Path = "data", *, image_size: int = 224, verify: bool = True, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
-        if image_size < 1:
-            raise ValueError(f"image_size is {image_size}, but it must be at least 1.")
-        if self.download:
-            raise ValueError(f"download=True, but {self.title} cannot be fetched: put the images into {self.root}.")
+        check_at_least(1, image_size=image_size)
         self.image_size = image_size
         self.verify = verify
 
@@ -46,46 +87,33 @@ class ImageFolderDataModule(VisionDataModule):
         """Return torchvision's ImageFolder."""
         from torchvision.datasets import ImageFolder
 
-        folder = self._existing(self.folders[0] if train else self.folders[1])
+        folder = self.root.absolute() / self.folders[0 if train else 1]
         try:
             dataset = ImageFolder(folder, loader=load_image)
         except FileNotFoundError as error:
+            expected = " and ".join(f"{name}/<class>/*.jpg" for name in self.folders)
             raise FileNotFoundError(
-                f"{folder} holds no classes with images: expected is one folder a class, with images in it ({error})"
+                f"{self.title} is not in {self.root.absolute()}: there is no folder {folder}, or no images in it. "
+                f"Expected are {expected} (any image format) below root (data.root=PATH). ({error})"
             ) from error
-        if not train:
-            self._check_classes(dataset)
         if self.verify:
             verify_images([path for path, _ in dataset.samples])
         return dataset
 
     def default_transforms(self) -> tuple[Transform, Transform]:
-        """Return the transforms of training and evaluation images."""
+        """Return the transforms of training and evaluation images.
+
+        A random part of a training image is resized, and mirrored with probability one half; of others the shorter
+        side is resized to 8/7 of ``image_size`` and the centre taken.
+        """
+        from torchvision.transforms import v2
+
+        size = self.image_size
+        random, centre = v2.RandomResizedCrop(size), v2.CenterCrop(size)
         return (
-            large_image_training(self.statistics, self.image_size),
-            large_image_evaluation(self.statistics, self.image_size),
+            standardized(self.statistics, [random, v2.RandomHorizontalFlip()]),
+            standardized(self.statistics, [v2.Resize(round(size * 8 / 7)), centre]),
         )
-
-    def _existing(self, name: str) -> Path:
-        folder = self.root.absolute() / name
-        if not folder.is_dir():
-            train, test = self.folders
-            raise FileNotFoundError(
-                f"{self.title} is not in {self.root.absolute()}: there is no folder {folder}. Expected are "
-                f"{train}/<class>/*.jpg and {test}/<class>/*.jpg (any image format) below root (data.root=PATH)."
-            )
-        return folder
-
-    def _check_classes(self, test: Any) -> None:
-        from torchvision.datasets.folder import find_classes
-
-        train_classes, _ = find_classes(self._existing(self.folders[0]))
-        if train_classes != test.classes:
-            differing = sorted(set(train_classes) ^ set(test.classes))
-            raise ValueError(
-                f"The folders {self.folders[0]} and {self.folders[1]} in {self.root.absolute()} hold different "
-                f"classes: only one of them has {', '.join(differing[:10])}. Give both the same class folders."
-            )
 
 
 class ImageNetDataModule(ImageFolderDataModule):
@@ -97,25 +125,14 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     Args:
         root: The folder that holds ``train`` and ``val``.
-        train_size: Training images of the search split.
-        val_size: Validation images of the search split.
-        per_class: Whether these are numbers of images a class.
-        verify: Decode every file before training: this takes long here.
-        **kwargs: Passed on to :class:`ImageFolderDataModule`.
+        **kwargs: Passed on to :class:`ImageFolderDataModule`; by default ``train_size=100``, ``val_size=25``,
+            ``per_class=True`` and ``verify=False``, as decoding every file takes long here.
     """
 
     title = "ImageNet"
     folders = ("train", "val")
     statistics = IMAGENET_MEANS
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        *,
-        train_size: int | None = 100,
-        val_size: int = 25,
-        per_class: bool = True,
-        verify: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(root, train_size=train_size, val_size=val_size, per_class=per_class, verify=verify, **kwargs)
+    def __init__(self, root: str | Path = "data", **kwargs: Any) -> None:
+        defaults = {"train_size": 100, "val_size": 25, "per_class": True, "verify": False}
+        super().__init__(root, **defaults | kwargs)

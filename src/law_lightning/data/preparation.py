@@ -1,4 +1,4 @@
-"""Splitting and standardising: what every data module does to its arrays."""
+"""What the data modules share: the check of sizes, splitting and standardising."""
 
 from __future__ import annotations
 
@@ -6,9 +6,42 @@ import torch
 from torch import Tensor
 
 
+def check_at_least(least: int, **settings: int | None) -> None:
+    """Check settings that are whole numbers; None stands for no limit and passes."""
+    for name, value in settings.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, but it must be at least {least}.")
+
+
 def permuted_indices(num_samples: int, seed: int) -> Tensor:
     """Return a permutation of the samples, int64 [N], that depends on nothing but its arguments."""
     return torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
+
+
+def cut(order: Tensor, train_size: int | None, val_size: int, what: str) -> tuple[Tensor, Tensor]:
+    """Return the first ``val_size`` samples of an order for validation, after the next ones for training.
+
+    The validation samples come first in the order, so that they stay the same when ``train_size`` changes.
+
+    Args:
+        order: Samples, int64 [N].
+        train_size: Training samples; None takes all the rest.
+        val_size: Validation samples.
+        what: Begins the message, for instance "CIFAR-10 has 200 images".
+
+    Returns:
+        The training samples and the validation samples.
+
+    Raises:
+        ValueError: There are too few samples.
+    """
+    rest = len(order) - val_size
+    if rest < (train_size or 1):
+        raise ValueError(
+            f"{what}, too few for {val_size} validation and {train_size or 'at least one'} training samples: lower "
+            "train_size or val_size."
+        )
+    return order[val_size:][:train_size], order[:val_size]
 
 
 def standardize(train_x: Tensor, *others: Tensor, per_feature: bool = False) -> tuple[Tensor, ...]:
@@ -24,24 +57,14 @@ def standardize(train_x: Tensor, *others: Tensor, per_feature: bool = False) -> 
         All the inputs, float32, in the order given. A constant channel is only centred.
     """
     over = [0, 2, 3] if train_x.ndim == 4 else [0] if per_feature else [0, 1]
-    mean = _mean(train_x, over)
-    variance = _mean(train_x, over, around=mean)
+    # Float32 sums over a large data set lose digits; a double copy of it may not fit. So: in pieces.
+    pieces = train_x.split(4096)
+    total = torch.stack([piece.double().sum(over, keepdim=True) for piece in pieces]).sum(0)
+    count = train_x.numel() // total.numel()
+    mean = total / count
+    variance = torch.stack([(piece - mean).square().sum(over, keepdim=True) for piece in pieces]).sum(0) / count
     # Against rounding: the deviation of a channel of equal values need not come out as exactly 0.
     constant = variance <= (1e-12 * mean).square()
     scale = torch.where(constant, torch.ones_like(variance), variance.sqrt()).float()
     mean = mean.float()
     return tuple((x.float() - mean).div_(scale) for x in (train_x, *others))
-
-
-def _mean(x: Tensor, over: list[int], around: Tensor | None = None) -> Tensor:
-    """Mean of ``x``, or of its squared distance to ``around``, in double precision.
-
-    Float32 sums over a large data set lose digits; a double copy of it may not fit. So: in pieces.
-    """
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for piece in torch.split(x, 4096):
-        exact = piece.double() if around is None else (piece.double() - around).square()
-        part = exact.sum(over, keepdim=True)
-        total = total + part
-        count += exact.numel() // part.numel()
-    return total / count

@@ -1,4 +1,4 @@
-"""The paper's preprocessing, by torchvision's transforms v2: from a PIL image to a standardised tensor [C, H, W]."""
+"""Statistics of the published data sets, and the end of every transform: from a PIL image to a tensor [C, H, W]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
+
+Statistics = tuple[Sequence[float], Sequence[float]]
 
 #: Mean and deviation of each channel over the training images, of pixels in [0, 1].
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -17,35 +19,11 @@ IMAGENET_MEANS = (IMAGENET_STATISTICS[0], (1.0, 1.0, 1.0))
 MNIST_STATISTICS = ((0.1307,), (0.3081,))
 FASHION_MNIST_STATISTICS = ((0.2860,), (0.3530,))
 
-Statistics = tuple[Sequence[float], Sequence[float]]
 
-
-def evaluation(statistics: Statistics, before: Sequence[v2.Transform] = ()) -> v2.Compose:
-    """Tensor and standardise, after the transforms ``before`` on the PIL image."""
+def standardized(statistics: Statistics, before: Sequence[v2.Transform] = ()) -> v2.Compose:
+    """Return the transform that standardises the pixels, after the transforms ``before`` on the PIL image."""
     import torch
     from torchvision.transforms import v2
 
     mean, std = statistics
     return v2.Compose([*before, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
-
-
-def small_image_training(statistics: Statistics, size: int, flip: bool = True) -> v2.Compose:
-    """Zero-pad by 4, crop to ``size`` at random, mirror with probability one half, standardise."""
-    from torchvision.transforms import v2
-
-    mirror = [v2.RandomHorizontalFlip()] if flip else []
-    return evaluation(statistics, [v2.RandomCrop(size, padding=4), *mirror])
-
-
-def large_image_training(statistics: Statistics, size: int = 224) -> v2.Compose:
-    """Crop a random part, resize it to ``size``, mirror with probability one half, standardise."""
-    from torchvision.transforms import v2
-
-    return evaluation(statistics, [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()])
-
-
-def large_image_evaluation(statistics: Statistics, size: int = 224) -> v2.Compose:
-    """Resize the shorter side to 8/7 of ``size``, take the centre, standardise."""
-    from torchvision.transforms import v2
-
-    return evaluation(statistics, [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)])

@@ -12,10 +12,32 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from law_lightning.data.base import LabelledDataModule
-from law_lightning.data.images import ImageDataset, labels_of
-from law_lightning.data.preparation import permuted_indices
+from law_lightning.data.preparation import check_at_least, cut, permuted_indices
 
 Transform = Callable[[Any], Tensor]
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """Some images of a torchvision dataset, with labels of their own.
+
+    Args:
+        source: Gives ``(image, its own label)`` by index; that label is never passed on.
+        rows: Which images, int64 [N].
+        labels: Their labels, int64 [N].
+        transform: Image to tensor; augmentation draws from torch's global random state.
+    """
+
+    def __init__(self, source: Dataset[Any], rows: Tensor, labels: Tensor, transform: Transform) -> None:
+        self.source = source
+        self.rows = rows.tolist()
+        self.labels = labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.source[self.rows[index]][0]), self.labels[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,20 +45,13 @@ class ImageSplits:
     """Which images of the data set's training part are trained on and validated on; the test part is used whole."""
 
     train: Dataset[Any]
-    test: Dataset[Any]
+    test: Any
     train_rows: Tensor
+    train_y: Tensor
     val_rows: Tensor
+    val_y: Tensor
     num_classes: int
-
-    @property
-    def train_y(self) -> Tensor:
-        """True labels of the training images, int64 [N]."""
-        return labels_of(self.train)[self.train_rows]
-
-    @property
-    def num_rows(self) -> int:
-        """Images of the data set's training part."""
-        return len(labels_of(self.train))
+    num_rows: int
 
 
 class VisionDataModule(LabelledDataModule):
@@ -56,7 +71,6 @@ class VisionDataModule(LabelledDataModule):
         val_size: Validation images of the splits "search" and "holdout".
         per_class: Whether these are numbers of images a class.
         split_seed: Decides the choice, alone; the random state of a run does not touch it.
-        download: Let torchvision fetch what is missing.
         train_transform: From an image to a tensor [C, H, W], for training; None takes the paper's.
         eval_transform: The same for validation and test.
         **kwargs: Passed on to :class:`~law_lightning.data.base.LabelledDataModule`: ``batch_size``, ``corruption``,
@@ -75,7 +89,6 @@ class VisionDataModule(LabelledDataModule):
         val_size: int = 5000,
         per_class: bool = False,
         split_seed: int = 0,
-        download: bool = False,
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         **kwargs: Any,
@@ -83,17 +96,13 @@ class VisionDataModule(LabelledDataModule):
         super().__init__(**kwargs)
         if split not in ("search", "holdout", "full"):
             raise ValueError(f"split is {split!r}, but it must be 'search', 'holdout' or 'full'.")
-        if train_size is not None and train_size < 1:
-            raise ValueError(f"train_size is {train_size}, but it must be at least 1, or None for all the rest.")
-        if val_size < 1:
-            raise ValueError(f"val_size is {val_size}, but it must be at least 1.")
+        check_at_least(1, train_size=train_size, val_size=val_size)
         self.root = Path(root)
         self.split = split
         self.train_size = train_size
         self.val_size = val_size
         self.per_class = per_class
         self.split_seed = split_seed
-        self.download = download
         self.train_transform = train_transform
         self.eval_transform = eval_transform
 
@@ -108,46 +117,44 @@ class VisionDataModule(LabelledDataModule):
     def load_splits(self) -> ImageSplits:
         """Load both parts and split the training part."""
         train, test = self.load_part(train=True), self.load_part(train=False)
-        train_rows, val_rows = self._split(labels_of(train), len(train.classes))
-        return ImageSplits(train, test, train_rows, val_rows, len(train.classes))
+        if train.classes != test.classes:
+            differing = sorted(set(train.classes) ^ set(test.classes))
+            raise ValueError(
+                f"The training and the test part of {self.title} in {self.root.absolute()} hold different classes: "
+                f"only one of them has {', '.join(differing[:10])}. Give both the same classes."
+            )
+        labels = torch.as_tensor(train.targets, dtype=torch.int64)
+        rows, val_rows = self._split(labels, len(train.classes))
+        return ImageSplits(
+            train, test, rows, labels[rows], val_rows, labels[val_rows], len(train.classes), len(labels)
+        )  # fmt: skip
 
     def make_datasets(self, splits: ImageSplits, kept: Tensor, labels: Tensor) -> dict[str, Dataset[Any]]:
         """Decode the images when they are asked for; only training images are augmented."""
         augment, plain = self.default_transforms()
         augment, plain = self.train_transform or augment, self.eval_transform or plain
-        rows, test_y = splits.train_rows[kept], labels_of(splits.test)
+        rows, test_y = splits.train_rows[kept], torch.as_tensor(splits.test.targets)
         datasets: dict[str, Dataset[Any]] = {
             "train": ImageDataset(splits.train, rows, labels, augment),
             "clean": ImageDataset(splits.train, rows, labels, plain),
             "test": ImageDataset(splits.test, torch.arange(len(test_y)), test_y, plain),
         }
         if len(splits.val_rows) > 0:
-            val_y = labels_of(splits.train)[splits.val_rows]
-            datasets["val"] = ImageDataset(splits.train, splits.val_rows, val_y, plain)
+            datasets["val"] = ImageDataset(splits.train, splits.val_rows, splits.val_y, plain)
         return datasets
 
     def _split(self, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Return the rows of the training and of the validation images."""
         if self.split == "full":
             return torch.arange(len(labels)), torch.zeros(0, dtype=torch.int64)
+        train_size = None if self.split == "holdout" else self.train_size
         order = permuted_indices(len(labels), self.split_seed)
         if not self.per_class:
-            return self._cut(order, f"{self.title} has {len(labels)} training images")
-        parts = [
-            self._cut(order[labels[order] == c], f"Class {c} of {self.title} has {int((labels == c).sum())} images")
-            for c in range(num_classes)
-        ]
+            return cut(order, train_size, self.val_size, f"{self.title} has {len(labels)} training images")
+        parts = []
+        for c in range(num_classes):
+            rows = order[labels[order] == c]
+            parts.append(cut(rows, train_size, self.val_size, f"Class {c} of {self.title} has {len(rows)} images"))
         # In one order for all classes, as the samples would come without per_class.
         train, val = (torch.cat(rows) for rows in zip(*parts, strict=True))
         return order[torch.isin(order, train)], order[torch.isin(order, val)]
-
-    def _cut(self, order: Tensor, what: str) -> tuple[Tensor, Tensor]:
-        wanted = None if self.split == "holdout" else self.train_size
-        train_size = len(order) - self.val_size if wanted is None else wanted
-        if train_size < 1 or train_size + self.val_size > len(order):
-            raise ValueError(
-                f"{what}, too few for {self.val_size} validation and {wanted or 'at least one'} training images: lower "
-                "train_size or val_size."
-            )
-        # The validation images come first, so that they stay the same when train_size changes.
-        return order[self.val_size : self.val_size + train_size], order[: self.val_size]

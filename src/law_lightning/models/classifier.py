@@ -44,21 +44,19 @@ class ImageClassifier(L.LightningModule):
         warmup: float = 0.0,
     ) -> None:
         super().__init__()
-        # Written as "not allowed", so that NaN is caught as well.
-        if not 0.0 < lr < math.inf:
-            raise ValueError(f"lr is {lr}, but it must be above 0 and finite.")
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"momentum is {momentum}, but it must lie in [0, 1).")
-        if not 0.0 <= weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {weight_decay}, but it must be at least 0 and finite.")
+        for name, value, is_allowed, rule in (
+            ("lr", lr, 0.0 < lr < math.inf, "be above 0 and finite"),
+            ("momentum", momentum, 0.0 <= momentum < 1.0, "lie in [0, 1)"),
+            ("weight_decay", weight_decay, 0.0 <= weight_decay < math.inf, "be at least 0 and finite"),
+            ("gamma", gamma, 0.0 < gamma <= 1.0, "lie in (0, 1]"),
+            ("warmup", warmup, 0.0 <= warmup < 1.0, "lie in [0, 1): a fraction of all optimizer steps"),
+        ):
+            if not is_allowed:
+                raise ValueError(f"{name} is {value}, but it must {rule}.")
         if not all(0.0 < milestone < 1.0 for milestone in milestones):
             raise ValueError(
                 f"milestones is {tuple(milestones)}, but each must lie in (0, 1): a fraction of all optimizer steps."
             )
-        if not 0.0 < gamma <= 1.0:
-            raise ValueError(f"gamma is {gamma}, but it must lie in (0, 1].")
-        if not 0.0 <= warmup < 1.0:
-            raise ValueError(f"warmup is {warmup}, but it must lie in [0, 1): a fraction of all optimizer steps.")
         if milestones and warmup >= min(milestones):
             raise ValueError(
                 f"warmup is {warmup}, but it must be below the first milestone, {min(milestones)}: the rate would "

@@ -1,4 +1,4 @@
-"""Two small networks: an MLP for any input, a CNN for images from 8x8 pixels up."""
+"""Networks without torchvision: an MLP for any input, a small CNN and the wide residual network for images."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-
-
-def _check(num_classes: int, widths: Sequence[int], widths_name: str, dropout: float) -> None:
-    if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}, but it must be at least 1.")
-    if any(width < 1 for width in widths):
-        raise ValueError(f"{widths_name} is {tuple(widths)}, but every width must be at least 1.")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout is {dropout}, but it must lie in [0, 1).")
 
 
 class MLP(nn.Module):
@@ -28,14 +19,11 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self,
-        in_shape: Sequence[int],
-        num_classes: int,
-        hidden: Sequence[int] = (128, 128),
-        dropout: float = 0.0,
+        self, in_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (128, 128), dropout: float = 0.0
     ) -> None:
         super().__init__()
-        _check(num_classes, hidden, "hidden", dropout)
+        check_arguments(num_classes, dropout)
+        _check_widths("hidden", hidden)
         if len(in_shape) == 0 or any(side < 1 for side in in_shape):
             raise ValueError(f"in_shape is {tuple(in_shape)}, but it needs one or more sizes of at least 1.")
         layers: list[nn.Module] = [nn.Flatten()]
@@ -82,14 +70,11 @@ class SmallCNN(nn.Module):
         strided: bool = False,
     ) -> None:
         super().__init__()
-        _check(num_classes, channels, "channels", dropout)
+        check_arguments(num_classes, dropout)
+        check_images(in_shape)
+        _check_widths("channels", channels)
         if hidden < 0:
             raise ValueError(f"hidden is {hidden}, but it must be at least 1, or 0 for the global average.")
-        if len(in_shape) != 3 or any(side < 1 for side in in_shape):
-            raise ValueError(
-                f"in_shape is {tuple(in_shape)}, but it must be (channels, height, width), each at least 1. "
-                "For vectors use MLP."
-            )
         if len(channels) == 0:
             raise ValueError("channels is empty, but the network needs at least one block.")
         width, height, breadth = in_shape
@@ -120,3 +105,123 @@ class SmallCNN(nn.Module):
         features = maps.mean(dim=(2, 3)) if self.hidden is None else self.hidden(maps)
         logits: Tensor = self.head(self.dropout(features))
         return logits
+
+
+class WideBlock(nn.Module):
+    """Twice BatchNorm, ReLU and 3x3 convolution, with dropout before the second; the input is added at the end.
+
+    Where the shape changes, the activated input takes a 1x1 convolution in place of the identity: [B, I, H, W] becomes
+    [B, O, ceil(H / stride), ceil(W / stride)].
+    """
+
+    def __init__(self, channels: int, out_channels: int, stride: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.activation = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout) if dropout > 0 else nn.Identity(),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        )
+        same = stride == 1 and channels == out_channels
+        self.projection = None if same else nn.Conv2d(channels, out_channels, kernel_size=1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the maps, [B, O, ...], of maps [B, I, H, W]."""
+        active = self.activation(x)
+        shortcut = x if self.projection is None else self.projection(active)
+        total: Tensor = shortcut + self.residual(active)
+        return total
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width of Zagoruyko & Komodakis 2016: three groups of pre-activation blocks, 16, 32 and 64 times width.
+
+    The second and third group halve the image, sides rounded up, so images may be of any size.
+
+    Args:
+        in_shape: Shape of one image, (channels, height, width).
+        num_classes: Number of classes C.
+        depth: Number of convolutions, 6n + 4 for n blocks a group; the 1x1 convolutions of the shortcuts count.
+        width: Factor of the channels, k in the paper.
+        dropout: Probability that a value between a block's convolutions is dropped in training.
+
+    Raises:
+        ValueError: An argument is not allowed.
+    """
+
+    def __init__(
+        self, in_shape: Sequence[int], num_classes: int, depth: int = 28, width: int = 10, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        check_images(in_shape)
+        check_arguments(num_classes, dropout)
+        if depth < 10 or depth % 6 != 4:
+            raise ValueError(f"depth is {depth}, but it must be 6n + 4 for n blocks a group: 10, 16, 22, 28, ...")
+        if width < 1:
+            raise ValueError(f"width is {width}, but it must be at least 1.")
+        num_blocks = (depth - 4) // 6
+        channels = 16
+        layers: list[nn.Module] = [nn.Conv2d(in_shape[0], channels, kernel_size=3, padding=1, bias=False)]
+        for next_channels, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
+            layers.append(WideBlock(channels, next_channels, stride, dropout))
+            layers += [WideBlock(next_channels, next_channels, dropout=dropout) for _ in range(num_blocks - 1)]
+            channels = next_channels
+        self.blocks = nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        self.head = nn.Linear(channels, num_classes)
+        init_he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, [B, C], of images [B, channels, height, width]."""
+        pooled = self.blocks(x).mean(dim=(2, 3))
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+def init_he(network: nn.Module) -> None:
+    """Draw every convolution anew from N(0, 2 / fan-out), its bias 0.
+
+    The initialisation of He et al. 2015, "Delving Deep into Rectifiers", in the version that keeps the gradients'
+    variance: torchvision's networks have the same.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def check_arguments(num_classes: int, dropout: float = 0.0) -> None:
+    """Check the arguments that every network has.
+
+    Raises:
+        ValueError: There are no classes, or ``dropout`` is no probability below 1.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}, but it must be at least 1.")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout is {dropout}, but it must lie in [0, 1).")
+
+
+def check_images(in_shape: Sequence[int], smallest: int = 1) -> None:
+    """Check the shape of one image, (channels, height, width), sides of at least ``smallest`` pixels.
+
+    Raises:
+        ValueError: ``in_shape`` is not the shape of an image, or the image is too small.
+    """
+    if len(in_shape) != 3 or any(side < 1 for side in in_shape):
+        raise ValueError(
+            f"in_shape is {tuple(in_shape)}, but it must be (channels, height, width), each at least 1. "
+            "For vectors use MLP."
+        )
+    if min(in_shape[1:]) < smallest:
+        raise ValueError(
+            f"in_shape is {tuple(in_shape)}, but this network needs images of {smallest} x {smallest} pixels or more. "
+            "Enlarge the images, or take another network."
+        )
+
+
+def _check_widths(name: str, widths: Sequence[int]) -> None:
+    if any(width < 1 for width in widths):
+        raise ValueError(f"{name} is {tuple(widths)}, but every width must be at least 1.")

@@ -1,11 +1,10 @@
-"""The base of the corruptions: frozen settings, called with the true labels."""
+"""The base of the corruptions: frozen settings, called with the true labels; and several in a row."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable
-from dataclasses import asdict
-from numbers import Real
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any, cast
 
 import torch
@@ -26,7 +25,7 @@ class Corruption:
     @property
     def name(self) -> str:
         """Name in the record."""
-        raise NotImplementedError(f"{type(self).__name__} must define name.")
+        return type(self).__name__
 
     def __call__(
         self, labels: Tensor, num_classes: int, rows: Tensor | None = None, num_rows: int | None = None
@@ -34,7 +33,7 @@ class Corruption:
         """Corrupt the labels.
 
         Args:
-            labels: True labels of the N training samples, int64 [N], each in [0, num_classes).
+            labels: True labels of the N training samples, int64 [N] on the CPU, each in [0, num_classes).
             num_classes: Number of classes C.
             rows: Which rows of the data set's training part these samples are, int64 [N]; None stands for all.
             num_rows: How many rows that part has; it goes together with ``rows``.
@@ -43,18 +42,13 @@ class Corruption:
             ValueError: The labels are not such a tensor, or do not fit the corruption's settings.
         """
         check_labels(labels, num_classes)
-        rows, num_rows = check_rows(rows, num_rows, labels)
-        kept = self.keep(labels.cpu(), num_classes)
-        true_labels = labels.cpu()[kept]  # a copy: the record stays true even if the caller writes into its labels
-        replaced, selected = self.replace(true_labels.clone(), num_classes, rows.cpu()[kept], num_rows)
+        rows, num_rows = _checked_rows(rows, num_rows, labels)
+        kept = self.keep(labels, num_classes)
+        true_labels = labels[kept]  # a copy: the record stays true even if the caller writes into its labels
+        replaced, selected = self.replace(true_labels.clone(), num_classes, rows[kept], num_rows)
         return CorruptionRecord(
-            labels=replaced.to(labels.device),
-            true_labels=true_labels.to(labels.device),
-            selected=selected.nonzero().flatten().to(labels.device),
-            name=self.name,
-            settings=self.settings(),
-            kept=kept.to(labels.device),
-        )
+            replaced, true_labels, selected.nonzero().flatten(), self.name, self.settings(), kept
+        )  # fmt: skip
 
     def keep(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the samples to keep, int64 [K], ascending."""
@@ -81,13 +75,60 @@ class Corruption:
             object.__setattr__(self, name, value)
 
 
+@dataclass(frozen=True)
+class Compose(Corruption):
+    """One corruption after the other, each on what the former left.
+
+    The record's true labels are those from before all of them; a sample counts as selected if any of them selected
+    it.
+
+    Attributes:
+        corruptions: One or more.
+    """
+
+    corruptions: Sequence[Corruption]
+
+    def __post_init__(self) -> None:
+        self._set(corruptions=plain_tuple(self.corruptions, "corruptions"))
+        if not self.corruptions or not all(isinstance(each, Corruption) for each in self.corruptions):
+            raise ValueError(
+                f"corruptions is {list(self.corruptions)}, but it must hold at least one Corruption and nothing else: "
+                "derive your own from law_lightning.data.Corruption."
+            )
+
+    @property
+    def name(self) -> str:
+        """The names of all, joined."""
+        return "+".join(each.name for each in self.corruptions)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of each, by its place and name."""
+        return {f"{place} {each.name}": each.settings() for place, each in enumerate(self.corruptions, start=1)}
+
+    def __call__(
+        self, labels: Tensor, num_classes: int, rows: Tensor | None = None, num_rows: int | None = None
+    ) -> CorruptionRecord:
+        """Corrupt the labels."""
+        # Each step is told its rows, also where none were given: it may see only part of the samples.
+        rows, num_rows = _checked_rows(rows, num_rows, labels)
+        kept, present = torch.arange(len(labels)), labels.clone()
+        selected = torch.zeros_like(labels, dtype=torch.bool)
+        for corruption in self.corruptions:
+            record = corruption(present, num_classes, rows[kept], num_rows)
+            present, kept, selected = record.labels, kept[record.kept], selected[record.kept]
+            selected[record.selected] = True
+        chosen = selected.nonzero().flatten()
+        return CorruptionRecord(present, labels[kept], chosen, self.name, self.settings(), kept)
+
+
 def check_labels(labels: Tensor, num_classes: int) -> None:
     """Check that labels are int64 [N] in [0, num_classes)."""
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}, but it must be at least 1.")
-    if labels.dtype != torch.int64 or labels.ndim != 1:
+    if labels.dtype != torch.int64 or labels.ndim != 1 or labels.device.type != "cpu":
         raise ValueError(
-            f"Labels must be an int64 tensor of shape [N], but they are {labels.dtype} of shape {list(labels.shape)}."
+            f"Labels must be an int64 tensor of shape [N] on the CPU, but they are {labels.dtype} of shape "
+            f"{list(labels.shape)} on {labels.device}."
         )
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong) > 0:
@@ -97,23 +138,18 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
         )
 
 
-def check_rows(rows: Tensor | None, num_rows: int | None, labels: Tensor) -> tuple[Tensor, int]:
-    """Check that rows are int64 [N] in [0, num_rows); without any, the samples are the whole training part."""
+def _checked_rows(rows: Tensor | None, num_rows: int | None, labels: Tensor) -> tuple[Tensor, int]:
+    """Rows, int64 [N] in [0, num_rows); without any, the samples are the whole training part."""
     if rows is None and num_rows is None:
-        return torch.arange(len(labels), device=labels.device), len(labels)
+        return torch.arange(len(labels)), len(labels)
     if rows is None or num_rows is None:
         raise ValueError("rows and num_rows go together, but only one was given: give both, or neither.")
-    if rows.dtype != torch.int64 or rows.shape != labels.shape:
+    if rows.dtype != torch.int64 or rows.shape != labels.shape or (rows < 0).any() or (rows >= num_rows).any():
         raise ValueError(
-            f"rows must be an int64 tensor of shape {list(labels.shape)}, one for each label, but it is {rows.dtype} "
-            f"of shape {list(rows.shape)}."
+            f"rows must be an int64 tensor of shape {list(labels.shape)}, one for each label, in [0, {num_rows - 1}], "
+            f"but it is {rows.dtype} of shape {list(rows.shape)}: {rows.tolist()[:10]}"
         )
-    wrong = rows[(rows < 0) | (rows >= num_rows)]
-    if len(wrong) > 0:
-        raise ValueError(
-            f"Found the row {int(wrong[0])}, but with num_rows={num_rows} rows lie in [0, {num_rows - 1}]."
-        )
-    return rows.to(labels.device), num_rows
+    return rows, num_rows
 
 
 def check_class(index: int, num_classes: int, setting: str) -> None:
@@ -124,26 +160,17 @@ def check_class(index: int, num_classes: int, setting: str) -> None:
         )
 
 
-def plain_float(value: Any, setting: str) -> float:
-    """Return a number, NumPy's too, as a float: the record holds plain Python."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"{setting} is {value!r}, but it must be a number.")
-    return float(value)
-
-
-def plain_int(value: Any, setting: str) -> int:
-    """Return a whole number, NumPy's too, as an int: the record holds plain Python."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{setting} is {value!r}, but it must be a whole number.") from None
+def plain_number(value: Any, setting: str, kind: type[int] | type[float] = float) -> Any:
+    """Return a number, NumPy's too, as an int or a float: the record holds plain Python."""
+    number: type[Any] = Integral if kind is int else Real
+    if isinstance(value, bool) or not isinstance(value, number):
+        raise ValueError(f"{setting} is {value!r}, but it must be a {'whole ' if kind is int else ''}number.")
+    return kind(value)
 
 
 def plain_seed(value: Any) -> int:
     """Return a seed that torch's generators take."""
-    seed = plain_int(value, "seed")
+    seed: int = plain_number(value, "seed", int)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed is {seed}, but it must lie in [-2**63, 2**64).")
     return seed

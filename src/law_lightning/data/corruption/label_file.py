@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from law_lightning.data.corruption.base import Corruption
-
-_TEXT = (".txt", ".csv")
-_ARRAYS = (".npy", ".npz", ".pt")
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from law_lightning.data.npz import labels_tensor, load_numpy
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class LabelFile(Corruption):
                 f"{self.path} has {len(given)} labels, but the training part of the data set has {num_rows} samples: "
                 "give one label for each, in the data set's order."
             )
-        wrong = ((given < 0) | (given >= num_classes)).nonzero().flatten()
+        wrong = (given >= num_classes).nonzero().flatten()
         if len(wrong) > 0:
             row = int(wrong[0])
             raise ValueError(
@@ -66,22 +64,14 @@ def read_labels(path: Path, key: str | None = None) -> Tensor:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no label file at {path.absolute()}: check the path.")
-    kind = path.suffix.lower()
-    if kind not in (*_ARRAYS, *_TEXT):
-        raise ValueError(f"{path} is of an unknown kind: labels are read from {', '.join((*_ARRAYS, *_TEXT))}.")
-    content = _read_text(path) if kind in _TEXT else _read_arrays(path)
-    return _as_labels(_choose(content, path, key), path)
-
-
-def _read_arrays(path: Path) -> Any:
-    try:
-        return _read_torch(path) if path.suffix.lower() == ".pt" else _read_numpy(path)
-    except PermissionError:
-        raise
-    except Exception as error:  # damaged bytes can fail in any way inside a reader
-        raise ValueError(
-            f"{path} cannot be read as labels: it is damaged, holds Python objects, or is another kind of file."
-        ) from error
+    readers = {".npy": load_numpy, ".npz": load_numpy, ".pt": _load_torch, ".txt": _load_text, ".csv": _load_text}
+    read = readers.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"{path} is of an unknown kind: labels are read from {', '.join(readers)}.")
+    labels = _choose(read(path), path, key)
+    if not isinstance(labels, np.ndarray):
+        raise ValueError(f"{path} holds a {type(labels).__name__}, but labels must be an array or a tensor.")
+    return labels_tensor(labels, f"The array of labels in {path}")
 
 
 def _choose(content: Any, path: Path, key: str | None) -> Any:
@@ -89,48 +79,25 @@ def _choose(content: Any, path: Path, key: str | None) -> Any:
         if key is not None:
             raise ValueError(f"{path} holds a single array, so it has no key {key!r}: leave key out.")
         return content
-    if not content:
-        raise ValueError(f"{path} is empty: it holds no array at all.")
     if key is None and len(content) == 1:
         return next(iter(content.values()))
     if key not in content:
-        asked = "several arrays" if key is None else f"no array {key!r}"
+        asked = "several arrays, or none" if key is None else f"no array {key!r}"
         raise ValueError(f"{path} holds {asked}: give key, one of {sorted(map(str, content))}.")
     return content[key]
 
 
-def _as_labels(content: Any, path: Path) -> Tensor:
-    import numpy as np
-
-    if not isinstance(content, np.ndarray | Tensor):
-        raise ValueError(f"{path} holds a {type(content).__name__}, but labels must be an array or a tensor.")
-    # In a tensor one number may stand for any number of them.
-    if isinstance(content, Tensor) and content.numel() > path.stat().st_size:
-        raise ValueError(f"{path} claims to hold {content.numel()} labels, more than there is room for in it.")
-    if isinstance(content, np.ndarray) and content.dtype.kind in "iu":
-        content = torch.from_numpy(content.astype(np.int64))
-    shape = list(content.shape)
-    is_flat = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
-    if content.dtype not in _INTEGERS or not is_flat:
-        raise ValueError(
-            f"The labels in {path} have shape {shape} and dtype {content.dtype}, but they must be integers of shape "
-            "[N]."
-        )
-    labels: Tensor = content.to_dense().flatten().to(torch.int64)
-    return labels
+def _load_text(path: Path) -> Any:
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*", line):
+            raise ValueError(
+                f"Line {number} of {path} is {line[:40]!r}, but each must hold one integer: the label of one sample."
+            )
+    return np.array([int(line) for line in lines], dtype=np.int64)
 
 
-def _read_numpy(path: Path) -> Any:
-    import numpy as np
-
-    content = np.load(path, allow_pickle=False)
-    if isinstance(content, np.lib.npyio.NpzFile):
-        with content:
-            return {name: content[name] for name in content.files}
-    return content
-
-
-def _read_torch(path: Path) -> Any:
+def _load_torch(path: Path) -> Any:
     # CIFAR-N's own file holds NumPy arrays. NumPy's own classes would let a hostile file forge pointers (an array of
     # objects over any bytes), so stand-ins take their names, in NumPy 1 and in NumPy 2.
     names = {
@@ -139,14 +106,26 @@ def _read_torch(path: Path) -> Any:
         "numpy.core.multiarray._reconstruct": _PickledArray,
         "numpy._core.multiarray._reconstruct": _PickledArray,
     }
-    with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in names.items()]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, dict):
-        return {name: _unpacked(value) for name, value in content.items()}
-    return _unpacked(content)
+    try:
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in names.items()]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        size = path.stat().st_size
+        if isinstance(content, dict):
+            return {name: _to_numpy(value, size) for name, value in content.items()}
+        return _to_numpy(content, size)
+    except PermissionError:
+        raise
+    except Exception as error:  # damaged bytes can fail in any way inside a reader
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, holds Python objects, or is another kind of file."
+        ) from error
 
 
-def _unpacked(value: Any) -> Any:
+def _to_numpy(value: Any, size: int) -> Any:
+    if isinstance(value, Tensor):
+        if value.numel() > size:  # one number may stand for any number of them
+            raise ValueError(f"it claims to hold {value.numel()} numbers, more than there is room for in it")
+        return (value.double() if value.is_floating_point() else value).numpy()  # NumPy knows no bfloat16
     return value.to_numpy() if isinstance(value, _PickledArray) else value
 
 
@@ -172,19 +151,7 @@ class _PickledArray:
         self.state = state
 
     def to_numpy(self) -> Any:
-        import numpy as np
-
         _, shape, dtype, by_columns, content = self.state
         if not re.fullmatch(r"[<>|=][biuf][1248]", dtype.code):
             raise ValueError(f"an array of {dtype.code}, not of numbers")
         return np.frombuffer(content, dtype.code).reshape(shape, order="F" if by_columns else "C")
-
-
-def _read_text(path: Path) -> Tensor:
-    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*", line):
-            raise ValueError(
-                f"Line {number} of {path} is {line[:40]!r}, but each must hold one integer: the label of one sample."
-            )
-    return torch.tensor([int(line) for line in lines], dtype=torch.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,6 @@ import torch
 from torch import Tensor
 
 _FORMAT = "law_lightning.corruption_record.v2"
-_FORMER_FORMAT = "law_lightning.corruption_record.v1"
-_KINDS: dict[str, type] = {
-    "labels": Tensor,
-    "true_labels": Tensor,
-    "selected": Tensor,
-    "name": str,
-    "settings": dict,
-    "kept": Tensor,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +24,9 @@ class CorruptionRecord:
         name: Name of the corruption.
         settings: Its settings, in plain Python.
         kept: Which of the N samples given were kept, int64 [K], ascending.
+
+    Raises:
+        ValueError: The tensors do not fit together.
     """
 
     labels: Tensor
@@ -42,6 +36,21 @@ class CorruptionRecord:
     settings: dict[str, Any]
     kept: Tensor
 
+    def __post_init__(self) -> None:
+        for name in ("kept", "selected"):
+            each = getattr(self, name)
+            if each.dtype != torch.int64 or each.ndim != 1 or (each < 0).any() or (each.diff() <= 0).any():
+                raise ValueError(f"{name} of a corruption must be ascending indices, int64 of one dimension.")
+        size = len(self.kept)
+        for labels in (self.labels, self.true_labels):
+            if labels.shape != (size,) or labels.dtype != torch.int64 or (labels < 0).any():
+                raise ValueError(
+                    f"The corruption returned labels of shape {list(labels.shape)} and {labels.dtype}, but the {size} "
+                    f"training samples it kept need int64 labels of shape [{size}], none below 0."
+                )
+        if (self.selected >= size).any():
+            raise ValueError(f"selected of a corruption must be below {size}, the number of samples kept.")
+
     @property
     def indices(self) -> Tensor:
         """Which of the K samples have a wrong label, int64 [M], ascending."""
@@ -49,7 +58,7 @@ class CorruptionRecord:
 
     def save(self, path: str | Path) -> None:
         """Write the record to ``path``: tensors and plain Python values only."""
-        torch.save({"format": _FORMAT, **{name: getattr(self, name) for name in _KINDS}}, path)
+        torch.save({"format": _FORMAT} | {field.name: getattr(self, field.name) for field in fields(self)}, path)
 
     @classmethod
     def load(cls, path: str | Path) -> CorruptionRecord:
@@ -68,41 +77,17 @@ class CorruptionRecord:
                 f"{path} cannot be read as a corruption record: it is damaged or another kind of file. "
                 "Write it again with CorruptionRecord.save."
             ) from error
-        if isinstance(content, dict) and content.get("format") == _FORMER_FORMAT:
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise ValueError(
-                f"{path} is a corruption record of an earlier version, which this one does not read. Run the "
-                "corruption again: its seed brings the same labels."
+                f"{path} is readable but holds no corruption record of this version. Give a file that "
+                "CorruptionRecord.save wrote, or run the corruption again: its seed brings the same labels."
             )
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        try:
+            record = cls(**content)
+            if not isinstance(record.name, str) or not isinstance(record.settings, dict):
+                raise TypeError("name must be text, and settings a dictionary")
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is readable but holds no corruption record. Give a file that CorruptionRecord.save wrote."
-            )
-        wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
-        if wrong:
-            raise ValueError(
-                f"{path} is a damaged corruption record: the fields {wrong} are missing or of the wrong "
-                "type. Write it again with CorruptionRecord.save."
-            )
-        record = cls(**{name: content[name] for name in _KINDS})
-        if not record._is_consistent():
-            raise ValueError(
-                f"{path} is a damaged corruption record: its tensors do not fit together. Write it again with "
-                "CorruptionRecord.save."
-            )
+                f"{path} is a damaged corruption record ({error}). Write it again with CorruptionRecord.save."
+            ) from error
         return record
-
-    def _is_consistent(self) -> bool:
-        tensors = (self.labels, self.true_labels, self.selected, self.kept)
-        if any(each.dtype != torch.int64 or each.ndim != 1 for each in tensors):
-            return False
-        if len({len(self.labels), len(self.true_labels), len(self.kept)}) > 1:
-            return False
-        if (torch.stack([self.labels, self.true_labels]) < 0).any():
-            return False
-        if (self.selected >= len(self.labels)).any():
-            return False
-        return _are_indices(self.kept) and _are_indices(self.selected)
-
-
-def _are_indices(values: Tensor) -> bool:
-    return bool((values >= 0).all() and (values.diff() > 0).all())
