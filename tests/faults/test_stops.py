@@ -160,7 +160,8 @@ def drawn(kind):
         moment, batch = draw.choice(MOMENTS), draw.randint(8, last)
         if "validation" in moment and place[1] == "max_steps":
             batch = min(batch, 12)  # the last epoch is not validated
-        data = draw.choice([loaders, stateful])
+        # Time may be up within an epoch, whose end is then that of the step.
+        data = stateful if kind == "timed" else draw.choice([loaders, stateful])
         name = f"{method}-{place[0].__name__}-{place[1]}-{batch}-{data.__name__}"
         yield pytest.param(method, place, moment, batch, data, id=name)
 
