@@ -3,7 +3,7 @@ import torch
 from omegaconf import OmegaConf
 
 from law_lightning.data import CorruptionRecord
-from law_lightning.report.lines import by_settings
+from law_lightning.report.stage_figures import by_settings
 from law_lightning.report.runs import find_runs, rare_classes
 from run_folders import write_comparison, write_search, write_training
 

@@ -91,6 +91,7 @@ def _draw_differences(
     if two:
         for label, face in (("last epoch", "0.3"), ("best epoch", "white")):
             axes.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)
-        axes.legend(frameon=False, fontsize=9, loc="best")
+        axes.margins(y=0.22)  # space for the legend
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
     axes.axhline(0, color="0.3", linewidth=1)
     axes.set_xlim(-0.6, len(methods) - 0.4)
