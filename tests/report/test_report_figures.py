@@ -5,7 +5,6 @@ from law_lightning.report.records import Outcome
 from law_lightning.report.search_figure import draw_search
 
 
-
 @pytest.mark.parametrize("methods", [("base",), ("base", "law"), ("base", "law", "rival", "other")])
 @pytest.mark.parametrize("validated", [True, False])
 def test_comparison_shows_every_seed_and_the_differences(panels, methods, validated):
@@ -26,7 +25,7 @@ def test_comparison_shows_every_seed_and_the_differences(panels, methods, valida
     if len(methods) > 1:
         assert [label.get_text() for label in drawn[-1].get_xticklabels()] == list(methods[1:])
         means = [container.lines[0].get_ydata()[0] for container in drawn[-1].containers]
-        expected = [place for place in range(1, len(methods))]
+        expected = list(range(1, len(methods)))
         expected += [-3 * place for place in range(1, len(methods))] if validated else []
         assert means == pytest.approx(expected)
 

@@ -13,19 +13,9 @@ HEADING = "stage,accuracy,weight_mean,weight_per_class\n"
 
 numbers = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False)
 lists = st.lists(st.none() | numbers, max_size=5)
-records = st.lists(
-    st.fixed_dictionaries(
-        {"stage": st.integers(0, 99), "accuracy": numbers, "weight_mean": numbers, "weight_per_class": lists},
-        optional={
-            "theta": st.none() | lists,
-            "loss_gap": st.none() | numbers,
-            "weight_wrong": st.none() | numbers,
-            "of my own": st.none() | numbers | lists,
-        },
-    ),
-    min_size=1,
-    max_size=4,
-)
+needed = {"stage": st.integers(0, 99), "accuracy": numbers, "weight_mean": numbers, "weight_per_class": lists}
+optional = {"theta": st.none() | lists, "loss_gap": st.none() | numbers, "of my own": st.none() | numbers | lists}
+records = st.lists(st.fixed_dictionaries(needed, optional=optional), min_size=1, max_size=4)
 
 
 def test_outcomes_come_back_exactly(tmp_path):
