@@ -76,7 +76,7 @@ def open_logger(config: DictConfig, folder: Path) -> Iterator[Logger | None]:
     finally:
         logger.finalize(status)
         if type(logger).__name__ == "WandbLogger":
-            # Without this, the next job of a sweep would go on in the same W&B run.
+            # Without this, the next job of a sweep would continue the same W&B run.
             import wandb
 
             wandb.finish(exit_code=int(status != "success"))

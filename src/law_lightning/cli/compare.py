@@ -15,11 +15,11 @@ from law_lightning.cli.build import factories, plain, trainer_options
 from law_lightning.cli.folder import claim, output_folder, save_corruption
 from law_lightning.cli.methods import METHODS, method_callbacks
 from law_lightning.cli.trainings import Training, outcomes_of
-from law_lightning.report.compare import summarise, summary_table, told_line
+from law_lightning.report.compare import summarise, summary_table, needs_line
 from law_lightning.report.compare_figure import draw_comparison
 from law_lightning.report.records import read_outcomes, write_rows
 
-#: Settings that may change when a comparison goes on in its folder.
+#: Settings that may change when a comparison is resumed in its folder.
 _FREE = ("run_dir", "seeds", "strategy", "confidence", "workers")
 
 
@@ -69,8 +69,8 @@ def main(config: DictConfig) -> float | None:
     summaries = summarise(chosen, confidence=config.confidence)
     write_rows(map(asdict, summaries), folder / "summary.csv")
     text = summary_table(summaries, confidence=config.confidence)
-    if told := told_line({method: METHODS[method] for method in config.methods}):
-        text += f"\n\n{told}"
+    if needs := needs_line({method: METHODS[method] for method in config.methods}):
+        text += f"\n\n{needs}"
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
     figure = draw_comparison(chosen, folder / "compare.png", confidence=config.confidence)
     print(text)
@@ -82,7 +82,7 @@ def main(config: DictConfig) -> float | None:
 
 
 def _check(config: dict[str, Any], trainer: dict[str, Any]) -> None:
-    """Raise a ValueError that names the first setting that cannot be compared with."""
+    """Check the settings of a comparison; the ValueError names the one that is wrong."""
     methods, workers = config["methods"], config["workers"]
     for method in methods:
         if method not in METHODS:

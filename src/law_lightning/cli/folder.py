@@ -1,4 +1,4 @@
-"""A run folder belongs to one configuration: what is resumed must be what was begun."""
+"""A run folder belongs to one configuration: a run is resumed only with the settings it was started with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from law_lightning.data.corruption import CorruptionRecord
 
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
-#: Settings that older run folders lack, with what was done then; those of None go on with any value.
+#: Settings that older run folders lack, with what was done then; those of None are resumed with any value.
 LATER = {
     "agent.imitation": None, "agent.phase_accuracy": "training", "agent.relative_loss": True,
     "agent.feature_scale": 0.3, "agent.zero_init": True, "agent.embedding_loss": "actor", "search.keep": "best",
@@ -27,13 +27,13 @@ def output_folder() -> Path:
 
 
 def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str]) -> None:
-    """Write the configuration into the folder, or check that it goes on with the run that is there.
+    """Write the configuration into the folder; if a run was started there, check first that it has the same one.
 
     Args:
         folder: The run folder.
         config: The resolved configuration.
-        state: Name of the file that shows that a run was begun here.
-        free: Dotted keys (with all below them) that may change between a run and its continuation.
+        state: Name of the file that shows that a run was started here.
+        free: Dotted keys (with all below them) that may change when the run is resumed.
 
     Raises:
         ValueError: The folder holds a run of another configuration.
@@ -52,7 +52,7 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
         if changes:
             raise ValueError(
                 f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another run_dir=, "
-                "or delete the folder to begin anew."
+                "or delete the folder to start over."
             )
     OmegaConf.save(OmegaConf.create(config), written)
 

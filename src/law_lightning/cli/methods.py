@@ -18,7 +18,7 @@ from law_lightning.weighting import (
 )
 
 _CLEAN = "clean validation data"
-#: Every method, with what it is told beside the training data. ``base`` is plain training.
+#: Every method, with what it needs beside the training data. ``base`` is plain training.
 METHODS = {
     "base": "",
     "law": f"{_CLEAN}, in the search",

@@ -16,13 +16,13 @@ from law_lightning.cli.folder import claim, output_folder, save_corruption
 from law_lightning.report.search_figure import draw_search
 from law_lightning.search.workers import launched_outside
 
-#: Settings that may change when a search goes on in its folder.
+#: Settings that may change when a search is resumed in its folder.
 _FREE = ("run_dir", "logger", "search.episodes", "search.progress", "search.workers", "search.cache_dir")
 
 
 @command("law_search")
 def main(config: DictConfig) -> float:
-    """Search in the run folder, or go on with the search that was begun there.
+    """Search in the run folder, or resume the search that was started there.
 
     Returns:
         The best strategy's gain in validation accuracy, so that Hydra's optimising sweepers can use it.

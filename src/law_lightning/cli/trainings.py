@@ -126,8 +126,8 @@ def outcomes_of(
                 yield running[future], future.result()
         except BrokenProcessPool:
             raise RuntimeError(
-                "A process of the comparison died, perhaps for lack of memory. What was finished is saved: the same "
-                "command in the same run_dir goes on; workers=1 needs less memory."
+                "A process of the comparison died, perhaps for lack of memory. What had finished is saved: the same "
+                "command in the same run_dir resumes; workers=1 needs less memory."
             ) from None
         except BaseException:  # stopped: without this the pool would wait for all trainings
             pool.shutdown(wait=False, cancel_futures=True)

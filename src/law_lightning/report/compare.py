@@ -132,16 +132,16 @@ def summary_table(summaries: Sequence[Summary], baseline: str = "base", confiden
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def told_line(told: Mapping[str, str]) -> str:
-    """What methods were told beside the training data; empty if none was told anything.
+def needs_line(needs: Mapping[str, str]) -> str:
+    """What methods need beside the training data; empty if none needs anything.
 
     Example:
-        >>> told_line({"base": "", "l2rw": "clean data", "law": "clean data"})
-        'Told beside the training data: clean data (l2rw, law).'
+        >>> needs_line({"base": "", "l2rw": "clean data", "law": "clean data"})
+        'Needed beside the training data: clean data (l2rw, law).'
     """
     parts = [
-        f"{what} ({', '.join(method for method, each in told.items() if each == what)})"
-        for what in dict.fromkeys(told.values())
+        f"{what} ({', '.join(method for method, each in needs.items() if each == what)})"
+        for what in dict.fromkeys(needs.values())
         if what
     ]
-    return f"Told beside the training data: {'; '.join(parts)}." if parts else ""
+    return f"Needed beside the training data: {'; '.join(parts)}." if parts else ""

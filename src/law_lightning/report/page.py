@@ -97,7 +97,9 @@ def _best_gain(metrics: Path) -> str:
             rows = list(csv.DictReader(file))
         gains = [(float(row["gain"]), int(row["episode"]) + 1) for row in rows if row.get("gain")]
     except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{metrics} is not a search's table of episodes: search again, or leave it out.") from error
+        raise ValueError(
+            f"{metrics} is not a search's table of episodes: search again, or leave its folder out."
+        ) from error
     if not gains:
         return "not evaluated"
     gain, episode = max(gains, key=lambda each: each[0])  # the first of equals, as the search keeps it

@@ -101,7 +101,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             raise ValueError("it has no rows")
         return [_stage(row, f"row {number}") for number, row in enumerate(rows, start=1)]
     except (csv.Error, ValueError) as error:
-        finding = "it is no CSV table" if isinstance(error, (csv.Error, UnicodeDecodeError)) else error
+        finding = "it is not a CSV table" if isinstance(error, (csv.Error, UnicodeDecodeError)) else error
         raise ValueError(
             f"{path} is not a history of stages, or it is damaged: {finding}. Train again with law-train, or leave "
             "the folder out."
@@ -118,7 +118,7 @@ def _stage(row: dict[str, str], place: str) -> dict[str, Any]:
         raise ValueError(f"{place} holds what is neither a number nor a list of numbers") from error
     for name, kinds in _STAGE.items():
         if not isinstance(record.get(name), kinds):
-            raise ValueError(f"{place} has no proper {name}")
+            raise ValueError(f"{place} has no valid {name}")
     return record
 
 
