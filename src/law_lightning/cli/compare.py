@@ -15,7 +15,7 @@ from law_lightning.cli.build import factories, plain, trainer_options
 from law_lightning.cli.folder import claim, output_folder, save_corruption
 from law_lightning.cli.methods import METHODS, method_callbacks
 from law_lightning.cli.trainings import Training, outcomes_of
-from law_lightning.report.compare import summarise, summary_table, needs_line
+from law_lightning.report.compare import needs_line, summarise, summary_table
 from law_lightning.report.compare_figure import draw_comparison
 from law_lightning.report.records import read_outcomes, write_rows
 

@@ -86,8 +86,8 @@ def find_runs(paths: Iterable[Path], rare: Sequence[int] | None = None) -> list[
         found = [run for file in sorted(path.rglob("config.yaml")) if (run := _read(file.parent, rare))]
         if not found:
             raise ValueError(
-                f"Nothing in {path.absolute()} can be reported: it contains no finished run of law-search, law-compare, "
-                "or law-train with a strategy."
+                f"Nothing in {path.absolute()} can be reported: it contains no finished run of law-search, "
+                "law-compare, or law-train with a strategy."
             )
         runs |= {run.folder.resolve(): run for run in found}
     return sorted(runs.values(), key=lambda run: (list(_MARKS).index(run.kind), str(run.folder)))
