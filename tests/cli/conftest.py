@@ -1,28 +1,45 @@
+import csv
 import logging
 import sys
 
+import lightning as L
 import pytest
+import torch
 
-#: Digits, two steps an epoch, three stages: the smallest run that has everything.
-SMALL = (
-    "data.train_size=128",
-    "data.val_size=100",
-    "data.batch_size=64",
-    "model.network.hidden=[16]",
-    "trainer.max_epochs=3",
-    "trainer.accelerator=cpu",
-    "hydra/job_logging=none",
-    "hydra/hydra_logging=none",
-)
-#: The options of a search as small.
-SMALL_SEARCH = (
-    *SMALL,
-    "agent.num_stages=3",
-    "search.episodes=2",
-    "search.eval_every=1",
-    "search.eval_seeds=1",
-    "search.progress=false",
-)
+from law_lightning import StrategyAgent
+from law_lightning.data import DigitsDataModule
+from law_lightning.models import MLP, ImageClassifier
+from zoo import make_trainer
+
+
+@pytest.fixture
+def small():
+    """Digits, two steps an epoch, three stages: the smallest run that has everything."""
+    data = ["data.train_size=128", "data.val_size=100", "data.batch_size=64", "model.network.hidden=[16]"]
+    trainer = ["trainer.max_epochs=3", "trainer.accelerator=cpu"]
+    return [*data, *trainer, "hydra/job_logging=none", "hydra/hydra_logging=none"]
+
+
+@pytest.fixture
+def small_search(small):
+    """The options of a search as small."""
+    search = ["search.episodes=2", "search.eval_every=1", "search.eval_seeds=1", "search.progress=false"]
+    return [*small, "agent.num_stages=3", *search]
+
+
+@pytest.fixture
+def train_by_hand():
+    """Trains as ``small`` does, without the commands; returns the Trainer, the module and the data."""
+
+    def train(seed, *callbacks):
+        L.seed_everything(seed)
+        module = ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,)))
+        data = DigitsDataModule(train_size=128, val_size=100)
+        trainer = make_trainer(callbacks, max_epochs=3)
+        trainer.fit(module, datamodule=data)
+        return trainer, module, data
+
+    return train
 
 
 @pytest.fixture
@@ -42,13 +59,20 @@ def command(tmp_path, monkeypatch, capsys):
         logger.setLevel(level)
 
 
+@pytest.fixture
+def rows():
+    """Reads a CSV table."""
+
+    def read(path):
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    return read
+
+
 @pytest.fixture(scope="session")
 def strategy(tmp_path_factory):
     """The file of an untrained strategy whose weights differ from one."""
-    import torch
-
-    from law_lightning import StrategyAgent
-
     agent = StrategyAgent(num_stages=3, warmup_stages=1, seed=1)
     with torch.no_grad():
         for parameter in agent.parameters():
@@ -56,13 +80,3 @@ def strategy(tmp_path_factory):
     path = tmp_path_factory.mktemp("strategy") / "strategy.pt"
     agent.save(path)
     return path
-
-
-@pytest.fixture
-def small():
-    return SMALL
-
-
-@pytest.fixture
-def small_search():
-    return SMALL_SEARCH

@@ -1,13 +1,12 @@
-import csv
-
 import lightning as L
 import pytest
 
+from law_lightning import StrategyAgent
 from law_lightning.cli.compare import main
-from law_lightning.data import DigitsDataModule
-from law_lightning.models import MLP, ImageClassifier
-from law_lightning.report.records import read_outcomes, write_outcomes
-from zoo import make_trainer
+from law_lightning.cli.methods import METHODS
+from law_lightning.cli.trainings import Training
+from law_lightning.models import ImageClassifier
+from law_lightning.report.records import read_outcomes
 
 
 class BestByHand(L.Callback):
@@ -23,33 +22,31 @@ class BestByHand(L.Callback):
             self.weights = {key: value.clone() for key, value in module.state_dict().items()}
 
 
-def by_hand(seed):
+@pytest.fixture
+def by_hand(train_by_hand):
     """Plain training and its two test accuracies, without the command."""
-    L.seed_everything(seed)
-    classifier = ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,)))
-    data, best = DigitsDataModule(train_size=128, val_size=100), BestByHand()
-    trainer = make_trainer([best], max_epochs=3)
-    trainer.fit(classifier, datamodule=data)
-    last = trainer.test(classifier, datamodule=data, verbose=False)[0]["test/acc"]
-    classifier.load_state_dict(best.weights)
-    return last, trainer.test(classifier, datamodule=data, verbose=False)[0]["test/acc"], best.epoch
+
+    def accuracies(seed):
+        best = BestByHand()
+        trainer, module, data = train_by_hand(seed, best)
+        last = trainer.test(module, datamodule=data, verbose=False)[0]["test/acc"]
+        module.load_state_dict(best.weights)
+        return last, trainer.test(module, datamodule=data, verbose=False)[0]["test/acc"], best.epoch
+
+    return accuracies
 
 
-def test_comparison_from_end_to_end(command, small, strategy, tmp_path):
+def test_comparison_from_end_to_end(command, small, strategy, tmp_path, by_hand, rows):
     out = command(main, *small, f"strategy={strategy}", "seeds=2", "run_dir=run")
     run = tmp_path / "run"
     outcomes = read_outcomes(run / "compare.csv")
-    assert [(o.seed, o.method) for o in outcomes] == [
-        (1000, "base"),
-        (1000, "law"),
-        (1001, "base"),
-        (1001, "law"),
-    ]
+    assert [(o.seed, o.method) for o in outcomes] == [(1000, "base"), (1000, "law"), (1001, "base"), (1001, "law")]
     for outcome in outcomes[::2]:
         assert (outcome.acc_last, outcome.acc_best, outcome.best_epoch) == by_hand(outcome.seed)
     assert outcomes[0].acc_last != outcomes[1].acc_last
-    with (run / "summary.csv").open(newline="") as file:
-        summary = list(csv.DictReader(file))
+    summary = rows(run / "summary.csv")
+    assert list(summary[0]) == ["method", "epoch", "seeds", "mean", "sd", "difference", "low", "high"]
+    assert summary[0]["difference"] == ""
     gain = sum(law.acc_last - base.acc_last for base, law in zip(outcomes[::2], outcomes[1::2], strict=True)) / 2
     assert float(summary[1]["difference"]) == pytest.approx(gain)
     assert (run / "summary.txt").read_text() in out
@@ -57,21 +54,16 @@ def test_comparison_from_end_to_end(command, small, strategy, tmp_path):
 
 
 def test_finished_trainings_are_not_repeated(command, small, strategy, tmp_path, monkeypatch):
-    from law_lightning.cli import jobs
-
     arguments = [*small, f"strategy={strategy}", "run_dir=run"]
     command(main, *arguments, "seeds=3")
     file = tmp_path / "run" / "compare.csv"
     whole = read_outcomes(file)
-    write_outcomes(whole[:3], file)  # as if it had been stopped in the second seed
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:4]))  # as if it had been stopped in the second seed
 
     ran = []
-    train_once = jobs.train_once
-    monkeypatch.setattr(
-        jobs,
-        "train_once",
-        lambda method, seed, *rest: ran.append((method, seed)) or train_once(method, seed, *rest),
-    )
+    run = Training.run
+    monkeypatch.setattr(Training, "run", lambda self, *rest: ran.append((self.method, self.seed)) or run(self, *rest))
     command(main, *arguments, "seeds=3")
     assert ran == [("law", 1001), ("base", 1002), ("law", 1002)]
     assert read_outcomes(file) == whole
@@ -80,24 +72,16 @@ def test_finished_trainings_are_not_repeated(command, small, strategy, tmp_path,
     assert "  2  " in (tmp_path / "run" / "summary.txt").read_text()
 
 
-METHODS = (
-    "base", "focal", "class_balanced", "self_paced", "mentornet", "co_teaching", "l2rw", "meta_weight_net", "law",
-)  # fmt: skip
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_methods_side_by_side(command, small, strategy, tmp_path, workers):
+def test_all_methods_side_by_side(command, small, strategy, tmp_path, by_hand, workers):
     stages = [f"+method.{name}.num_stages=3" for name in METHODS if name not in ("base", "law")]
-    methods = f"methods=[{','.join(METHODS)}]"
-    out = command(
-        main, *small, f"strategy={strategy}", "seeds=2", "run_dir=run", methods, *stages, f"workers={workers}",
-        "trainer.accelerator=cpu",
-    )  # fmt: skip
+    options = [*stages, f"methods=[{','.join(METHODS)}]", "seeds=2", "run_dir=run", f"workers={workers}"]
+    out = command(main, *small, f"strategy={strategy}", *options)
     outcomes = read_outcomes(tmp_path / "run" / "compare.csv")
     assert {(o.method, o.seed) for o in outcomes} == {(name, seed) for name in METHODS for seed in (1000, 1001)}
-    base = {o.seed: o for o in outcomes if o.method == "base"}
-    for seed, outcome in base.items():
-        assert (outcome.acc_last, outcome.acc_best, outcome.best_epoch) == by_hand(seed)
+    for outcome in outcomes:
+        if outcome.method == "base":
+            assert (outcome.acc_last, outcome.acc_best, outcome.best_epoch) == by_hand(outcome.seed)
     assert "clean validation data (l2rw, meta_weight_net)" in out
     assert "the rate of wrong labels (co_teaching)" in out
 
@@ -107,11 +91,9 @@ def test_without_law_no_strategy_is_needed(command, small, tmp_path):
     assert (tmp_path / "run" / "compare.csv").is_file()
 
 
-def test_another_strategy_or_setting_does_not_go_on(command, small, strategy, tmp_path):
-    from law_lightning import StrategyAgent
-
+def test_another_strategy_or_setting_does_not_go_on(command, small, strategy):
     command(main, *small, f"strategy={strategy}", "seeds=2", "run_dir=run")
-    StrategyAgent(num_stages=3, seed=5).save(tmp_path / "other.pt")
+    StrategyAgent(num_stages=3, seed=5).save("other.pt")
     with pytest.raises(SystemExit, match="strategy_sha256 was"):
         command(main, *small, "strategy=other.pt", "seeds=2", "run_dir=run")
     with pytest.raises(SystemExit, match=r"model\.lr was 0\.1, now 0\.2"):

@@ -1,19 +1,10 @@
 import pytest
-from omegaconf import OmegaConf
 
 from law_lightning.cli.compare import main as compare
 from law_lightning.cli.report import main
 from law_lightning.cli.search import main as search
 from law_lightning.cli.train import main as train
-from law_lightning.report.records import write_rows
-
-
-def make_training(folder, **config):
-    """A finished training on three classes, the shortest there is."""
-    folder.mkdir(parents=True)
-    record = {"stage": 0, "accuracy": 0.5, "weight_mean": 1.0, "weight_per_class": [0.8, 1.0, 1.2], "theta": [0.5, 1.0]}
-    write_rows([record], folder / "history.csv")
-    OmegaConf.save(OmegaConf.create(config or {"seed": 0}), folder / "config.yaml")
+from run_folders import write_training
 
 
 def test_report_of_every_command_from_end_to_end(command, small, small_search, strategy, tmp_path):
@@ -40,7 +31,7 @@ def test_report_of_every_command_from_end_to_end(command, small, small_search, s
 
 
 def test_only_what_there_are_data_for_is_drawn(command, tmp_path):
-    make_training(tmp_path / "2026")
+    write_training(tmp_path / "2026", counts=(30, 30, 30))
     out = command(main, "runs=2026", "out=report")
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"theta.png", "report.html"}
     assert "Figure" not in out
@@ -48,14 +39,14 @@ def test_only_what_there_are_data_for_is_drawn(command, tmp_path):
 
 @pytest.mark.parametrize("rare", ["[0]", "0", "[2,0]"])
 def test_rare_classes_are_drawn_on_request(command, tmp_path, rare):
-    make_training(tmp_path / "a")
+    write_training(tmp_path / "a", counts=(30, 30, 30))
     assert "figure4.png" in command(main, "runs=[a]", f"rare={rare}")
     assert (tmp_path / "report" / "figure4.png").is_file()
 
 
 def test_a_run_named_twice_is_reported_once(command, tmp_path):
     for name in ("a", "b"):
-        make_training(tmp_path / "runs" / name)
+        write_training(tmp_path / "runs" / name)
     assert command(main, "runs=[runs,runs/a,./runs/b]").startswith("2 runs\n")
 
 
@@ -64,7 +55,7 @@ def test_a_run_named_twice_is_reported_once(command, tmp_path):
     [
         (["runs=none"], r"There is no run folder .*none: check runs="),
         (["runs=[a,none]"], r"There is no run folder .*none"),
-        (["runs=empty"], r"Nothing in .*empty can be reported"),
+        (["runs=empty"], r"Nothing in .*empty can be reported: it contains no finished run of law-search"),
         (["runs=[a,plain]"], r"Nothing in .*plain can be reported"),
         (["runs=null"], r"runs names no folder"),
         (["runs=[]"], r"runs names no folder"),
@@ -73,14 +64,14 @@ def test_a_run_named_twice_is_reported_once(command, tmp_path):
         (["rare=[cat]"], r"rare holds 'cat', but classes are whole numbers"),
         (["rare=[0.5]"], r"rare holds 0\.5"),
         (["rare=true"], r"rare holds True"),
-        (["out=file"], r"out=file is no folder"),
-        (["out=null"], r"out=None is no folder"),
+        (["out=file"], r"out=file is not a folder"),
+        (["out=null"], r"out=None is not a folder"),
         (["runs=damaged"], r".*history\.csv is not a history of stages"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(command, tmp_path, overrides, message):
-    make_training(tmp_path / "a")
-    make_training(tmp_path / "damaged")
+    write_training(tmp_path / "a")
+    write_training(tmp_path / "damaged")
     (tmp_path / "damaged" / "history.csv").write_text("stage\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "plain").mkdir()

@@ -1,36 +1,25 @@
-import csv
-
-import lightning as L
 import pytest
 import torch
 
 from law_lightning import LAWCallback
 from law_lightning.cli.compare import main as compare
 from law_lightning.cli.train import main
-from law_lightning.data import CorruptionRecord, DigitsDataModule
-from law_lightning.models import MLP, ImageClassifier
+from law_lightning.data import CorruptionRecord
 from law_lightning.utilities.files import load_state, save_state
 from tiny_data import write_cifar
-from zoo import make_trainer
-
-
-def by_hand(*callbacks, seed=0):
-    """The same training without the command."""
-    L.seed_everything(seed)
-    module = ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,)))
-    trainer = make_trainer(callbacks, max_epochs=3)
-    trainer.fit(module, datamodule=DigitsDataModule(train_size=128, val_size=100))
-    return module.state_dict()
 
 
 def saved(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
 
 
-def test_plain_training_is_plain_lightning(command, small, tmp_path):
+def same(one, other):
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_plain_training_is_plain_lightning(command, small, tmp_path, train_by_hand):
     out = command(main, *small, "run_dir=run")
-    expected, got = by_hand(), saved(tmp_path / "run")
-    assert all(torch.equal(got[key], expected[key]) for key in expected)
+    assert same(train_by_hand(0)[1].state_dict(), saved(tmp_path / "run"))
     assert "Test accuracy, last epoch:" in out
     assert "best epoch by validation" in out
     assert (tmp_path / "run" / "metrics.csv").is_file()
@@ -38,14 +27,12 @@ def test_plain_training_is_plain_lightning(command, small, tmp_path):
     assert not (tmp_path / "run" / "history.csv").exists()
 
 
-def test_training_with_a_strategy_is_the_callback(command, small, strategy, tmp_path):
+def test_training_with_a_strategy_is_the_callback(command, small, strategy, tmp_path, train_by_hand, rows):
     command(main, *small, f"strategy={strategy}", "run_dir=run")
-    expected, got = by_hand(LAWCallback(str(strategy), mode="apply")), saved(tmp_path / "run")
-    assert all(torch.equal(got[key], expected[key]) for key in expected)
-    plain = by_hand()
-    assert not all(torch.equal(got[key], plain[key]) for key in plain)
-    with (tmp_path / "run" / "history.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 3
+    got = saved(tmp_path / "run")
+    assert same(train_by_hand(0, LAWCallback(str(strategy), mode="apply"))[1].state_dict(), got)
+    assert not same(train_by_hand(0)[1].state_dict(), got)
+    assert len(rows(tmp_path / "run" / "history.csv")) == 3
 
 
 @pytest.mark.parametrize("logger", ["csv", "tensorboard"])
@@ -54,23 +41,21 @@ def test_loggers_write_into_the_run_folder(command, small, tmp_path, logger):
     assert any((tmp_path / "run" / logger).iterdir())
 
 
-def test_missing_strategy_is_one_line(command, small):
-    with pytest.raises(SystemExit, match=r"^law-train: No strategy file at .*none\.pt"):
-        command(main, *small, "strategy=none.pt")
-
-
-def test_a_foreign_strategy_file_is_one_line(command, small, tmp_path):
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("strategy=none.pt", r"No strategy file at .*none\.pt"),
+        ("strategy=foreign.pt", r".*foreign\.pt"),
+        ("reference=true", "reference=true .* add strategy=PATH"),
+    ],
+)
+def test_bad_input_is_one_line(command, small, tmp_path, override, message):
     (tmp_path / "foreign.pt").write_text("no strategy")
-    with pytest.raises(SystemExit, match=r"^law-train: .*foreign\.pt"):
-        command(main, *small, "strategy=foreign.pt")
+    with pytest.raises(SystemExit, match=f"^law-train: {message}"):
+        command(main, *small, override)
 
 
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_the_weights_of_wrong_labels_are_recorded_where_labels_are_wrong(command, small, strategy, tmp_path):
+def test_the_weights_of_wrong_labels_are_recorded_where_labels_are_wrong(command, small, strategy, tmp_path, rows):
     command(main, *small, f"strategy={strategy}", "corruption.rate=0.5", "run_dir=noisy")
     last = rows(tmp_path / "noisy" / "history.csv")[-1]
     assert 0 < float(last["weight_wrong"]) < 2
@@ -80,28 +65,28 @@ def test_the_weights_of_wrong_labels_are_recorded_where_labels_are_wrong(command
     assert "weight_wrong" not in rows(tmp_path / "clean" / "history.csv")[-1]
 
 
-def test_a_reference_beside_it_changes_nothing_but_the_record(command, small, strategy, tmp_path):
+def test_a_reference_beside_it_changes_nothing_but_the_record(command, small, strategy, tmp_path, rows):
     for name, extra in (("alone", []), ("beside", ["reference=true"])):
         command(main, *small, f"strategy={strategy}", "corruption.rate=0.5", f"run_dir={name}", *extra)
-    alone, beside = saved(tmp_path / "alone"), saved(tmp_path / "beside")
-    assert all(torch.equal(alone[key], beside[key]) for key in alone)
+    assert same(saved(tmp_path / "alone"), saved(tmp_path / "beside"))
     for a, b in zip(*(rows(tmp_path / name / "history.csv") for name in ("alone", "beside")), strict=True):
         assert a["theta"] == b["theta"]
         assert (a["reward"], b["reward"] != "") == ("", True)
     assert float(b["loss_gap"]) != 0.0
 
 
-def test_a_reference_without_a_strategy_is_refused(command, small):
-    with pytest.raises(SystemExit, match=r"^law-train: reference=true .* add strategy=PATH"):
-        command(main, *small, "reference=true")
-
-
-def test_without_validation_data_there_is_a_last_epoch_only(command, strategy, tmp_path, monkeypatch):
+def test_without_validation_data_there_is_a_last_epoch_only(command, strategy, tmp_path, monkeypatch, rows):
     write_cifar(tmp_path / "data", monkeypatch, train=60, test=20)
     options = [
-        "data=cifar10", "data.batch_size=20", "data.num_workers=0", "trainer.max_epochs=3", "trainer.accelerator=cpu",
-        "model.network.hidden=[16]", "hydra/job_logging=none", "hydra/hydra_logging=none", "split=full",
-    ]  # fmt: skip
+        *(
+            "data=cifar10",
+            "data.batch_size=20",
+            "data.num_workers=0",
+            "trainer.max_epochs=3",
+            "trainer.accelerator=cpu",
+        ),
+        *("model.network.hidden=[16]", "hydra/job_logging=none", "hydra/hydra_logging=none", "split=full"),
+    ]
     with pytest.raises(SystemExit, match="validation accuracy, but there is no validation data"):
         command(main, *options, f"strategy={strategy}", "run_dir=none")
     state = load_state(strategy, "strategy")

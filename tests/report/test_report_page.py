@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 
 from law_lightning.report.page import write_page
-from law_lightning.report.runs import Run
+from law_lightning.report.runs import find_runs
+from run_folders import write_comparison, write_search, write_training
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> &amp;"
 VOID = {"meta", "img", "br"}
@@ -20,6 +21,8 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self.open == []
+        self.facts = dict(pairwise(text for text in self.texts if text.strip()))  # what stands beside a term
+        self.images = [attributes for tag, attributes in self.tags if tag == "img"]
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
@@ -32,68 +35,42 @@ class Page(HTMLParser):
     def handle_data(self, data):
         self.texts.append(data)
 
-    def facts(self):
-        """What stands beside a term, of all runs."""
-        words = [text for text in self.texts if text.strip()]
-        return dict(pairwise(words))
 
-    def images(self):
-        return [attributes for tag, attributes in self.tags if tag == "img"]
+@pytest.fixture
+def page(tmp_path):
+    """Writes and reads the page of all runs there are."""
 
+    def call(figures=None):
+        return Page(write_page(find_runs([tmp_path]), figures or {}, tmp_path / "report.html").read_text("utf-8"))
 
-def comparison(folder, **config):
-    folder.mkdir()
-    (folder / "summary.txt").write_text("method  mean %\nlaw      87.91\n")
-    (folder / "compare.png").write_bytes(b"picture of a comparison")
-    return Run(folder, "compare", {"seeds": 5, "first_seed": 1000, "trainer": {"max_epochs": 60}} | config)
+    return call
 
 
-def search(folder, metrics="episode,return,gain\n0,1.0,\n1,1.0,0.05\n2,1.0,0.0825\n3,1.0,0.01\n", **config):
-    folder.mkdir()
-    if metrics is not None:
-        (folder / "metrics.csv").write_text(metrics)
-    (folder / "search.png").write_bytes(b"picture of a search")
-    return Run(folder, "search", {"seed": 3, "search": {"episodes": 4}} | config)
-
-
-def training(folder, **config):
-    folder.mkdir()
-    (folder / "history.csv").write_text("")
-    return Run(folder, "train", config, [{"accuracy": 0.5}, {"accuracy": 0.75}])
-
-
-def page(runs, tmp_path, figures=None):
-    return Page(write_page(runs, figures or {}, tmp_path / "report.html").read_text(encoding="utf-8"))
-
-
-def test_sections_in_order_with_their_facts(tmp_path):
-    runs = [training(tmp_path / "t", seed=7), search(tmp_path / "s"), comparison(tmp_path / "c")]
-    got = page(runs, tmp_path)
+def test_sections_in_order_with_their_facts_and_pictures(tmp_path, page):
+    write_training(tmp_path / "a", seed=7)
+    write_search(tmp_path / "b")
+    write_comparison(tmp_path / "c")
+    (tmp_path / "theta.png").write_bytes(b"theta")
+    got = page({"What theta was": tmp_path / "theta.png"})
     headings = [text for text in got.texts if text in ("Comparisons", "Searches", "Trainings with a strategy")]
     assert headings == ["Comparisons", "Searches", "Trainings with a strategy"]
-    facts = got.facts()
-    assert facts["seeds"] == "1000 to 1004"
-    assert facts["epochs"] == "60"
-    assert facts["episodes"] == "4"
-    assert facts["best gain"] == "+8.25 points of validation accuracy, after 3 episodes"
-    assert facts["seed"] == "7"
-    assert facts["training accuracy at the end"] == "75.00 %"
+    assert got.facts["seeds"] == "1000 to 1004"
+    assert got.facts["epochs"] == "60"
+    assert got.facts["episodes"] == "4"
+    assert got.facts["seed"] == "7"
+    assert got.facts["training accuracy at the end"] == "50.00 %"
     assert "method  mean %\nlaw      87.91\n" in got.texts
-
-
-def test_pictures_are_inside_with_a_text_for_those_who_do_not_see_them(tmp_path):
-    (tmp_path / "theta.png").write_bytes(b"theta")
-    runs = [comparison(tmp_path / "c"), search(tmp_path / "s")]
-    images = page(runs, tmp_path, {"What theta was": tmp_path / "theta.png"}).images()
-    inside = [base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in images]
+    inside = [base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in got.images]
     assert inside == [b"picture of a comparison", b"picture of a search", b"theta"]
-    assert all(image["alt"] for image in images)
-    assert images[-1]["alt"] == "What theta was"
+    assert all(image["alt"] for image in got.images)
+    assert got.images[-1]["alt"] == "What theta was"
 
 
-def test_the_page_needs_nothing_else_and_fits_phones_and_the_dark(tmp_path):
-    got = page([comparison(tmp_path / "c"), search(tmp_path / "s")], tmp_path)
-    assert all(image["src"].startswith("data:") for image in got.images())
+def test_the_page_needs_nothing_else_and_fits_phones_and_the_dark(tmp_path, page):
+    write_comparison(tmp_path / "c")
+    write_search(tmp_path / "s")
+    got = page()
+    assert all(image["src"].startswith("data:") for image in got.images)
     assert not {"script", "link", "iframe", "a"} & {tag for tag, _ in got.tags}
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not any(word in text for word in ("http:", "https:", "url(", "@import"))
@@ -102,7 +79,7 @@ def test_the_page_needs_nothing_else_and_fits_phones_and_the_dark(tmp_path):
     assert "overflow-x: auto" in text
 
 
-def test_hostile_strings_stay_text(tmp_path):
+def test_hostile_strings_stay_text(tmp_path, page):
     folder = tmp_path / HOSTILE.replace("/", "")
     config = {
         "strategy": HOSTILE,
@@ -113,45 +90,53 @@ def test_hostile_strings_stay_text(tmp_path):
         "agent": {HOSTILE: HOSTILE},
         "search": {"episodes": HOSTILE},
     }
-    runs = [comparison(folder, **config), search(tmp_path / "s", **config), training(tmp_path / "t", **config)]
+    write_comparison(folder, **config)
+    write_search(tmp_path / "s", **config)
+    write_training(tmp_path / "t", **config)
     (folder / "summary.txt").write_text(HOSTILE)
-    got = page(runs, tmp_path, {HOSTILE: folder / "compare.png"})
+    got = page({HOSTILE: folder / "compare.png"})
     assert not {"script", "a"} & {tag for tag, _ in got.tags}
-    assert len(got.images()) == 3
+    assert len(got.images) == 3
     assert not any(name.startswith("on") for _, attributes in got.tags for name in attributes)
     assert got.texts.count(HOSTILE) >= 8
-    assert got.images()[-1]["alt"] == HOSTILE
+    assert got.images[-1]["alt"] == HOSTILE
 
 
-def test_the_agent_s_own_settings_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "fact"),
+    [({}, "default"), ({"theta_bound": None, "actor_lr": 1e-5}, "actor_lr 1e-05, theta_bound None")],
+)
+def test_the_agent_s_own_settings_are_named(tmp_path, page, changed, fact):
     usual = {"_target_": "law_lightning.StrategyAgent", "hidden": [64, 64, 64], "actor_lr": 6e-4, "seed": 5}
-    assert page([search(tmp_path / "a", agent=usual)], tmp_path).facts()["agent"] == "default"
-    paper = usual | {"theta_bound": None, "actor_lr": 1e-5}
-    assert page([search(tmp_path / "b", agent=paper)], tmp_path).facts()["agent"] == "actor_lr 1e-05, theta_bound None"
+    write_search(tmp_path / "a", agent=usual | changed)
+    assert page().facts["agent"] == fact
 
 
 @pytest.mark.parametrize(
     ("metrics", "fact"),
     [
+        ("episode,gain\n0,\n1,0.05\n2,0.0825\n3,0.01\n", "+8.25 points of validation accuracy, after 3 episodes"),
         ("episode,return\n0,1.0\n", "not evaluated"),
         ("episode,gain\n4,-0.01\n", "-1.00 points of validation accuracy, after 5 episodes"),
         ("episode,gain\n4,0.5\n9,0.5\n", "+50.00 points of validation accuracy, after 5 episodes"),
         (None, "unknown, as metrics.csv is missing"),
     ],
 )
-def test_best_gain(tmp_path, metrics, fact):
-    assert page([search(tmp_path / "s", metrics)], tmp_path).facts()["best gain"] == fact
+def test_best_gain(tmp_path, page, metrics, fact):
+    write_search(tmp_path / "s", metrics)
+    assert page().facts["best gain"] == fact
 
 
-def test_damaged_metrics_are_named(tmp_path):
+def test_damaged_metrics_are_named(tmp_path, page):
+    write_search(tmp_path / "s", "episode,gain\n1,high\n")
     with pytest.raises(ValueError, match=r"metrics\.csv is not a search's table of episodes"):
-        page([search(tmp_path / "s", "episode,gain\n1,high\n")], tmp_path)
+        page()
 
 
-def test_a_run_without_its_picture_or_settings_has_its_section(tmp_path):
-    run = comparison(tmp_path / "c", trainer="none", seeds=None, first_seed=None)
-    (tmp_path / "c" / "compare.png").unlink()
-    got = page([run], tmp_path)
-    assert got.images() == []
+def test_a_run_without_its_picture_or_settings_has_its_section(tmp_path, page):
+    folder = write_comparison(tmp_path / "c", trainer="none", seeds=None, first_seed=None)
+    (folder / "compare.png").unlink()
+    got = page()
+    assert got.images == []
     assert ("h3", {}) in got.tags
     assert "c" in got.texts  # the folder's name stands for a title

@@ -7,51 +7,41 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, MissingMandatoryValue
+from omegaconf.errors import OmegaConfBaseException
 
 from law_lightning.search.workers import WorkerLostError
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-Task = Callable[["DictConfig"], Any]
+Task = Callable[[DictConfig], Any]
 
 
-def launch(task: Task, config_name: str) -> None:
-    """Run ``task`` as a Hydra app with the config groups of this package.
+def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """Make a task the entry point of a command: a Hydra app with the config groups of this package.
+
+    An error in what the user asked for ends the program with one line; ``HYDRA_FULL_ERROR=1`` shows its traceback.
 
     Args:
-        task: Takes the composed config.
         config_name: Name of the primary config, such as ``law_search``.
-
-    Raises:
-        SystemExit: If Hydra is missing, or with the message of an error in what the user asked for.
-            ``HYDRA_FULL_ERROR=1`` shows such errors with their traceback.
     """
-    command = config_name.replace("_", "-")
-    try:
-        import hydra
-    except ImportError:
-        raise SystemExit(
-            f'{command} needs hydra-core, which is not installed. Mend it with: pip install "law-lightning[cli]"'
-        ) from None
-    decorate = hydra.main(version_base="1.3", config_path="pkg://law_lightning.conf", config_name=config_name)
-    decorate(guarded(task, command))()
+    app = hydra.main(version_base="1.3", config_path="pkg://law_lightning.conf", config_name=config_name)
+    return lambda task: app(guarded(task, config_name.replace("_", "-")))
 
 
-def guarded(task: Task, command: str) -> Task:
-    """Wrap ``task``: checks before it, quiet libraries during it, user errors as one line."""
-    from hydra.errors import InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
+def guarded(task: Task, name: str) -> Task:
+    """Wrap a task: checks before it, quiet libraries during it, user errors as one line that begins with ``name``."""
 
     @functools.wraps(task)
     def run(config: DictConfig) -> Any:
         try:
             _refuse_ddp_sweep(config)
-            _quiet()
+            quiet()
             return task(config)
         except (
             InstantiationException,
@@ -64,16 +54,13 @@ def guarded(task: Task, command: str) -> Task:
         ) as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            raise SystemExit(f"{command}: {plain_message(error)}") from error
+            raise SystemExit(f"{name}: {plain_message(error)}") from error
 
     return run
 
 
 def plain_message(error: BaseException) -> str:
     """The message a user needs: an error inside a constructor is shown with the config key it came from."""
-    from hydra.errors import InstantiationException
-    from omegaconf import MissingMandatoryValue
-
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} must be given: add {error.full_key}=..."
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -83,27 +70,7 @@ def plain_message(error: BaseException) -> str:
     return str(error)
 
 
-def output_folder() -> Path:
-    """The folder of this run, or of this job of a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return Path(HydraConfig.get().runtime.output_dir)
-
-
-def _refuse_ddp_sweep(config: DictConfig) -> None:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    strategy = str((config.get("trainer") or {}).get("strategy", "auto"))
-    if strategy.startswith("ddp") and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise MisconfigurationException(
-            f"trainer.strategy={strategy} does not work in a sweep (-m): its processes would start the whole "
-            "sweep again. Run each setting as a command of its own, without -m, or sweep with "
-            "trainer.devices=1 and without trainer.strategy."
-        )
-
-
-def _quiet() -> None:
+def quiet() -> None:
     """Silence remarks that hold for every small training and would bury the progress bar."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -115,3 +82,13 @@ def _quiet() -> None:
         ".*could not find the monitored key.*",  # nothing validates where all data are trained on
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def _refuse_ddp_sweep(config: DictConfig) -> None:
+    strategy = str((config.get("trainer") or {}).get("strategy", "auto"))
+    if strategy.startswith("ddp") and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise MisconfigurationException(
+            f"trainer.strategy={strategy} does not work in a sweep (-m): its processes would start the whole "
+            "sweep again. Run each setting as a command of its own, without -m, or sweep with "
+            "trainer.devices=1 and without trainer.strategy."
+        )

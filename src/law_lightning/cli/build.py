@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from omegaconf import DictConfig
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -20,24 +19,18 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
 
 
-def build_data(data: dict[str, Any]) -> L.LightningDataModule:
-    """A new data module."""
-    return cast(L.LightningDataModule, instantiate(data, _convert_="all"))
-
-
 def build_model(model: dict[str, Any], in_shape: tuple[int, ...] | None, num_classes: int | None) -> L.LightningModule:
     """A new module with freshly drawn weights.
 
-    A ``network`` among the options is built first and told the shape of the data, so that a config need not
-    repeat it. A module without one is built as its config says.
+    A ``network`` among the options is built first and gets the shape of the data as arguments, so that a config need
+    not repeat it. A module without one is built as its config says.
     """
     options = dict(model)
     network = options.pop("network", None)
     module = instantiate(options, _convert_="all", _partial_=True)
     if network is not None:
-        module = partial(
-            module, network=instantiate(network, in_shape=in_shape, num_classes=num_classes, _convert_="all")
-        )
+        network = instantiate(network, in_shape=in_shape, num_classes=num_classes, _convert_="all")
+        module = partial(module, network=network)
     return cast(L.LightningModule, module())
 
 
@@ -48,7 +41,7 @@ def factories(
 
     The functions can be pickled, so worker processes can call them.
     """
-    make_data = partial(build_data, plain(config.data))
+    make_data = partial(instantiate, plain(config.data), _convert_="all")
     data = make_data()
     data.prepare_data()
     data.setup("fit")
@@ -58,11 +51,32 @@ def factories(
     return make_model, make_data, data
 
 
-def trainer_options(config: DictConfig) -> dict[str, Any]:
-    """The keyword arguments of ``lightning.Trainer``, nested objects built."""
-    return trainer_arguments(plain(config.trainer))
+def trainer_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of ``lightning.Trainer`` in a whole config, nested objects built."""
+    return cast("dict[str, Any]", instantiate(config["trainer"], _target_="builtins.dict", _convert_="all"))
 
 
-def trainer_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """The same from a plain dictionary."""
-    return cast("dict[str, Any]", instantiate({**options, "_target_": "builtins.dict"}, _convert_="all"))
+@contextmanager
+def open_logger(config: DictConfig, folder: Path) -> Iterator[Logger | None]:
+    """Build the logger of the group ``logger``, log the config to it, and close it whatever happens.
+
+    Args:
+        config: The whole config. Where the group is ``none`` there is no logger: None.
+        folder: Where the logger writes, unless its own config has ``save_dir``.
+    """
+    if config.logger is None:
+        yield None
+        return
+    logger = cast(Logger, instantiate({"save_dir": str(folder), **plain(config.logger)}))
+    logger.log_hyperparams(plain(config))
+    status = "failed"
+    try:
+        yield logger
+        status = "success"
+    finally:
+        logger.finalize(status)
+        if type(logger).__name__ == "WandbLogger":
+            # Without this, the next job of a sweep would continue the same W&B run.
+            import wandb
+
+            wandb.finish(exit_code=int(status != "success"))

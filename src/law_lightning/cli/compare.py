@@ -3,91 +3,103 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import Any
 
-from law_lightning.cli.app import launch, output_folder
+from omegaconf import DictConfig
+from tqdm.auto import tqdm
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from law_lightning.agent.resolve import strategy_path
+from law_lightning.cli.app import command
+from law_lightning.cli.build import factories, plain, trainer_options
+from law_lightning.cli.folder import claim, output_folder, save_corruption
+from law_lightning.cli.methods import METHODS, method_callbacks
+from law_lightning.cli.trainings import Training, outcomes_of
+from law_lightning.report.compare import needs_line, summarise, summary_table
+from law_lightning.report.compare_figure import draw_comparison
+from law_lightning.report.records import read_outcomes, write_rows
 
-#: Settings that may change when a comparison goes on in its folder.
+#: Settings that may change when a comparison is resumed in its folder.
 _FREE = ("run_dir", "seeds", "strategy", "confidence", "workers")
 
 
-def main() -> None:
-    """Entry point of ``law-compare``."""
-    launch(compare, "law_compare")
-
-
-def compare(config: DictConfig) -> float | None:
+@command("law_compare")
+def main(config: DictConfig) -> float | None:
     """Train every method on every seed; finished trainings of an interrupted comparison are not repeated.
 
     Returns:
         The last method's mean gain in test accuracy after the last epoch, if base is among the methods.
     """
-    from tqdm.auto import tqdm
-
-    from law_lightning.cli.build import factories, plain, trainer_options
-    from law_lightning.cli.checks import (
-        comparison_seeds,
-        interval_confidence,
-        known_methods,
-        own_processes,
-        strategy_file,
-    )
-    from law_lightning.cli.folder import claim, save_corruption
-    from law_lightning.cli.jobs import Training, outcomes_of
-    from law_lightning.cli.methods import method_table
-    from law_lightning.report.compare import summarise
-    from law_lightning.report.compare_figure import draw_comparison
-    from law_lightning.report.records import read_outcomes, write_outcomes, write_rows
-    from law_lightning.report.table import comparison_table, summary_rows, told_table
-
-    folder = output_folder()
-    seeds = comparison_seeds(config.first_seed, config.seeds)
-    confidence = interval_confidence(config.confidence)
-    names = known_methods(config.methods, list(method_table(None, {}, {})))
-    strategy = strategy_file(config.strategy) if "law" in names else None
-    law, given = plain(config.law), plain(config.method)
-    table = method_table(strategy, law, given)
-    for name in names:
-        table[name].make()  # a damaged strategy and bad options show now
+    folder, settings = output_folder(), plain(config)
+    options = trainer_options(settings)
+    _check(settings, options)
+    digest = None
+    if "law" in config.methods:
+        if config.strategy is None:
+            raise ValueError(
+                "No strategy is given: add strategy=PATH, the strategy.pt that law-search wrote into its run "
+                "folder, or the name of a shipped strategy."
+            )
+        digest = hashlib.sha256(strategy_path(config.strategy).read_bytes()).hexdigest()
+    for method in config.methods:
+        method_callbacks(method, settings)  # a damaged strategy and bad options show now
     make_module, make_data, data = factories(config)
-    options = trainer_options(config)
-    workers = own_processes(config.workers, options)
-    digest = None if strategy is None else hashlib.sha256(strategy.read_bytes()).hexdigest()
-    records_file = folder / "compare.csv"
-    claim(folder, {**plain(config), "strategy_sha256": digest}, state=records_file.name, free=_FREE)
+    file = folder / "compare.csv"
+    claim(folder, {**settings, "strategy_sha256": digest}, state=file.name, free=_FREE)
     save_corruption(data, folder)
 
-    wanted = [(name, seed) for seed in seeds for name in names]
-    outcomes = read_outcomes(records_file) if records_file.is_file() else []
-    done = {(outcome.method, outcome.seed) for outcome in outcomes}
-    epochs = max(int(options.get("max_epochs") or 0), 1)
-    trainer = plain(config.trainer)
-    trainings = [
-        Training(name, seed, strategy, law, given, make_module, make_data, trainer)
-        for name, seed in wanted
-        if (name, seed) not in done
+    wanted = [
+        (method, seed)
+        for seed in range(config.first_seed, config.first_seed + config.seeds)
+        for method in config.methods
     ]
+    saved = read_outcomes(file) if file.is_file() else []
+    outcomes = {(outcome.method, outcome.seed): outcome for outcome in saved}
+    trainings = [Training(*key, settings, make_module, make_data) for key in wanted if key not in outcomes]
+    epochs = max(int(options.get("max_epochs") or 0), 1)
     with tqdm(total=len(wanted) * epochs, unit="epoch", desc="compare", dynamic_ncols=True) as bar:
         bar.update((len(wanted) - len(trainings)) * epochs)
-        for training, outcome in outcomes_of(trainings, workers, bar.update):
-            outcomes.append(outcome)
-            write_outcomes(outcomes, records_file)
+        for training, outcome in outcomes_of(trainings, config.workers, bar.update):
+            outcomes[training.method, training.seed] = outcome
+            write_rows(map(asdict, outcomes.values()), file)
             bar.set_postfix(method=training.method, seed=training.seed)
-            finished = len({(each.method, each.seed) for each in outcomes} & set(wanted))
-            bar.update(finished * epochs - bar.n)
+            bar.update(len(outcomes.keys() & wanted) * epochs - bar.n)
 
-    chosen = [outcome for key in wanted for outcome in outcomes if (outcome.method, outcome.seed) == key]
-    summaries = summarise(chosen, confidence=confidence)
-    write_rows(summary_rows(summaries), folder / "summary.csv")
-    text = comparison_table(summaries, confidence=confidence) + told_table({name: table[name].told for name in names})
+    chosen = [outcomes[key] for key in wanted]
+    summaries = summarise(chosen, confidence=config.confidence)
+    write_rows(map(asdict, summaries), folder / "summary.csv")
+    text = summary_table(summaries, confidence=config.confidence)
+    if needs := needs_line({method: METHODS[method] for method in config.methods}):
+        text += f"\n\n{needs}"
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
-    figure = draw_comparison(chosen, folder / "compare.png", confidence=confidence)
+    figure = draw_comparison(chosen, folder / "compare.png", confidence=config.confidence)
     print(text)
-    print(f"  seeds    {records_file}")
+    print(f"  seeds    {file}")
     print(f"  table    {folder / 'summary.csv'}, {folder / 'summary.txt'}")
     print(f"  figure   {figure}")
-    gains = [s.difference.mean for s in summaries if s.epoch == "last" and s.difference is not None]
+    gains = [each.difference for each in summaries if each.epoch == "last" and each.difference is not None]
     return gains[-1] if gains else None
+
+
+def _check(config: dict[str, Any], trainer: dict[str, Any]) -> None:
+    """Check the settings of a comparison; the ValueError names the one that is wrong."""
+    methods, workers = config["methods"], config["workers"]
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"methods={methods}: there is no method {method!r}; choose from {list(METHODS)}.")
+    if not methods or len(set(methods)) < len(methods):
+        raise ValueError(f"methods={methods}: name at least one method, and each only once.")
+    if config["seeds"] < 2:
+        raise ValueError(f"seeds={config['seeds']}: an interval needs at least 2 seeds; 5 or more are advised.")
+    if config["first_seed"] < 0:
+        raise ValueError(f"first_seed={config['first_seed']}: seeds are whole numbers from 0 on.")
+    if not 0.0 < config["confidence"] < 1.0:
+        raise ValueError(f"confidence is {config['confidence']}, but it must lie in (0, 1); 0.95 is usual.")
+    if workers < 1:
+        raise ValueError(f"workers={workers}: at least one training runs at a time.")
+    strategy, devices = trainer.get("strategy"), trainer.get("devices")
+    if workers > 1 and (devices not in (None, 1, "1", "auto") or strategy not in (None, "auto")):
+        raise ValueError(
+            f"workers={workers} runs trainings of one device side by side, but trainer.devices={devices} and "
+            f"trainer.strategy={strategy} give each several processes: use workers=1, or a single device."
+        )

@@ -1,84 +1,72 @@
-"""A run folder belongs to one configuration: what is resumed must be what was begun."""
+"""A run folder belongs to one configuration: a run is resumed only with the settings it was started with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-if TYPE_CHECKING:
-    from law_lightning.data.corruption import CorruptionRecord
+from law_lightning.data.corruption import CorruptionRecord
 
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
-#: Settings that run folders of before lack, and what was done then; those of None go on with any.
+#: Settings that older run folders lack, with what was done then; those of None are resumed with any value.
 LATER = {
     "agent.imitation": None, "agent.phase_accuracy": "training", "agent.relative_loss": True,
     "agent.feature_scale": 0.3, "agent.zero_init": True, "agent.embedding_loss": "actor", "search.keep": "best",
     "command": None,
 }  # fmt: skip
-#: What the corruption did to the training labels.
-CORRUPTION_FILE = "corruption.pt"
+
+
+def output_folder() -> Path:
+    """The folder of this run, or of this job of a sweep."""
+    return Path(HydraConfig.get().runtime.output_dir)
 
 
 def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str]) -> None:
-    """Write the configuration into the folder, or check that it goes on with the run that is there.
+    """Write the configuration into the folder; if a run was started there, check first that it has the same one.
 
     Args:
         folder: The run folder.
         config: The resolved configuration.
-        state: Name of the file that shows that a run was begun here.
-        free: Dotted keys (with all below them) that may change between a run and its continuation.
+        state: Name of the file that shows that a run was started here.
+        free: Dotted keys (with all below them) that may change when the run is resumed.
 
     Raises:
-        ValueError: If the folder holds a run of another configuration.
+        ValueError: The folder holds a run of another configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / CONFIG_FILE
     if written.is_file() and (folder / state).is_file():
-        begun = OmegaConf.to_container(OmegaConf.load(written))
         now = _flat(config)
-        before = {key: now[key] if former is None else former for key, former in LATER.items() if key in now} | _flat(
-            begun
-        )
-        changes = _changes(before, now, free)
+        begun = {key: now[key] if former is None else former for key, former in LATER.items() if key in now}
+        begun |= _flat(OmegaConf.to_container(OmegaConf.load(written)))
+        changes = [
+            f"{key} was {begun.get(key, 'absent')}, now {now.get(key, 'absent')}"
+            for key in sorted({*begun, *now})
+            if not any(key == part or key.startswith(f"{part}.") for part in free) and begun.get(key) != now.get(key)
+        ]
         if changes:
             raise ValueError(
                 f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another run_dir=, "
-                "or delete the folder to begin anew."
+                "or delete the folder to start over."
             )
     OmegaConf.save(OmegaConf.create(config), written)
 
 
 def save_corruption(data: Any, folder: Path) -> CorruptionRecord | None:
-    """Keep what the data's corruption did, for analysis, in the run folder; return it, None where there is none."""
+    """Write what the data's corruption did to the training labels into the run folder.
+
+    Returns:
+        The record that was written; None where there is no corruption.
+    """
     record: CorruptionRecord | None = getattr(data, "corruption_record", None)
     if record is not None:
-        record.save(folder / CORRUPTION_FILE)
+        record.save(folder / "corruption.pt")
     return record
-
-
-def require_fixed_folder() -> None:
-    """Check that several processes of one run, started by torchrun or SLURM, write to one folder.
-
-    Raises:
-        ValueError: the folder is named after the time, which each process reads for itself.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    overrides = HydraConfig.get().overrides.task
-    if not any(each.startswith(("run_dir=", "experiment=table", "experiment=figure")) for each in overrides):
-        raise ValueError("Under torchrun and SLURM the workers must share one folder: add run_dir=PATH.")
-
-
-def _changes(begun: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> list[str]:
-    return [
-        f"{key} was {begun.get(key, 'absent')}, now {now.get(key, 'absent')}"
-        for key in sorted({*begun, *now})
-        if not any(key == part or key.startswith(f"{part}.") for part in free) and begun.get(key) != now.get(key)
-    ]
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,11 +1,9 @@
-"""The methods that law-compare and law-train can train with."""
+"""The methods that law-compare can train with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -19,78 +17,47 @@ from law_lightning.weighting import (
     SelfPacedWeighting,
 )
 
-CLEAN = "clean validation data"
-RATE = "the rate of wrong labels"
+_CLEAN = "clean validation data"
+#: Every method, with what it needs beside the training data. ``base`` is plain training.
+METHODS = {
+    "base": "",
+    "law": f"{_CLEAN}, in the search",
+    "focal": "",
+    "class_balanced": "",
+    "self_paced": "",
+    "mentornet": "",
+    "l2rw": _CLEAN,
+    "meta_weight_net": _CLEAN,
+    "co_teaching": "the rate of wrong labels",
+}
+_WEIGHTINGS: dict[str, type[BaseWeighting]] = {
+    "focal": FocalWeighting,
+    "class_balanced": ClassBalancedWeighting,
+    "self_paced": SelfPacedWeighting,
+    "mentornet": MentorNetWeighting,
+}
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to train.
-
-    Attributes:
-        make: makes the callbacks that it adds to a Trainer, anew for each training.
-        told: what it is told beside the training data, for the table.
-    """
-
-    make: Callable[[], list[Callback]]
-    told: str = ""
-
-
-def law(strategy: Path, options: dict[str, Any], mode: Literal["apply", "search"] = "apply") -> LAWCallback:
-    """The callback of one training with a strategy.
-
-    Args:
-        strategy: Its file.
-        options: Further arguments of LAWCallback.
-        mode: "apply"; or "search" to train the reference too, for its loss and accuracy. The strategy is the same in
-            both: it neither explores nor learns.
-    """
-    if mode == "search":
-        options = options | {"explore": False, "learn": False, "keep": "target"}
-    return LAWCallback(str(strategy), mode=mode, **options)
-
-
-def _weigh(weighting: type[BaseWeighting], given: dict[str, Any]) -> list[Callback]:
-    """A weighting in its callback, which some of the options are for."""
-    of_callback = {name: given[name] for name in ("num_stages", "warmup_stages") if name in given}
-    options = {name: value for name, value in given.items() if name not in of_callback}
-    return [WeightingCallback(weighting(**options), **of_callback)]
-
-
-def method_table(
-    strategy: Path | None,
-    law_options: dict[str, Any],
-    options: dict[str, dict[str, Any]],
-    make_peer: Callable[[], L.LightningModule] | None = None,
-) -> dict[str, Method]:
-    """Every method by its name: ``base`` is plain training, ``law`` weights with the strategy.
+def method_callbacks(
+    method: str, config: Mapping[str, Any], make_peer: Callable[[], L.LightningModule] | None = None
+) -> list[Callback]:
+    """Make the callbacks that a method adds to the Trainer of one training.
 
     Args:
-        strategy: the file of LAW's; None where LAW is not among the methods.
-        law_options: further arguments of LAWCallback.
-        options: arguments of the other methods, by name.
-        make_peer: makes co-teaching's second network; None leaves that to its callback.
+        method: Its name.
+        config: The config of law-compare: ``strategy`` and ``law`` for LAW, ``method`` for the others.
+        make_peer: Makes co-teaching's second network; None leaves that to its callback.
     """
-
-    def law_callbacks() -> list[Callback]:
-        assert strategy is not None
-        return [law(strategy, law_options)]
-
-    def co_teaching() -> list[Callback]:
-        peer = None if make_peer is None else make_peer()
-        return [CoTeachingCallback(**{"peer": peer, **given("co_teaching")})]
-
-    def given(name: str) -> dict[str, Any]:
-        return dict(options.get(name) or {})
-
-    return {
-        "base": Method(list),
-        "law": Method(law_callbacks, f"{CLEAN}, in the search"),
-        "focal": Method(lambda: _weigh(FocalWeighting, given("focal"))),
-        "class_balanced": Method(lambda: _weigh(ClassBalancedWeighting, given("class_balanced"))),
-        "self_paced": Method(lambda: _weigh(SelfPacedWeighting, given("self_paced"))),
-        "mentornet": Method(lambda: _weigh(MentorNetWeighting, given("mentornet"))),
-        "l2rw": Method(lambda: [L2RWCallback(**given("l2rw"))], CLEAN),
-        "meta_weight_net": Method(lambda: [MetaWeightNetCallback(**given("meta_weight_net"))], CLEAN),
-        "co_teaching": Method(co_teaching, RATE),
-    }
+    options = dict(config["method"].get(method) or {})
+    if method == "base":
+        return []
+    if method == "law":
+        return [LAWCallback(config["strategy"], mode="apply", **config["law"])]
+    if method == "l2rw":
+        return [L2RWCallback(**options)]
+    if method == "meta_weight_net":
+        return [MetaWeightNetCallback(**options)]
+    if method == "co_teaching":
+        return [CoTeachingCallback(**{"peer": make_peer and make_peer(), **options})]
+    of_callback = {name: options.pop(name) for name in ("num_stages", "warmup_stages") if name in options}
+    return [WeightingCallback(_WEIGHTINGS[method](**options), **of_callback)]

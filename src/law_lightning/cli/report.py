@@ -1,31 +1,36 @@
-"""``law-report``: figures and one page of runs that are there."""
+"""``law-report``: figures and one page of finished runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from law_lightning.cli.app import launch
+from omegaconf import DictConfig, ListConfig
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-
-def main() -> None:
-    """Entry point of ``law-report``."""
-    launch(report, "law_report")
+from law_lightning.cli.app import command
+from law_lightning.report.page import write_page
+from law_lightning.report.runs import find_runs
+from law_lightning.report.stage_figures import draw_loss_gap, draw_theta, draw_weights
 
 
-def report(config: DictConfig) -> None:
+@command("law_report")
+def main(config: DictConfig) -> None:
     """Draw what the runs recorded, and gather tables and figures on one page."""
-    from law_lightning.report.figure3 import draw_loss_gap
-    from law_lightning.report.figure4 import draw_weights
-    from law_lightning.report.page import write_page
-    from law_lightning.report.runs import find_runs
-    from law_lightning.report.theta_figure import draw_theta
+    folders, rare, out = _listed(config.runs), _listed(config.rare), Path(str(config.out))
+    if not folders:
+        raise ValueError(
+            "runs names no folder: name a run folder, a folder that contains some, or a list such as runs=[a,b]."
+        )
+    for index in rare:
+        if type(index) is not int:
+            raise ValueError(f"rare holds {index!r}, but classes are whole numbers from 0 on, as in rare=[0,1].")
+    if config.out is None or (out.exists() and not out.is_dir()):
+        raise ValueError(
+            f"out={config.out} is not a folder: name an existing one, or one to create, such as out=report."
+        )
 
-    out = _output(config.out)
-    runs = find_runs(_folders(config.runs), _classes(config.rare))
+    # Hydra reads a folder called 2026 as a number.
+    runs = find_runs([Path(str(folder)) for folder in folders], None if config.rare is None else rare)
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
         "Loss gap (Figure 3)": draw_loss_gap(runs, out / "figure3.png"),
@@ -41,30 +46,7 @@ def report(config: DictConfig) -> None:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A list of the config, or one value as a list of its own."""
-    from omegaconf import ListConfig
-
+    """A list of the config, or one value as a list of its own; None as an empty list."""
+    if value is None:
+        return []
     return list(value) if isinstance(value, ListConfig) else [value]
-
-
-def _folders(runs: Any) -> list[Path]:
-    given = _listed(runs)
-    if not given or None in given:
-        raise ValueError("runs names no folder: give a run folder, one that holds some, or a list such as runs=[a,b].")
-    return [Path(str(path)) for path in given]  # Hydra reads a folder called 2026 as a number
-
-
-def _classes(rare: Any) -> list[int] | None:
-    if rare is None:
-        return None
-    wrong = [index for index in _listed(rare) if type(index) is not int]
-    if wrong:
-        raise ValueError(f"rare holds {wrong[0]!r}, but classes are whole numbers from 0 on, as in rare=[0,1].")
-    return _listed(rare)
-
-
-def _output(out: Any) -> Path:
-    path = Path(str(out))
-    if out is None or (path.exists() and not path.is_dir()):
-        raise ValueError(f"out={out} is no folder: name one that is there, or is to be made, such as out=report.")
-    return path

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
-from law_lightning.cli.app import launch, output_folder
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import seed_everything
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from law_lightning.cli.app import command
+from law_lightning.cli.build import factories, open_logger, plain, trainer_options
+from law_lightning.cli.folder import claim, output_folder, save_corruption
+from law_lightning.report.search_figure import draw_search
+from law_lightning.search.workers import launched_outside
 
-#: Settings that may change when a search goes on in its folder.
+#: Settings that may change when a search is resumed in its folder.
 _FREE = ("run_dir", "logger", "search.episodes", "search.progress", "search.workers", "search.cache_dir")
 
 
-def main() -> None:
-    """Entry point of ``law-search``."""
-    launch(search, "law_search")
-
-
-def search(config: DictConfig) -> float:
-    """Search in the run folder, or go on with the search that was begun there.
+@command("law_search")
+def main(config: DictConfig) -> float:
+    """Search in the run folder, or resume the search that was started there.
 
     Returns:
         The best strategy's gain in validation accuracy, so that Hydra's optimising sweepers can use it.
     """
-    from hydra.utils import instantiate
-    from lightning import seed_everything
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-    from law_lightning.cli.build import factories, plain, trainer_options
-    from law_lightning.cli.folder import claim, require_fixed_folder, save_corruption
-    from law_lightning.cli.loggers import open_logger
-    from law_lightning.report.search_figure import draw_search
-    from law_lightning.search.workers import launched_outside
-
     folder = output_folder()
     first = getattr(rank_zero_only, "rank", 0) == 0  # torchrun and SLURM start this program once a worker
-    if launched_outside():
-        require_fixed_folder()
+    if launched_outside():  # the default folder is named after the time, which each process reads for itself
+        fixed = ("run_dir=", "experiment=table", "experiment=figure")
+        if not any(override.startswith(fixed) for override in HydraConfig.get().overrides.task):
+            raise ValueError("Under torchrun and SLURM the workers must share one folder: add run_dir=PATH.")
     seed_everything(config.seed, workers=True, verbose=False)
     make_module, make_data, data = factories(config)
     agent = instantiate(config.agent, _convert_="all")
@@ -53,12 +47,11 @@ def search(config: DictConfig) -> float:
             make_module, make_data
         )
 
-    if not first:
-        return float(result.best_gain)
-    figure = draw_search(result.history, folder / "search.png")
-    print(f"Best strategy: {100 * result.best_gain:+.2f} points of validation accuracy over plain training")
-    print(f"  strategy  {folder / 'strategy.pt'}")
-    print(f"  replay    {folder / 'replay.pt'}")
-    print(f"  metrics   {folder / 'metrics.csv'}")
-    print(f"  figure    {figure}")
+    if first:
+        figure = draw_search(result.history, folder / "search.png")
+        print(f"Best strategy: {100 * result.best_gain:+.2f} points of validation accuracy over plain training")
+        print(f"  strategy  {folder / 'strategy.pt'}")
+        print(f"  replay    {folder / 'replay.pt'}")
+        print(f"  metrics   {folder / 'metrics.csv'}")
+        print(f"  figure    {figure}")
     return float(result.best_gain)

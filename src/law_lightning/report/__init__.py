@@ -1,1 +1,1 @@
-"""From records to numbers, tables and figures. Needs the extra ``law-lightning[cli]``."""
+"""From the records of runs to numbers, tables and figures. Needs the extra ``law-lightning[cli]``."""

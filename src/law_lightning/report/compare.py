@@ -1,9 +1,9 @@
-"""Statistics of a comparison: means, deviations, and paired differences with their interval."""
+"""A comparison of methods: means, deviations, paired differences with their interval, and the table of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy import stats
 from law_lightning.report.records import Outcome
 
 Epoch = Literal["last", "best"]
+_EPOCHS: dict[Epoch, str] = {"last": "last", "best": "best by validation"}
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,22 @@ class Summary:
     Attributes:
         method: Name of the method.
         epoch: Which epoch is judged: the last, or the best by validation accuracy.
-        count: Number of seeds n.
+        seeds: Number of seeds n.
         mean: Mean test accuracy over the seeds, in [0, 1].
         sd: Sample standard deviation over the seeds (divisor n - 1).
-        difference: Accuracy gained over the baseline on the same seeds; None for the baseline itself.
+        difference: Mean accuracy gained over the baseline on the same seeds; None for the baseline itself.
+        low: Lower end of the interval of that.
+        high: Its upper end.
     """
 
     method: str
     epoch: Epoch
-    count: int
+    seeds: int
     mean: float
     sd: float
-    difference: Difference | None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def paired_difference(values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Difference:
@@ -57,6 +62,9 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float], confid
         baseline: The other number of each pair [n], in the same order.
         confidence: Coverage c of the interval, in (0, 1).
 
+    Raises:
+        ValueError: The lists differ in length, or have fewer than two numbers.
+
     Example:
         >>> paired_difference([3.0, 5.0], [2.0, 2.0]).mean
         2.0
@@ -65,8 +73,6 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float], confid
         raise ValueError(
             f"Paired differences need two lists of one length >= 2, got {len(values)} and {len(baseline)}."
         )
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence is {confidence}, but it must lie in (0, 1); 0.95 is usual.")
     differences = np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     mean = float(differences.mean())
     if np.ptp(differences) == 0.0:  # equal differences: the interval is a point, which scipy calls undefined
@@ -75,46 +81,67 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float], confid
     return Difference(mean, float(interval.low), float(interval.high))
 
 
-def judged_epochs(outcomes: Sequence[Outcome]) -> tuple[Epoch, ...]:
-    """The epochs that all outcomes know: the last, and the best by validation where there was validation data."""
-    return ("last",) if any(outcome.acc_best is None for outcome in outcomes) else ("last", "best")
+def accuracies(outcomes: Sequence[Outcome]) -> dict[Epoch, dict[str, list[float]]]:
+    """Test accuracies of each method over the seeds (ascending), for the last epoch and the best by validation.
+
+    Without validation data there is no best epoch.
+
+    Args:
+        outcomes: One outcome per method and seed; every method on the same seeds.
+    """
+    methods = dict.fromkeys(outcome.method for outcome in outcomes)
+    ordered = sorted(outcomes, key=lambda outcome: outcome.seed)
+    of_method = {method: [outcome for outcome in ordered if outcome.method == method] for method in methods}
+    found: dict[Epoch, dict[str, list[float]]] = {
+        "last": {method: [outcome.acc_last for outcome in runs] for method, runs in of_method.items()}
+    }
+    best = {method: [o.acc_best for o in runs if o.acc_best is not None] for method, runs in of_method.items()}
+    return found | ({"best": best} if sum(map(len, best.values())) == len(outcomes) else {})
 
 
 def summarise(outcomes: Sequence[Outcome], baseline: str = "base", confidence: float = 0.95) -> list[Summary]:
-    """Summarise a comparison: a line per method and epoch, methods in order of appearance.
-
-    Without validation data nobody can tell the best epoch, and there are lines for the last one only.
+    """Summarise a comparison: a line per epoch and method, methods in order of appearance.
 
     Args:
         outcomes: One outcome per method and seed; every method on the same seeds, at least two.
         baseline: The method that differences are taken to. Without it among the methods, there are none.
         confidence: Coverage of the intervals.
-
-    Raises:
-        ValueError: If methods differ in their seeds, or there are fewer than two.
     """
-    methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
-    seeds = sorted({outcome.seed for outcome in outcomes})
-    table = {(outcome.method, outcome.seed): outcome for outcome in outcomes}
-    missing = [(method, seed) for method in methods for seed in seeds if (method, seed) not in table]
-    if missing:
-        raise ValueError(f"A comparison needs every method on every seed; missing are {missing}.")
-    if len(seeds) < 2:
-        raise ValueError(f"A comparison needs at least 2 seeds, got {len(seeds)}.")
-
     summaries = []
-    for epoch in judged_epochs(outcomes):
-        columns = {method: [getattr(table[method, seed], f"acc_{epoch}") for seed in seeds] for method in methods}
+    for epoch, columns in accuracies(outcomes).items():
         for method, values in columns.items():
-            paired = method != baseline and baseline in columns
-            summaries.append(
-                Summary(
-                    method=method,
-                    epoch=epoch,
-                    count=len(seeds),
-                    mean=float(np.mean(values)),
-                    sd=float(np.std(values, ddof=1)),
-                    difference=paired_difference(values, columns[baseline], confidence) if paired else None,
-                )
-            )
+            paired = baseline in columns and method != baseline
+            difference = astuple(paired_difference(values, columns[baseline], confidence)) if paired else ()
+            mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
+            summaries.append(Summary(method, epoch, len(values), mean, sd, *difference))
     return summaries
+
+
+def summary_table(summaries: Sequence[Summary], baseline: str = "base", confidence: float = 0.95) -> str:
+    """Test accuracies in percent and differences in points, as a text table."""
+    rows = [["method", "epoch", "seeds", "mean %", "sd", f"minus {baseline}", f"{100 * confidence:g}% interval"]]
+    for each in summaries:
+        gain = [f"{100 * end:+.2f}" for end in (each.difference, each.low, each.high) if end is not None]
+        rows.append(
+            [each.method, _EPOCHS[each.epoch], str(each.seeds), f"{100 * each.mean:.2f}", f"{100 * each.sd:.2f}"]
+            + ([gain[0], f"[{gain[1]}, {gain[2]}]"] if gain else ["", ""])
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    line = "  ".join(f"{{:{'<' if position < 2 else '>'}{width}}}" for position, width in enumerate(widths))
+    lines = [line.format(*row).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def needs_line(needs: Mapping[str, str]) -> str:
+    """What methods need beside the training data; empty if none needs anything.
+
+    Example:
+        >>> needs_line({"base": "", "l2rw": "clean data", "law": "clean data"})
+        'Needed beside the training data: clean data (l2rw, law).'
+    """
+    parts = [
+        f"{what} ({', '.join(method for method, each in needs.items() if each == what)})"
+        for what in dict.fromkeys(needs.values())
+        if what
+    ]
+    return f"Needed beside the training data: {'; '.join(parts)}." if parts else ""

@@ -1,20 +1,22 @@
-"""One page of all runs, in a single file: no script, no address of anything else."""
+"""One page of all runs, in a single file: no script, and no link to another file."""
 
 from __future__ import annotations
 
 import base64
 import csv
-import html
 import inspect
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from law_lightning.agent.strategy import StrategyAgent
 from law_lightning.report.runs import Run
 
-_KINDS = {"compare": "Comparisons", "search": "Searches", "train": "Trainings with a strategy"}
-_STYLE = """
+_HEADINGS = {"compare": "Comparisons", "search": "Searches", "train": "Trainings with a strategy"}
+_HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>law-lightning: report</title><style>
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; }
@@ -23,7 +25,9 @@ img { max-width: 100%; height: auto; background: white; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; }
 dt { opacity: 0.75; }
 dd { margin: 0; overflow-wrap: anywhere; }
-"""
+</style></head>
+<body>
+<h1>law-lightning: report</h1>"""
 
 
 def write_page(runs: Sequence[Run], figures: Mapping[str, Path], path: Path) -> Path:
@@ -34,61 +38,44 @@ def write_page(runs: Sequence[Run], figures: Mapping[str, Path], path: Path) -> 
         figures: Figures of all trainings together, by their caption.
         path: The HTML file to write.
     """
-    body = ["<h1>law-lightning: report</h1>"]
-    for kind, heading in _KINDS.items():
-        members = [run for run in runs if run.kind == kind]
-        if members:
-            body.append(f"<h2>{heading}</h2>")
-            body += [_section(run) for run in members]
+    parts = [_HEAD]
+    for kind, heading in _HEADINGS.items():
+        sections = [_section(run) for run in runs if run.kind == kind]
+        parts += [f"<h2>{heading}</h2>", *sections] if sections else []
     if figures:
-        body.append("<h2>From stage to stage</h2>")
-        body += [f"<h3>{html.escape(caption)}</h3>{_image(figure, caption)}" for caption, figure in figures.items()]
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>law-lightning: report</title><style>{_STYLE}</style>"
-    )
-    text = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
-    path.write_text(text, encoding="utf-8")
+        parts.append("<h2>From stage to stage</h2>")
+        parts += [f"<h3>{escape(caption)}</h3>{_image(figure, caption)}" for caption, figure in figures.items()]
+    path.write_text("\n".join([*parts, "</body></html>\n"]), encoding="utf-8")
     return path
 
 
 def _section(run: Run) -> str:
-    parts = [f"<h3>{html.escape(run.title or run.folder.name)}</h3>", _facts(run)]
-    summary = run.folder / "summary.txt"
+    facts = "".join(
+        f"<dt>{name}</dt><dd>{escape(str(fact))}</dd>" for name, fact in _facts(run).items() if fact is not None
+    )
+    section = f"<section><h3>{escape(run.title or run.folder.name)}</h3><dl>{facts}</dl>"
     if run.kind == "compare":
-        parts.append(f"<pre>{html.escape(summary.read_text(encoding='utf-8'))}</pre>")
-    picture = run.folder / {"compare": "compare.png", "search": "search.png"}.get(run.kind, "none")
-    if picture.is_file():
-        parts.append(_image(picture, f"{run.kind}: {run.title}"))
-    return f"<section>{''.join(parts)}</section>"
+        section += f"<pre>{escape((run.folder / 'summary.txt').read_text(encoding='utf-8'))}</pre>"
+    picture = run.folder / f"{run.kind}.png"
+    return section + (_image(picture, f"{run.kind}: {run.title}") if picture.is_file() else "") + "</section>"
 
 
-def _facts(run: Run) -> str:
+def _facts(run: Run) -> dict[str, Any]:
     seed, count = run.config.get("first_seed", run.config.get("seed")), run.config.get("seeds")
     facts = {
         "folder": run.folder,
         "date": run.date,
         "seed" if count is None else "seeds": seed if count is None else f"{seed} to {seed + count - 1}",
-        "epochs": _group(run, "trainer").get("max_epochs"),
+        "epochs": run.group("trainer").get("max_epochs"),
         "strategy": run.config.get("strategy"),
     }
     if run.kind == "search":
-        facts |= {
-            "episodes": _group(run, "search").get("episodes"),
-            "agent": _agent(_group(run, "agent")),
-            "best gain": _best_gain(run.folder / "metrics.csv"),
-        }
+        facts["episodes"] = run.group("search").get("episodes")
+        facts["agent"] = _agent(run.group("agent"))
+        facts["best gain"] = _best_gain(run.folder / "metrics.csv")
     if run.kind == "train" and run.history:
         facts["training accuracy at the end"] = f"{100 * run.history[-1]['accuracy']:.2f} %"
-    rows = "".join(
-        f"<dt>{name}</dt><dd>{html.escape(str(fact))}</dd>" for name, fact in facts.items() if fact is not None
-    )
-    return f"<dl>{rows}</dl>"
-
-
-def _group(run: Run, name: str) -> dict[str, Any]:
-    group = run.config.get(name)
-    return group if isinstance(group, dict) else {}
+    return facts
 
 
 def _agent(agent: Mapping[str, Any]) -> str:
@@ -110,7 +97,9 @@ def _best_gain(metrics: Path) -> str:
             rows = list(csv.DictReader(file))
         gains = [(float(row["gain"]), int(row["episode"]) + 1) for row in rows if row.get("gain")]
     except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{metrics} is not a search's table of episodes: search again, or leave it out.") from error
+        raise ValueError(
+            f"{metrics} is not a search's table of episodes: search again, or leave its folder out."
+        ) from error
     if not gains:
         return "not evaluated"
     gain, episode = max(gains, key=lambda each: each[0])  # the first of equals, as the search keeps it
@@ -119,4 +108,4 @@ def _best_gain(metrics: Path) -> str:
 
 def _image(path: Path, caption: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<p><img src="data:image/png;base64,{data}" alt="{html.escape(caption, quote=True)}"></p>'
+    return f'<p><img src="data:image/png;base64,{data}" alt="{escape(caption)}"></p>'

@@ -1,17 +1,36 @@
-"""Outcomes of trainings, and their CSV file."""
+"""The CSV files that the commands write, and read again: outcomes of trainings, stages of a training."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from law_lightning.utilities.files import write_whole
+
+_NUMBER = (int, float)
+#: What the figures and the page read from a stage; only what may be None may be missing.
+_STAGE: dict[str, tuple[type, ...]] = {
+    "stage": _NUMBER,
+    "accuracy": _NUMBER,
+    "weight_mean": _NUMBER,
+    "weight_per_class": (list,),
+    "theta": (list, NoneType),
+    "loss_gap": (*_NUMBER, NoneType),
+    "weighted_loss_gap": (*_NUMBER, NoneType),
+    "weight_clean": (*_NUMBER, NoneType),
+    "weight_wrong": (*_NUMBER, NoneType),
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training of a comparison ended with.
+    """The result of one training of a comparison.
 
     Attributes:
         method: Name of the method.
@@ -29,21 +48,27 @@ class Outcome:
     best_epoch: int | None
 
 
-def write_outcomes(outcomes: Iterable[Outcome], path: Path) -> None:
-    """Write one row per outcome; the file is replaced in one step, so a kill leaves no half of it."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Outcome)])
-        writer.writeheader()
-        writer.writerows(asdict(outcome) for outcome in outcomes)
-    partial.replace(path)
+def write_rows(rows: Iterable[Mapping[str, object]], path: Path) -> None:
+    """Write a CSV table whose columns are the keys of all rows, in order of appearance.
+
+    None becomes an empty cell, a list its JSON. The file is replaced in one step: an interruption leaves the
+    previous one as it was.
+    """
+    cells = [
+        {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows
+    ]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in cells for key in row)))
+    writer.writeheader()
+    writer.writerows(cells)
+    write_whole(path, text.getvalue().encode())
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
-    """Read the rows that :func:`write_outcomes` wrote.
+    """Read the outcomes that ``law-compare`` wrote.
 
     Raises:
-        ValueError: If the file is not such a table.
+        ValueError: The file is not such a table.
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -62,13 +87,50 @@ def read_outcomes(path: Path) -> list[Outcome]:
         raise ValueError(f"{path} is not a table of outcomes. Delete it, or choose another folder.") from error
 
 
-def write_rows(rows: Iterable[dict[str, object]], path: Path) -> None:
-    """Write dictionaries as a CSV table whose columns are all their keys, in order of appearance; lists as JSON."""
-    rows = [
-        {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows
-    ]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Read the stages that ``law-train`` wrote: numbers, lists of numbers, and None for an empty cell.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not such a table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if not rows:
+            raise ValueError("it has no rows")
+        return [_stage(row, f"row {number}") for number, row in enumerate(rows, start=1)]
+    except (csv.Error, ValueError) as error:
+        finding = "it is not a CSV table" if isinstance(error, (csv.Error, UnicodeDecodeError)) else error
+        raise ValueError(
+            f"{path} is not a history of stages, or it is damaged: {finding}. Train again with law-train, or leave "
+            "the folder out."
+        ) from error
+
+
+def _stage(row: dict[str, str], place: str) -> dict[str, Any]:
+    # DictReader puts surplus cells under the key None, and None into missing cells.
+    if None in row or None in row.values():
+        raise ValueError(f"{place} has more or fewer cells than the heading")
+    try:
+        record = {name: _value(cell) for name, cell in row.items()}
+    except ValueError as error:
+        raise ValueError(f"{place} holds what is neither a number nor a list of numbers") from error
+    for name, kinds in _STAGE.items():
+        if not isinstance(record.get(name), kinds):
+            raise ValueError(f"{place} has no valid {name}")
+    return record
+
+
+def _value(cell: str) -> Any:
+    if cell in ("", "None"):
+        return None
+    if cell.startswith("["):
+        entries = json.loads(cell)
+        if not all(isinstance(entry, (*_NUMBER, NoneType)) for entry in entries):
+            raise ValueError(cell)
+        return entries
+    try:
+        return int(cell)
+    except ValueError:
+        return float(cell)

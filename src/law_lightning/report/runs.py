@@ -7,18 +7,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from omegaconf import OmegaConf
 
 from law_lightning.data.corruption import CorruptionRecord
-from law_lightning.report.history import read_history
+from law_lightning.report.records import read_history
 
 Kind = Literal["compare", "search", "train"]
-_OF_EACH_RUN = ("seed", "run_dir", "logger")
-#: The file that tells which command wrote a folder; the first that is there decides.
+#: Settings that differ between the runs of one experiment.
+_OF_EACH_RUN = ("seed", "run_dir", "command", "logger")
+#: The file that shows which command wrote a folder; the first that is there decides.
 _MARKS: dict[Kind, str] = {"compare": "summary.txt", "search": "search.png", "train": "history.csv"}
+#: Options that a title names.
+_TITLE_OPTIONS = (
+    *("name", "rate", "classes", "share", "imbalance", "train_size"),
+    *("channels", "hidden", "depth", "width"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,17 +45,21 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     rare: tuple[int, ...] = ()
 
+    def group(self, name: str) -> dict[str, Any]:
+        """A group of the configuration; empty where it has none of that name."""
+        group = self.config.get(name)
+        return group if isinstance(group, dict) else {}
+
     @property
     def title(self) -> str:
         """Data, corruption and network in a few words."""
-        model = self.config.get("model")
-        network = model.get("network") if isinstance(model, dict) else None
-        parts = [self.config.get("data"), self.config.get("corruption"), network]
-        return ", ".join(_in_words(part) for part in parts if isinstance(part, dict))
+        network = self.group("model").get("network")
+        parts = [self.group("data"), self.group("corruption"), network if isinstance(network, dict) else {}]
+        return ", ".join(_in_words(part) for part in parts if part)
 
     @property
     def settings(self) -> str:
-        """All settings but those that tell the runs of one experiment apart: seed, folder and logger."""
+        """All settings but those that differ between the runs of one experiment."""
         return json.dumps({key: self.config[key] for key in sorted(self.config) if key not in _OF_EACH_RUN})
 
     @property
@@ -67,51 +77,51 @@ def find_runs(paths: Iterable[Path], rare: Sequence[int] | None = None) -> list[
 
     Raises:
         FileNotFoundError: A folder does not exist.
-        ValueError: Nothing below one is a finished run, or a rare class is none of the data's.
+        ValueError: Nothing below one is a finished run, a file is damaged, or a rare class is not in the data.
     """
     runs: dict[Path, Run] = {}
     for path in paths:
         if not path.is_dir():
             raise FileNotFoundError(f"There is no run folder {path.absolute()}: check runs=.")
-        found = [folder for folder in sorted({path, *(p.parent for p in path.rglob("config.yaml"))}) if _kind(folder)]
+        found = [run for file in sorted(path.rglob("config.yaml")) if (run := _read(file.parent, rare))]
         if not found:
             raise ValueError(
-                f"Nothing in {path.absolute()} can be reported: expected are folders that law-search, law-train (with "
-                "a strategy) or law-compare have finished."
+                f"Nothing in {path.absolute()} can be reported: it contains no finished run of law-search, "
+                "law-compare, or law-train with a strategy."
             )
-        runs |= {folder.resolve(): _read(folder, rare) for folder in found}
+        runs |= {run.folder.resolve(): run for run in found}
     return sorted(runs.values(), key=lambda run: (list(_MARKS).index(run.kind), str(run.folder)))
 
 
-def _kind(folder: Path) -> Kind | None:
-    if not (folder / "config.yaml").is_file():
+def _read(folder: Path, rare: Sequence[int] | None) -> Run | None:
+    kind = next((kind for kind, mark in _MARKS.items() if (folder / mark).is_file()), None)
+    if kind is None:
         return None
-    return next((kind for kind, mark in _MARKS.items() if (folder / mark).is_file()), None)
-
-
-def _read(folder: Path, rare: Sequence[int] | None) -> Run:
-    kind = _kind(folder)
-    assert kind is not None
     config = _read_config(folder / "config.yaml")
-    history = read_history(folder / "history.csv") if kind == "train" else []
-    classes = max((len(record["weight_per_class"]) for record in history), default=0)
-    wrong = [index for index in rare or () if history and not 0 <= index < classes]
-    if wrong:
-        raise ValueError(f"rare names class {wrong[0]}, but {folder} has the {classes} classes 0 to {classes - 1}.")
-    record = folder / "corruption.pt"
+    if kind != "train":
+        return Run(folder, kind, config)
+    history = read_history(folder / "history.csv")
     if rare is None:
-        rare = rare_classes(CorruptionRecord.load(record)) if kind == "train" and record.is_file() else ()
+        record = folder / "corruption.pt"
+        rare = rare_classes(CorruptionRecord.load(record)) if record.is_file() else ()
+    else:
+        classes = max(len(record["weight_per_class"]) for record in history)
+        for index in rare:
+            if not 0 <= index < classes:
+                raise ValueError(
+                    f"rare names class {index}, but {folder} has the {classes} classes 0 to {classes - 1}."
+                )
     return Run(folder, kind, config, history, tuple(sorted(rare)))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(path))
+        config = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(config, dict):
+            raise ValueError("It is no mapping.")
     except Exception as error:  # damaged text can fail in any way inside a parser
         raise ValueError(f"{path} cannot be read as a configuration: it is damaged. Leave its folder out.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no configuration of a run. Leave its folder out.")
-    return config
+    return cast("dict[str, Any]", config)
 
 
 def rare_classes(record: CorruptionRecord) -> list[int]:
@@ -122,7 +132,6 @@ def rare_classes(record: CorruptionRecord) -> list[int]:
 
 def _in_words(part: dict[str, Any]) -> str:
     name = str(part.get("_target_", "")).rsplit(".", 1)[-1]
-    shown = ("name", "rate", "classes", "share", "imbalance", "train_size", "channels", "hidden", "depth", "width")
-    options = [f"{key} {part[key]}" for key in shown if part.get(key) not in (None, 0, "auto")]
+    options = [f"{key} {part[key]}" for key in _TITLE_OPTIONS if part.get(key) not in (None, 0, "auto")]
     inner = [_in_words(each) for each in part.get("corruptions", ())]
     return f"{name} ({', '.join([*options, *inner])})" if options or inner else name

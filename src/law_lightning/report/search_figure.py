@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from law_lightning.report.style import BASE_COLOUR, COLOURS, new_figure, save, tidy
@@ -26,8 +25,27 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """
     figure = new_figure(7.2, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    _draw_returns(upper, history)
-    _draw_gains(lower, history)
+
+    episodes, returns = _column(history, "return")
+    upper.scatter(episodes, returns, s=16, color=BASE_COLOUR, alpha=0.7, linewidths=0, label="one episode")
+    if len(returns) >= 3:
+        means = [np.mean(returns[max(0, end - _WINDOW) : end]) for end in range(1, len(returns) + 1)]
+        upper.plot(episodes, means, color=COLOURS[0], linewidth=2, label=f"mean of the last {_WINDOW}")
+        upper.legend(frameon=False, fontsize=9, loc="best")
+    upper.set_ylabel("Return (sum of rewards)")
+    upper.set_title("With exploration", fontsize=11, loc="left")
+
+    episodes, gains = _column(history, "gain")
+    lower.plot(episodes, [100 * gain for gain in gains], color=COLOURS[1], marker="o", linewidth=2, zorder=2)
+    if gains:
+        best = int(np.argmax(gains))
+        place = (episodes[best], 100 * gains[best])
+        style = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        lower.annotate(f"best: {100 * gains[best]:+.1f}", place, **style)
+        lower.margins(x=0.07, y=0.25)
+    lower.set_ylabel("Accuracy gained (points)")
+    lower.set_title("Greedy strategy against plain training, validation", fontsize=11, loc="left")
+
     lower.set_xlabel("Episode")
     lower.set_xlim(left=0)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -37,34 +55,7 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     return save(figure, path)
 
 
-def _draw_returns(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    records = [record for record in history if record.get("return") is not None]
-    episodes = [record["episode"] + 1 for record in records]
-    returns = np.asarray([record["return"] for record in records], dtype=np.float64)
-    axes.scatter(episodes, returns, s=16, color=BASE_COLOUR, alpha=0.7, linewidths=0, label="one episode")
-    if len(returns) >= 3:
-        means = [returns[max(0, end - _WINDOW) : end].mean() for end in range(1, len(returns) + 1)]
-        axes.plot(episodes, means, color=COLOURS[0], linewidth=2, label=f"mean of the last {_WINDOW}")
-        axes.legend(frameon=False, fontsize=9, loc="best")
-    axes.set_ylabel("Return (sum of rewards)")
-    axes.set_title("While exploring", fontsize=11, loc="left")
-
-
-def _draw_gains(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    records = [record for record in history if record.get("gain") is not None]
-    episodes = [record["episode"] + 1 for record in records]
-    gains = [100 * float(record["gain"]) for record in records]
-    axes.plot(episodes, gains, color=COLOURS[1], marker="o", linewidth=2, zorder=2)
-    if gains:
-        best = int(np.argmax(gains))
-        axes.annotate(
-            f"best: {gains[best]:+.1f}",
-            (episodes[best], gains[best]),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-        )
-        axes.margins(x=0.07, y=0.25)
-    axes.set_ylabel("Accuracy gained (points)")
-    axes.set_title("Greedy strategy against plain training, validation", fontsize=11, loc="left")
+def _column(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Numbers of the episodes (from 1) that have a column, and its values."""
+    records = [record for record in history if record.get(name) is not None]
+    return [record["episode"] + 1 for record in records], [float(record[name]) for record in records]
