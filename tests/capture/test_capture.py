@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from law_lightning import Samples
 from law_lightning.capture.loss_capture import LossCapture, explicit_samples
-from law_lightning.capture.losses import check_target, target_error
+from law_lightning.capture.losses import check_target
 
 CLASS_WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
 
