@@ -37,7 +37,7 @@ from law_lightning.weighting.class_balanced import class_balanced_weights
 from law_lightning.weighting.focal import focal_factor
 from law_lightning.weighting.mentornet import predefined_curriculum
 from law_lightning.weighting.self_paced import self_paced_weights
-from law_lightning.weighting.training_labels import labels_of
+from law_lightning.weighting.class_balanced import labels_of
 from zoo import DropoutMLP, assert_identical, fit, loaders, make_data, make_trainer
 
 

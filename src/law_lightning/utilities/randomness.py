@@ -1,4 +1,4 @@
-"""The global random states of Python, NumPy and torch: taken, put back, and written into checkpoints."""
+"""The global random states of Python, NumPy and torch, and random generators apart from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """All global random states, as they are now. CUDA's only if it is in use: asking wakes it up."""
+    """All global random states, as they are now; CUDA's only if it is in use, since asking would initialise it."""
     return {
         "torch": torch.get_rng_state(),
         "torch.cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -41,13 +41,25 @@ def _same_numpy(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     return a[0] == b[0] and a[2:] == b[2:] and np.array_equal(a[1], b[1])
 
 
+@contextmanager
+def replaying(states: dict[str, Any] | None = None) -> Iterator[None]:
+    """Run a block from ``states``, by default the present ones; afterwards they are what they were before it."""
+    before = random_states()
+    if states is not None:
+        set_random_states(states, before)
+    try:
+        yield
+    finally:
+        set_random_states(before)
+
+
 def derived_seed(*seeds: int) -> int:
     """A seed that depends on several together."""
     return int(np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1)[0])
 
 
 class OwnGenerator:
-    """A random generator apart from the global one; unlike ``torch.Generator`` alone it travels to other processes.
+    """A random generator apart from the global one; unlike ``torch.Generator`` alone it can be pickled.
 
     Args:
         seed: where it starts.
@@ -72,16 +84,7 @@ class OwnGenerator:
         self.generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
 
-@contextmanager
-def replaying(states: dict[str, Any] | None = None) -> Iterator[None]:
-    """Run a block from ``states``, by default the present ones; afterwards they are what they were before it."""
-    before = random_states()
-    if states is not None:
-        set_random_states(states, before)
-    try:
-        yield
-    finally:
-        set_random_states(before)
+# -- to be deleted with callbacks/order.py and callbacks/resumable.py, which alone use what follows (and math) ---------
 
 
 def portable_states() -> dict[str, Any]:

@@ -15,12 +15,12 @@ from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.utilities.randomness import OwnGenerator
 from law_lightning.weighting.base import BaseWeighting
 
-#: How finely a mentor sees the course of a training.
+#: The epochs that a mentor tells apart, whatever a training's number of stages: percent of the training.
 EPOCHS = 100
 
 
 class MentorInputs(NamedTuple):
-    """What a mentor knows of samples.
+    """The inputs of a mentor.
 
     Attributes:
         loss: [N].
@@ -117,7 +117,7 @@ class MentorNetwork(nn.Module):
 
 
 class MentorNetWeighting(BaseWeighting):
-    """``WeightingCallback(MentorNetWeighting())``: a mentor looks at losses and says which samples to learn from.
+    """``WeightingCallback(MentorNetWeighting())``: a mentor weights samples by the course of their losses.
 
     The predefined curriculum (PD) is the one that the published network was taught: every sample weighs 1 during the
     burn-in, then the samples up to lambda_1 do, and towards the end those above it weigh less the farther they are.
@@ -187,9 +187,7 @@ class MentorNetWeighting(BaseWeighting):
         loss, done = samples.loss.float(), phase.stage / phase.num_stages
         known = loss.isfinite() if samples.valid is None else loss.isfinite() & samples.valid
         before = self.threshold.to(loss.device)
-        here = loss.where(known, math.nan).nanquantile(
-            self.percentile
-        )  # a tensor: reading it would wait for the device
+        here = loss.where(known, math.nan).nanquantile(self.percentile)
         self.threshold = (self.decay * before + (1 - self.decay) * here).where(known.any(), before)
         difference = loss - self.threshold
         if done < self.burn_in:
@@ -200,13 +198,10 @@ class MentorNetWeighting(BaseWeighting):
             epoch = torch.full_like(samples.target, int(EPOCHS * done))
             inputs = MentorInputs(loss, difference, samples.target, epoch)
             weights = self.mentor.to(loss.device)(inputs).sigmoid().nan_to_num(0)
-        return weights * self._kept(len(loss), self.dropout[done >= self.dropout_until]).to(weights.device)
-
-    def _kept(self, count: int, rate: float) -> Tensor:
-        """1 for the samples that stay, [count]: all but a share of ``rate``, and never none."""
-        kept = torch.zeros(count)
-        kept[torch.randperm(count, generator=self._own.generator)[: max(int(count * (1 - rate)), 1)]] = 1
-        return kept
+        stay = max(int(len(loss) * (1 - self.dropout[done >= self.dropout_until])), 1)
+        kept = torch.zeros(len(loss))
+        kept[torch.randperm(len(loss), generator=self._own.generator)[:stay]] = 1
+        return weights * kept.to(weights.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Moving percentile, random state, and the mentor's parameters."""
