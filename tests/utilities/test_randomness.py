@@ -86,7 +86,7 @@ def test_numpys_state_is_put_back_wherever_it_differs(draws, spare):
 
 
 def test_a_seed_depends_on_all_and_on_their_order():
-    seeds = [(), (0,), (1,), (0, 1), (1, 0), (-1, 2**70)]
+    seeds = [(0, 1), (1, 0), (1, 1), (1, 2), (-1, 1), (1, 2**40)]
     assert len({derived_seed(*each) for each in seeds}) == len(seeds)
     assert derived_seed(3, 4) == derived_seed(3, 4)
 
