@@ -74,7 +74,7 @@ def binary_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLo
 
     Args:
         func: the loss.
-        given: its arguments by name; ``input`` holds one logit for each sample ([B] or [B, 1]) or for each class [B, C].
+        given: its arguments by name; ``input`` holds a logit for each sample ([B] or [B, 1]) or for each class [B, C].
     """
     logits, target = given["input"], given["target"]
     if logits.ndim == 0:
