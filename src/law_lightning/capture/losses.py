@@ -38,8 +38,8 @@ def class_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLos
     soft, weight = target.is_floating_point(), given.get("weight")
     one_label = elements.ndim == 1 and not soft
     valid = None if soft else target != given.get("ignore_index", -100)
-    if one_label and target.device.type == "cpu" and bool(valid.all()):  # other devices would have to be waited for
-        valid = None
+    if valid is not None and elements.ndim == 1 and target.device.type == "cpu" and bool(valid.all()):
+        valid = None  # other devices would have to be waited for
     if soft:
         target = target.argmax(dim=1)
     elif valid is not None:

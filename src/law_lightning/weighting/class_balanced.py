@@ -154,13 +154,11 @@ def labels_of(dataset: Any) -> Tensor | None:
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
     if isinstance(dataset, ConcatDataset):
-        parts = [part for part in map(labels_of, dataset.datasets) if part is not None]
-        return torch.cat(parts) if len(parts) == len(dataset.datasets) else None
-    if isinstance(dataset, TensorDataset):
-        candidates = [dataset.tensors[-1]]
-    else:
-        candidates = [getattr(dataset, name, None) for name in ("targets", "labels", "y")]
-    for values in candidates:
+        parts = [labels_of(part) for part in dataset.datasets]
+        known = [part for part in parts if part is not None]
+        return torch.cat(known) if len(known) == len(parts) else None
+    candidates = [getattr(dataset, name, None) for name in ("targets", "labels", "y")]
+    for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else candidates:
         try:
             labels = torch.as_tensor(values)
         except (TypeError, ValueError, RuntimeError):  # None, strings, or rows of different lengths
