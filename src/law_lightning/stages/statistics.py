@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -25,7 +26,7 @@ class StageStatistics:
 
     def __init__(self) -> None:
         self.num_lost = 0
-        self._batches: list[Tensor] = []  # each [4, B]: loss, accuracy, weight, label (-1 for none)
+        self._batches: list[Sequence[Tensor]] = []  # each loss, accuracy, weight and label (-1 for none), all [B]
         self._gaps: list[Tensor] = []  # scalars
         self._num_classes = 0
         self._sums: dict[str, Tensor] = {}
@@ -34,8 +35,7 @@ class StageStatistics:
         """Add a batch; ``weights`` None stands for ones."""
         weights = torch.ones_like(samples.loss) if weights is None else weights
         label = samples.target if samples.valid is None else samples.target.where(samples.valid, -1)
-        columns = (samples.loss, samples.accuracy, weights, label)
-        self._batches.append(torch.stack([column.float() for column in columns]))
+        self._batches.append((samples.loss.float(), samples.accuracy, weights.float(), label))
         self._num_classes = max(self._num_classes, samples.num_classes)  # heads may differ
         if len(self._batches) >= _BATCHES:
             self._sum_up(samples.loss.device)
@@ -55,13 +55,13 @@ class StageStatistics:
             self._sums["per_class"] = totals.new_zeros(2, 0)  # sum of K, and number of samples
         self._widen(self._num_classes)
         if self._batches:
-            table = torch.cat(self._batches, dim=1)
-            loss, accuracy, weight, label = table[:, table[3] >= 0].to(exact)
+            columns = [torch.cat(list(column)).to(exact) for column in zip(*self._batches, strict=True)]
+            loss, accuracy, weight, label = torch.stack(columns)[:, columns[3] >= 0]
             finite, one = loss.isfinite(), torch.ones_like(loss)
             loss = loss.where(finite, 0.0)
             weighted = (weight * loss).where(finite, 0.0)
-            columns = (finite, loss, weighted, one, accuracy, weight, weight.square())
-            self._sums["totals"] += torch.stack([column.to(exact).sum() for column in columns])
+            terms = (finite, loss, weighted, one, accuracy, weight, weight.square())
+            self._sums["totals"] += torch.stack([term.to(exact).sum() for term in terms])
             self._sums["per_class"].index_add_(1, label.long(), torch.stack([weight, one]))
             both = torch.stack([weight, -weight])
             self._sums["extremes"] = torch.cat([self._sums["extremes"].unsqueeze(1), both], dim=1).amax(dim=1)
@@ -109,7 +109,7 @@ class StageStatistics:
         """The sums so far, and as it is what is still to be summed: summing earlier would round otherwise."""
         return {
             "sums": {name: value.to("cpu", copy=True) for name, value in self._sums.items()},
-            "batches": [table.cpu() for table in self._batches],
+            "batches": [torch.stack([column.float().cpu() for column in batch]) for batch in self._batches],
             "gaps": [gap.cpu() for gap in self._gaps],
             "num_classes": self._num_classes,
         }
@@ -132,6 +132,6 @@ class StageStatistics:
         if any(gap.shape != () for gap in state["gaps"]):
             raise ValueError("its loss gaps are not numbers")
         self._sums = {name: value.to(device, copy=True) for name, value in sums.items()}
-        self._batches = [table.to(device) for table in state["batches"]]
+        self._batches = [table.to(device).unbind() for table in state["batches"]]
         self._gaps = [gap.to(device) for gap in state["gaps"]]
         self._num_classes = classes

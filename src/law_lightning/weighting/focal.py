@@ -20,8 +20,8 @@ def focal_factor(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
     .. math:: (1 - p_t)^\gamma
 
-    where :math:`p_t` is the probability that the network gives to the label: the larger :math:`\gamma \ge 0`, the less
-    count samples of which the network is sure.
+    where :math:`p_t` is the probability that the network gives to the label. The larger :math:`\gamma \ge 0`, the
+    smaller the factor of samples that the network classifies with confidence.
 
     Args:
         logits: scores, [B, C].

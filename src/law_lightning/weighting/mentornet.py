@@ -56,13 +56,13 @@ def predefined_curriculum(difference: Tensor, softness: float) -> Tensor:
 
 
 class MentorNetwork(nn.Module):
-    """The mentor of the data-driven curriculum (Figure 2 of the paper): from what it knows of a sample to a weight.
+    """The mentor of the data-driven curriculum (Figure 2 of the paper), which maps its inputs to a weight.
 
     A bidirectional LSTM reads loss and difference; with embeddings of label and epoch its states go through a layer of
     20 units with tanh to a weight in (0, 1). The embedding of the epoch is random and stays so, as published.
 
     Args:
-        num_labels: classes that the mentor tells apart; with 1 it sees none, as the published models.
+        num_labels: classes that the mentor distinguishes; 1 ignores the label, as the published models do.
     """
 
     def __init__(self, num_labels: int = 1) -> None:
@@ -83,17 +83,16 @@ class MentorNetwork(nn.Module):
         epoch = self.epoch(inputs.epoch.clamp(0, EPOCHS - 1))
         with torch.autocast(course.device.type, enabled=False):
             _, (states, _) = self.course(course)
-            known = torch.cat([label, epoch, states.transpose(0, 1).flatten(1)], dim=1)
-            logits: Tensor = self.out(torch.tanh(self.hidden(known)))
+            features = torch.cat([label, epoch, states.transpose(0, 1).flatten(1)], dim=1)
+            logits: Tensor = self.out(torch.tanh(self.hidden(features)))
         return logits.squeeze(1)
 
     def learn(self, inputs: MentorInputs, wanted: Tensor, steps: int = 2000, lr: float = 0.01, seed: int = 0) -> float:
-        """Learn a curriculum: the cross-entropy to the weights that were wanted, in batches of 256.
+        """Learn a curriculum: minimise the cross-entropy to given weights, in batches of 256.
 
         Args:
             inputs: of N samples seen in earlier trainings.
-            wanted: the weights that would have been right, [N] in [0, 1]: for a data-driven curriculum, whether the
-                label was.
+            wanted: the weights to learn, [N] in [0, 1]: for a data-driven curriculum, whether the label was right.
             steps: of Adam.
             lr: its rate.
             seed: of the batches.

@@ -75,7 +75,7 @@ class SelfPacedWeighting(BaseWeighting):
         if self._first is None:
             loss = samples.loss if samples.valid is None else samples.loss[samples.valid]
             age = float(loss[loss.isfinite()].float().median()) if self.age == "auto" else float(self.age)
-            if not age > 0:  # every loss is 0 or none is finite: no age can be read from this batch
+            if not age > 0:  # every loss is 0 or none is finite: this batch gives no age
                 return self_paced_weights(samples.loss, math.inf, self.kind)
             self._first = (phase.stage, age)
         stage, age = self._first
