@@ -80,7 +80,6 @@ def test_the_accuracy_over_samples_with_a_label(kind, target, keep):
     ("kind", "target", "error", "message"),
     [
         (Forward, Y + 3, ValueError, "Labels out of range"),
-        (Dict, Y + 4, ValueError, "Labels out of range"),
         (Ignoring, torch.full_like(Y, 3), MisconfigurationException, "hold no samples with a label"),
     ],
 )
