@@ -4,6 +4,7 @@ import random
 import sys
 from collections import defaultdict
 
+import hypothesis
 import pytest
 import torch
 
@@ -29,6 +30,9 @@ TOGETHER = {
     "test_a_worker_that_dies": "two workers",
     "test_torchrun_starts_the_workers": "two workers",
 }
+
+hypothesis.settings.register_profile("law", deadline=None)  # no test depends on how busy the machine is
+hypothesis.settings.load_profile("law")
 
 
 @pytest.hookimpl(optionalhook=True)

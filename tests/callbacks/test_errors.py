@@ -179,7 +179,7 @@ class Mute(Base):
 
 
 def test_nothing_tells_the_validation_accuracy():
-    refused(Mute(), "Nothing tells LAW the validation accuracy of Mute")
+    refused(Mute(), "cannot find the validation accuracy of Mute")
 
 
 class OwnIterator(Base):

@@ -33,10 +33,7 @@ def test_entropy_is_scipys(logits):
 def test_entropy_lies_between_certain_and_uniform():
     logits = torch.tensor([[1000.0, 0.0, -1000.0], [7.0, 7.0, 7.0], [1e30, 1e30, -1e30]])
     torch.testing.assert_close(LF.entropy(logits), torch.tensor([0.0, math.log(3), math.log(2)]))
-
-
-def test_entropy_of_one_class_is_zero():
-    assert LF.entropy(torch.tensor([[3.0], [-8.0]])).tolist() == [0.0, 0.0]
+    assert LF.entropy(torch.tensor([[3.0], [-8.0]])).tolist() == [0.0, 0.0]  # one class
 
 
 # -- density ---------------------------------------------------------------------------------------------------
@@ -65,9 +62,6 @@ def test_label_is_evenly_spaced_from_minus_one_to_one(num_classes):
     labels = LF.label(torch.arange(num_classes), num_classes)
     np.testing.assert_allclose(labels, np.linspace(-1, 1, num_classes), atol=1e-6)
     assert labels.dtype == torch.float32
-
-
-def test_label_of_one_class_is_zero():
     assert LF.label(torch.zeros(3, dtype=torch.int64), 1).tolist() == [0.0, 0.0, 0.0]
 
 
@@ -126,16 +120,6 @@ def test_a_feature_without_variation_is_zero(column):
 def test_small_but_real_variation_is_kept():
     features = torch.tensor([[1e-10], [3e-10]])
     torch.testing.assert_close(LF.normalize_features(features), torch.tensor([[-1.0], [1.0]]))
-
-
-def test_an_entry_that_is_not_finite_does_not_move_the_others():
-    rows = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-    bad = torch.cat([rows, torch.tensor([[math.nan, math.inf, -math.inf]])])
-    torch.testing.assert_close(LF.normalize_features(bad)[:6], LF.normalize_features(rows))
-    assert LF.normalize_features(bad)[6].tolist() == [0.0, 0.0, 0.0]
-
-
-def test_an_empty_batch_stays_empty():
     assert LF.normalize_features(torch.empty(0, 4)).shape == (0, 4)
 
 
@@ -174,12 +158,11 @@ def test_the_papers_features_are_the_default(batch):
     assert torch.equal(LF.sample_features(*batch), LF.sample_features(*batch, LF.FEATURES))
 
 
-@pytest.mark.parametrize("names", [LF.FEATURES, *((name,) for name in LF.FEATURES)])
-def test_low_precision_input_gives_float32_features(batch, names):
+def test_low_precision_input_gives_float32_features(batch):
     loss, logits, target = batch
-    features = LF.sample_features(loss.bfloat16(), logits.bfloat16(), target, names)
+    features = LF.sample_features(loss.bfloat16(), logits.bfloat16(), target)
     assert features.dtype == torch.float32
-    expected = LF.sample_features(loss.bfloat16().float(), logits.bfloat16().float(), target, names)
+    expected = LF.sample_features(loss.bfloat16().float(), logits.bfloat16().float(), target)
     torch.testing.assert_close(features, expected)
 
 
@@ -192,18 +175,11 @@ def test_samples_that_are_not_valid_take_no_part(batch):
     torch.testing.assert_close(features[valid], expected)
 
 
-def test_an_empty_valid_mask_gives_zeros(batch):
-    features = LF.sample_features(*batch, valid=torch.zeros(6, dtype=torch.bool))
-    assert features.tolist() == [[0.0] * 4] * 6
-
-
-def test_a_batch_of_one_gives_zeros():
-    features = LF.sample_features(torch.tensor([2.0]), torch.tensor([[1.0, 4.0]]), torch.tensor([1]))
-    assert features.tolist() == [[0.0] * 4]
-
-
-def test_one_class_gives_zeros_for_entropy_and_label():
-    logits = torch.tensor([[1.0], [2.0], [4.0]])
+def test_degenerate_batches_have_features_of_zero(batch):
+    assert LF.sample_features(*batch, valid=torch.zeros(6, dtype=torch.bool)).tolist() == [[0.0] * 4] * 6
+    one = LF.sample_features(torch.tensor([2.0]), torch.tensor([[1.0, 4.0]]), torch.tensor([1]))
+    assert one.tolist() == [[0.0] * 4]
+    logits = torch.tensor([[1.0], [2.0], [4.0]])  # one class
     features = LF.sample_features(torch.tensor([1.0, 2.0, 3.0]), logits, torch.zeros(3, dtype=torch.int64))
     assert features[:, [1, 3]].tolist() == [[0.0, 0.0]] * 3
     assert (features[:, [0, 2]] != 0).any(dim=0).all()
@@ -255,6 +231,16 @@ def test_sample_weights_are_not_rounded_by_autocast():
     assert weights.item() == pytest.approx(1 + math.tanh(0.1244567), abs=1e-6)
 
 
+@pytest.mark.parametrize("valid", [None, torch.tensor([True, False, True])])
+def test_renormalized_weights_have_a_mean_of_one(valid):
+    weights = torch.tensor([0.5, 7.0, 1.5])
+    counted = [0.5, 7.0, 1.5] if valid is None else [0.5, 1.5]
+    expected = [weight * len(counted) / sum(counted) for weight in weights.tolist()]
+    assert LF.renormalize_weights(weights, valid).tolist() == pytest.approx(expected)
+    assert LF.renormalize_weights(torch.zeros(3), valid).tolist() == [0.0] * 3
+    assert torch.equal(LF.renormalize_weights(weights, torch.zeros(3, dtype=torch.bool)), weights)
+
+
 def test_weighted_loss_is_the_mean_of_the_products_and_weights_are_constants():
     loss = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
     weights = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
@@ -294,11 +280,7 @@ def test_smooth_skips_what_is_not_finite(bad):
 def test_reward_weight_is_equation_9(current, more, k, s):
     epochs = current + more
     assert LF.reward_weight(current, epochs, k, s) == pytest.approx(float(np.exp(k * current / epochs)) * s)
-
-
-def test_reward_weight_defaults():
-    assert LF.reward_weight(10, 10) == pytest.approx(math.e)
-    assert LF.reward_weight(0, 10) == 1.0
+    assert LF.reward_weight(epochs, epochs) == pytest.approx(math.e)  # the defaults
 
 
 @pytest.mark.parametrize(("current", "epochs"), [(-1, 10), (11, 10), (0, 0), (0, -1), (math.nan, 10)])

@@ -19,7 +19,7 @@ def main(out: str) -> None:
         if forget_rate is not None:
             callbacks.append(CoTeachingCallback(forget_rate, gradual_epochs=2, num_stages=5))
         if name == "co":
-            callbacks.append(ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1))
+            callbacks.append(ModelCheckpoint(folder, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True))
         module = fit(
             BatchNormCNN,
             callbacks,

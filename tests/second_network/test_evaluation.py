@@ -37,22 +37,6 @@ def count(net, x, y, keep=None):
     return float(right.mean() if keep is None else right[keep].mean())
 
 
-@pytest.fixture
-def module():
-    torch.manual_seed(0)
-    return Base()
-
-
-def start(module):
-    """The network as it is before the training step."""
-    return copy.deepcopy(module.net)
-
-
-def test_from_the_validation_step(module):
-    net = start(module)
-    assert evaluate(module) == pytest.approx(count(net, *DATA.tensors))
-
-
 class Dict(Base):
     def validation_step(self, batch, batch_idx):
         x, y = batch
@@ -68,45 +52,50 @@ class Ignoring(Base):
 
 
 class Forward(Base):
+    """Its validation_step reveals nothing."""
+
     def validation_step(self, batch, batch_idx):
         self.log("something", 1.0)
 
 
-@pytest.mark.parametrize("kind", [Dict, Ignoring])
-def test_samples_without_a_label_do_not_count(kind):
+X, Y = DATA.tensors
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "keep"),
+    [
+        (Base, Y, None), (Dict, Y, Y != 3), (Ignoring, Y, Y != 3), (Forward, Y, None),
+        (Forward, Y.where(Y != 3, -100), Y != 3),
+    ],
+    ids=["validation_step", "dict", "ignore_index", "forward", "forward without some labels"],
+)  # fmt: skip
+def test_the_accuracy_over_samples_with_a_label(kind, target, keep):
     module = kind()
-    net = start(module)
-    x, y = DATA.tensors
-    assert evaluate(module) == pytest.approx(count(net, x, y, keep=y != 3))
+    net = copy.deepcopy(module.net)  # as it is before the training step
+    val = DataLoader(TensorDataset(X, target), batch_size=32)
+    assert evaluate(module, val) == pytest.approx(count(net, X, Y, keep))
 
 
-def test_from_forward_where_the_validation_step_tells_nothing():
-    module = Forward()
-    net = start(module)
-    assert evaluate(module) == pytest.approx(count(net, *DATA.tensors))
-
-
-def test_forward_with_labels_out_of_range():
-    x, y = DATA.tensors
-    with pytest.raises(ValueError, match="Labels out of range"):
-        evaluate(Forward(), DataLoader(TensorDataset(x, y + 3), batch_size=32))
-
-
-def test_no_sample_with_a_label():
-    x, y = DATA.tensors
-    val = DataLoader(TensorDataset(x, torch.full_like(y, 3)), batch_size=32)
-    with pytest.raises(MisconfigurationException, match="hold no samples with a label"):
-        evaluate(Ignoring(), val)
+@pytest.mark.parametrize(
+    ("kind", "target", "error", "message"),
+    [
+        (Forward, Y + 3, ValueError, "Labels out of range"),
+        (Ignoring, torch.full_like(Y, 3), MisconfigurationException, "hold no samples with a label"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_named(kind, target, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(kind(), DataLoader(TensorDataset(X, target), batch_size=32))
 
 
 @pytest.mark.parametrize(("limit", "samples"), [(1, 32), (2, 64), (0.5, 32), (1.0, 70)])
-def test_limit_val_batches(module, limit, samples):
-    net = start(module)
-    x, y = DATA.tensors
-    assert evaluate(module, limit_val_batches=limit) == pytest.approx(count(net, x[:samples], y[:samples]))
+def test_limit_val_batches(limit, samples):
+    module = Base()
+    net = copy.deepcopy(module.net)
+    assert evaluate(module, limit_val_batches=limit) == pytest.approx(count(net, X[:samples], Y[:samples]))
 
 
-def test_nothing_of_the_users_is_touched(module):
+def test_nothing_of_the_users_is_touched():
     generator, sampling = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
     val = DataLoader(DATA, 32, sampler=RandomSampler(DATA, generator=sampling), generator=generator)
     ask = Ask()
@@ -121,7 +110,7 @@ def test_nothing_of_the_users_is_touched(module):
             states[self.name] = (own, pl_module.training, trainer.state.stage, set(vars(pl_module)))
 
     trainer = make_trainer([Watch("before"), ask, Watch("after")], max_steps=1, num_sanity_val_steps=0)
-    trainer.fit(module, loaders()[0], val)
+    trainer.fit(Base(), loaders()[0], val)
     (own, *rest), (own_after, *rest_after) = states["before"], states["after"]
     assert all(torch.equal(a, b) for a, b in zip(own, own_after, strict=True))
     assert rest == rest_after

@@ -11,20 +11,9 @@ from law_lightning.stages.statistics import StageStatistics
 CPU = torch.device("cpu")
 
 
-class OneProcess:
-    """A Trainer whose strategy has nothing to reduce, and notes how it was asked to."""
-
-    def __init__(self):
-        self.asked = []
-        self.strategy = SimpleNamespace(reduce=self.reduce)
-
-    def reduce(self, value, reduce_op):
-        self.asked.append(reduce_op)
-        return value
-
-
-def summary(statistics):
-    return statistics.summary(OneProcess())
+def summary(statistics, reduce=lambda value, reduce_op: value):
+    """Of one process, unless ``reduce`` says otherwise."""
+    return statistics.summary(SimpleNamespace(strategy=SimpleNamespace(reduce=reduce, root_device=CPU)))
 
 
 def batch(seed, count=5, classes=4, **changes):
@@ -35,6 +24,13 @@ def batch(seed, count=5, classes=4, **changes):
         "target": torch.randint(classes - 1, (count,), generator=draw),  # the last class is never seen
     }
     return Samples(**(parts | changes)), 2 * torch.rand(count, generator=draw)
+
+
+def added(batches):
+    statistics = StageStatistics()
+    for each in batches:
+        statistics.add(*each)
+    return statistics
 
 
 def naive(batches):
@@ -62,7 +58,8 @@ def naive(batches):
         "weight_min": min(weights),
         "weight_max": max(weights),
         "weight_per_class": [
-            sum(classes[c]) / len(classes[c]) if c in classes else None for c in range(batches[0][0].num_classes)
+            sum(classes[c]) / len(classes[c]) if c in classes else None
+            for c in range(max(samples.num_classes for samples, _ in batches))
         ],
     }
 
@@ -75,139 +72,88 @@ def check(got, expected):
     assert got == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 3, 63, 64, 65, 150])
-def test_a_stage_is_summed_up(count):
-    statistics, batches = StageStatistics(), [batch(i, count=1 + i % 4) for i in range(count)]
-    for each in batches:
-        statistics.add(*each)
-    check(summary(statistics), naive(batches))
+VALID = torch.tensor([True, False, True, False, True])
+HALF = batch(0, count=400)
+STAGES = {
+    **{f"{count} batches": [batch(i, count=1 + i % 4) for i in range(count)] for count in (1, 3, 63, 64, 65, 150)},
+    "samples without a label": [batch(0, valid=VALID), batch(1), batch(2, valid=~VALID, correct=torch.ones(5))],
+    "losses not finite": [batch(0, loss=torch.tensor([1.0, math.nan, 2.0, math.inf, 3.0]))],
+    "no weights": [(batch(3)[0], None)],
+    "correct in parts": [batch(0, correct=torch.tensor([0.5, 0.25, 1.0, 0.0, 0.0]))],
+    "a wider head later": [*[batch(i) for i in range(64)], batch(64, classes=6)],
+    "one sample": [batch(0, count=1)],
+    "bfloat16": [(Samples(HALF[0].loss.bfloat16(), HALF[0].logits, HALF[0].target), HALF[1].bfloat16())],
+}
 
 
-def test_samples_without_a_label_take_no_part():
-    valid = torch.tensor([True, False, True, False, True])
-    batches = [batch(0, valid=valid), batch(1), batch(2, valid=~valid, correct=torch.ones(5))]
-    statistics = StageStatistics()
-    for each in batches:
-        statistics.add(*each)
-    check(summary(statistics), naive(batches))
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_is_summed_up(name):
+    check(summary(added(STAGES[name])), naive(STAGES[name]))
 
 
-def test_losses_that_are_not_finite_take_no_part():
-    loss = torch.tensor([1.0, math.nan, 2.0, math.inf, 3.0])
-    samples, weights = batch(0, loss=loss)
-    statistics = StageStatistics()
-    statistics.add(samples, weights)
-    check(summary(statistics), naive([(samples, weights)]) | {"loss": 2.0})
+def test_losses_that_are_not_finite_are_counted():
+    statistics = added(STAGES["losses not finite"])
+    assert summary(statistics)["loss"] == 2.0
+    assert statistics.num_lost == 2
 
 
-def test_no_weights_count_as_ones():
-    samples, _ = batch(3)
-    statistics = StageStatistics()
-    statistics.add(samples, None)
-    found = summary(statistics)
-    names = ("weight_mean", "weight_std", "weight_min", "weight_max")
-    assert [found[name] for name in names] == [1.0, 0.0, 1.0, 1.0]
-    assert found["weight_per_class"] == [1.0, 1.0, 1.0, None]
-
-
-def test_accuracy_in_parts():
-    correct = torch.tensor([0.5, 0.25, 1.0, 0.0, 0.0])
-    statistics = StageStatistics()
-    statistics.add(*batch(0, correct=correct))
-    assert summary(statistics)["accuracy"] == pytest.approx(0.35)
-
-
-def test_a_batch_of_one():
-    statistics = StageStatistics()
-    statistics.add(Samples(torch.tensor([0.5]), torch.tensor([[1.0, 0.0]]), torch.tensor([0])), torch.tensor([1.5]))
-    assert summary(statistics) == {
-        "loss": 0.5, "weighted_loss": 0.75, "accuracy": 1.0, "loss_gap": None, "weight_mean": 1.5, "weight_std": 0.0,
-        "weight_min": 1.5, "weight_max": 1.5, "weight_per_class": [1.5, None],
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("added", [False, True])
-def test_a_stage_without_labels_has_a_defined_summary(added):
-    statistics = StageStatistics()
-    if added:
-        statistics.add(*batch(0, valid=torch.zeros(5, dtype=torch.bool)))
-    found = summary(statistics)
+@pytest.mark.parametrize("batches", [[], [batch(0, valid=torch.zeros(5, dtype=torch.bool))]])
+def test_a_stage_without_labels_has_a_defined_summary(batches):
+    found = summary(added(batches))
     assert all(math.isnan(found.pop(name)) for name in ("loss", "weighted_loss", "accuracy"))
     assert found == {
         "loss_gap": None, "weight_mean": 1.0, "weight_std": 0.0,
-        "weight_min": 1.0, "weight_max": 1.0, "weight_per_class": [None] * 4 if added else [],
+        "weight_min": 1.0, "weight_max": 1.0, "weight_per_class": [None] * 4 if batches else [],
     }  # fmt: skip
-
-
-def test_low_precision_is_summed_in_full():
-    samples, weights = batch(0, count=400)
-    samples = Samples(samples.loss.bfloat16(), samples.logits.bfloat16(), samples.target)
-    statistics = StageStatistics()
-    statistics.add(samples, weights.bfloat16())
-    check(summary(statistics), naive([(samples, weights.bfloat16())]))
 
 
 @pytest.mark.parametrize("count", [1, 64, 100])
 def test_the_gap_is_the_mean_over_steps(count):
     draw = random.Random(0)
     gaps = [draw.uniform(-1, 1) for _ in range(count)]
-    statistics = StageStatistics()
+    statistics = added([batch(0)])
     for gap in [*gaps, math.nan, math.inf]:
         statistics.add_gap(torch.tensor(gap))
-    statistics.add(*batch(0))
     assert summary(statistics)["loss_gap"] == pytest.approx(sum(gaps) / count, abs=1e-6)
 
 
 def test_gaps_add_up_beyond_single_precision():
     statistics = StageStatistics()
-    for gap in (3e38, 3e38, 3e38, float("inf"), float("nan")):
-        statistics.add_gap(torch.tensor(gap))
+    for _ in range(3):
+        statistics.add_gap(torch.tensor(3e38))
     assert summary(statistics)["loss_gap"] == pytest.approx(3e38)
 
 
 def test_a_summary_starts_anew():
-    statistics = StageStatistics()
-    statistics.add(*batch(0))
+    statistics = added([batch(0)])
     statistics.add_gap(torch.tensor(2.0))
     summary(statistics)
     statistics.add(*batch(1))
     check(summary(statistics), naive([batch(1)]))
 
 
-def test_what_is_kept_is_bounded(monkeypatch):
+def test_what_is_kept_is_bounded():
     statistics = StageStatistics()
     for i in range(130):
         statistics.add(*batch(i))
         statistics.add_gap(torch.tensor(0.0))
-        assert len(statistics._pending) < 64
-        assert len(statistics._gaps) < 64
+        state = statistics.state_dict()
+        assert max(len(state["batches"]), len(state["gaps"])) < 64
 
 
 def test_processes_add_up():
-    """A second process with the same samples: sums double, extremes stay."""
-    trainer = OneProcess()
-    trainer.strategy.reduce = lambda value, reduce_op: {"sum": 2 * value, "max": value}[reduce_op]
-    statistics = StageStatistics()
-    statistics.add(*batch(0))
-    statistics.add_gap(torch.tensor(0.25))
-    check(statistics.summary(trainer), naive([batch(0)]) | {"loss_gap": 0.25})
-
-
-def test_extremes_of_all_processes_are_taken():
-    trainer = OneProcess()
-    other = {"-min": torch.tensor(-0.01), "max": torch.tensor(1.99)}
+    """A second process with the same samples, a wider head and other extremes: sums double."""
 
     def reduce(value, reduce_op):
         if reduce_op == "sum":
-            return value
-        name = "-min" if value.item() < 0 else "max"
-        return torch.maximum(value, other[name].to(value.dtype))
+            return 2 * value
+        return value + 1 if value.ndim == 0 else torch.maximum(value, torch.tensor([1.99, -0.001], dtype=value.dtype))
 
-    trainer.strategy.reduce = reduce
-    statistics = StageStatistics()
-    statistics.add(batch(0)[0], torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9]))
-    found = statistics.summary(trainer)
-    assert (found["weight_min"], found["weight_max"]) == pytest.approx((0.01, 1.99))
+    statistics = added([batch(0)])
+    statistics.add_gap(torch.tensor(0.25))
+    expected = naive([batch(0)])
+    expected["weight_per_class"].append(None)
+    check(summary(statistics, reduce), expected | {"loss_gap": 0.25, "weight_min": 0.001, "weight_max": 1.99})
 
 
 @pytest.mark.parametrize("stop", [0, 1, 63, 64, 70, 99])
@@ -215,8 +161,10 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, stop):
     whole, first, second = StageStatistics(), StageStatistics(), StageStatistics()
     for i in range(100):
         if i == stop:
-            torch.save(first.state_dict(), tmp_path / "state.pt")
-            first.add(*batch(1000))  # what happens after the checkpoint is lost
+            state = first.state_dict()
+            for j in range(1000, 1070):  # what happens after the checkpoint is lost
+                first.add(*batch(j))
+            torch.save(state, tmp_path / "state.pt")
             second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), CPU)
         for statistics in (whole, first if i < stop else second):
             statistics.add(*batch(i))
@@ -224,13 +172,20 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, stop):
     assert summary(second) == summary(whole)
 
 
-def test_a_state_stays_as_it_was_taken():
-    statistics = StageStatistics()
-    for i in range(66):
-        statistics.add(*batch(i))
-    state = statistics.state_dict()
-    for i in range(66, 140):
-        statistics.add(*batch(i))
-    resumed = StageStatistics()
-    resumed.load_state_dict(state, CPU)
-    check(summary(resumed), naive([batch(i) for i in range(66)]))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["sums"].pop("gap"), "sums over the samples do not fit"),
+        (lambda state: state["sums"].update(totals=torch.zeros(6)), "sums over the samples do not fit"),
+        (lambda state: state.update(num_classes=3), "sums over the samples do not fit"),
+        (lambda state: state.update(num_classes=10**12), "sums over the samples do not fit"),
+        (lambda state: state["batches"][0][3].fill_(4), "losses, weights and labels do not fit"),
+        (lambda state: state["batches"].append(torch.zeros(5, 2)), "losses, weights and labels do not fit"),
+        (lambda state: state["gaps"].append(torch.zeros(2)), "gaps are not numbers"),
+    ],
+)
+def test_a_damaged_state_is_refused(change, message):
+    statistics = added([batch(i) for i in range(65)])
+    change(state := statistics.state_dict())
+    with pytest.raises(ValueError, match=message):
+        StageStatistics().load_state_dict(state, CPU)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 from torch.utils.data import (
     ConcatDataset,
     DataLoader,
@@ -33,11 +32,10 @@ from law_lightning.weighting import (
     MentorNetwork,
     SelfPacedWeighting,
 )
-from law_lightning.weighting.class_balanced import class_balanced_weights
+from law_lightning.weighting.class_balanced import class_balanced_weights, labels_of
 from law_lightning.weighting.focal import focal_factor
 from law_lightning.weighting.mentornet import predefined_curriculum
 from law_lightning.weighting.self_paced import self_paced_weights
-from law_lightning.weighting.training_labels import labels_of
 from zoo import DropoutMLP, assert_identical, fit, loaders, make_data, make_trainer
 
 
@@ -85,7 +83,7 @@ def test_a_binary_focal_loss_is_torchvisions(alpha):
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
 
 
-def test_a_gamma_of_zero_changes_nothing():
+def test_a_gamma_of_zero_changes_no_bit():
     focal = fit(DropoutMLP, [WeightingCallback(FocalWeighting(0.0), num_stages=5)])
     assert_identical(focal.state_dict(), fit(DropoutMLP).state_dict())
 
@@ -99,37 +97,59 @@ def test_the_focal_factor_is_a_share_and_its_slope_finite(gamma, scale):
         assert bool(torch.autograd.grad(factor.sum(), logits)[0].isfinite().all())
 
 
-def test_several_labels_a_sample_are_refused():
-    logits, target = torch.randn(4, 3, requires_grad=True), torch.ones(4, 3)
-    with pytest.raises(MisconfigurationException, match="a sample has several labels"):
-        weighted(FocalWeighting(), lambda: F.binary_cross_entropy_with_logits(logits, target))
-
-
 @pytest.mark.parametrize(
-    ("logits", "target"),
+    ("loss", "logits", "target"),
     [
-        (torch.randn(4, 3, 5, 5), torch.randint(3, (4, 5, 5))),  # a label for each of many positions
-        (torch.randn(4, 3), torch.randn(4, 3).softmax(1)),  # a label spread over classes
+        (F.binary_cross_entropy_with_logits, torch.randn(4, 3), torch.ones(4, 3)),  # several labels
+        (F.cross_entropy, torch.randn(4, 3, 5, 5), torch.randint(3, (4, 5, 5))),  # a label for each of many positions
+        (F.cross_entropy, torch.randn(4, 3), torch.randn(4, 3).softmax(1)),  # a label spread over classes
     ],
 )
-def test_what_has_no_factor_for_each_sample_is_refused(logits, target):
-    with pytest.raises(MisconfigurationException, match="many positions, or a label spread over classes"):
-        weighted(FocalWeighting(), lambda: F.cross_entropy(logits.requires_grad_(), target))
+def test_what_has_no_factor_for_each_sample_is_refused(loss, logits, target):
+    message = "several labels, many positions, or a label spread over classes"
+    with pytest.raises(MisconfigurationException, match=message):
+        weighted(FocalWeighting(), lambda: loss(logits.requires_grad_(), target))
+
+
+BAD_ARGUMENTS = [
+    (FocalWeighting, {"gamma": -1}, "gamma must be"),
+    (FocalWeighting, {"gamma": math.nan}, "gamma must be"),
+    (FocalWeighting, {"alpha": [-1.0]}, "alpha must hold"),
+    (FocalWeighting, {"alpha": []}, "alpha must hold"),
+    *((ClassBalancedWeighting, {"beta": beta}, "beta must be") for beta in (-0.1, 1.0, math.nan)),
+    (ClassBalancedWeighting, {"class_counts": "count"}, "class_counts must be 'auto'"),
+    (ClassBalancedWeighting, {"class_counts": [3, 0, 2]}, r"those of the classes \[1\] are not"),
+    (ClassBalancedWeighting, {"class_counts": []}, "class_counts must be at least 1"),
+    (SelfPacedWeighting, {"kind": "soft"}, "kind must be"),
+    *((SelfPacedWeighting, {"age": age}, "age must be") for age in (0.0, "old", math.nan)),
+    (SelfPacedWeighting, {"growth": 0.9}, "growth must be"),
+    (MentorNetWeighting, {"percentile": 0.0}, "percentile must be"),
+    (MentorNetWeighting, {"softness": -1.0}, "softness must be"),
+    (MentorNetWeighting, {"dropout": (1.0, 0.0)}, "rates of dropout"),
+    (MentorNetWeighting, {"decay": 1.0}, "rates of dropout"),
+    (MentorNetWeighting, {"burn_in": 1.5}, "burn_in, soft_from"),
+    (MentorNetWeighting, {"soft_from": 2.0}, "burn_in, soft_from"),
+    (MentorNetWeighting, {"dropout_until": -0.1}, "burn_in, soft_from and dropout_until"),
+    (MentorNetwork, {"num_labels": 0}, "num_labels must be"),
+]
+
+
+@pytest.mark.parametrize(("weighting", "kwargs", "message"), BAD_ARGUMENTS)
+def test_bad_arguments_are_named(weighting, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        weighting(**kwargs)
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [({"gamma": -1}, "gamma must be"), ({"gamma": math.nan}, "gamma must be"), ({"alpha": [-1.0]}, "alpha must hold"),
-     ({"alpha": []}, "alpha must hold")],
-)  # fmt: skip
-def test_bad_arguments_of_focal(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        FocalWeighting(**kwargs)
-
-
-def test_alpha_of_other_classes_is_named():
-    with pytest.raises(MisconfigurationException, match="alpha has 2 entries, but the network has 4"):
-        fit(DropoutMLP, [WeightingCallback(FocalWeighting(alpha=[1.0, 2.0]), num_stages=5)])
+    ("weighting", "message"),
+    [
+        (FocalWeighting(alpha=[1.0, 2.0]), "alpha has 2 entries, but the network has 4"),
+        (ClassBalancedWeighting(class_counts=[1, 2]), "counts of 2 classes, but the network has 4"),
+    ],
+)
+def test_numbers_of_other_classes_are_named(weighting, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        weighting(samples_of([1.0, 2.0]), phase())
 
 
 # -- class-balanced -----------------------------------------------------------------------------------------------
@@ -145,18 +165,6 @@ def test_class_balanced_weights_are_the_published_formula(beta, counts):
     assert float(found.sum()) == pytest.approx(len(counts))
     order = np.argsort(counts)
     assert bool((found[order].diff() <= 1e-9).all())  # the rarer, the heavier
-
-
-def test_counting_the_training_labels():
-    callback = WeightingCallback(ClassBalancedWeighting(0.9), num_stages=5)
-    fit(DropoutMLP, [callback])
-    labels = loaders()[0].dataset.tensors[1]
-    assert callback.weighting.counts.tolist() == [int((labels == c).sum()) for c in range(4)]
-    given_counts = WeightingCallback(ClassBalancedWeighting(0.9, callback.weighting.counts.tolist()), num_stages=5)
-    assert_identical(
-        fit(DropoutMLP, [given_counts]).state_dict(),
-        fit(DropoutMLP, [WeightingCallback(ClassBalancedWeighting(0.9), num_stages=5)]).state_dict(),
-    )
 
 
 class Named(Dataset):
@@ -181,23 +189,22 @@ def test_where_data_sets_keep_their_labels(name, labels):
     assert labels_of(both).tolist() == [2, 0, 1, 3, 3]
 
 
-def test_samples_without_a_label_are_not_counted():
-    x, y = make_data(40).tensors
-    y = y.clone()
-    y[::4] = -100
+@pytest.mark.parametrize("case", ["all", "samples without a label", "a subset is drawn"])
+def test_the_training_labels_are_counted(case):
+    x, y = make_data(60).tensors
+    sampler, counted = None, torch.arange(60)
+    if case == "samples without a label":
+        y, counted = y.clone(), (torch.arange(60) % 4).nonzero().squeeze(1)
+        y[::4] = -100
+    elif case == "a subset is drawn":
+        counted = torch.arange(0, 60, 2)
+        sampler = SubsetRandomSampler(counted.tolist())
     weighting = ClassBalancedWeighting(0.9)
     trainer = make_trainer([WeightingCallback(weighting, num_stages=2)], max_epochs=1)
-    trainer.fit(DropoutMLP(), DataLoader(TensorDataset(x, y), batch_size=10))
-    assert weighting.counts.tolist() == y[y >= 0].bincount().tolist()
-
-
-def test_only_the_samples_that_are_drawn_are_counted():
-    data = make_data(60)
-    drawn = list(range(0, 60, 2))
-    weighting = ClassBalancedWeighting(0.9)
-    trainer = make_trainer([WeightingCallback(weighting, num_stages=2)], max_epochs=1)
-    trainer.fit(DropoutMLP(), DataLoader(data, batch_size=10, sampler=SubsetRandomSampler(drawn)))
-    assert weighting.counts.tolist() == data.tensors[1][drawn].bincount().tolist()
+    trainer.fit(DropoutMLP(), DataLoader(TensorDataset(x, y), batch_size=10, sampler=sampler))
+    assert weighting.counts.tolist() == y[counted].bincount().tolist()
+    by_class = class_balanced_weights(weighting.counts, 0.9).float()
+    assert torch.equal(weighting(samples_of([1.0, 1.0], target=[3, 0]), phase()), by_class[[3, 0]])
 
 
 class Stream(IterableDataset):
@@ -214,12 +221,15 @@ class Stream(IterableDataset):
         DataLoader(make_data(40), batch_size=10, sampler=WeightedRandomSampler(torch.ones(40), 40)),
         DataLoader(make_data(40), batch_sampler=[[0, 1], [2, 3], [4, 5], [6, 7]]),
         DataLoader(Stream(), batch_size=10),
+        DataLoader(Named("other", [0] * 40), batch_size=8),
     ],
-    ids=["weighted", "own batches", "stream"],
+    ids=["weighted", "own batches", "stream", "no labels"],
 )
-def test_what_a_sampler_of_the_users_draws_is_not_guessed(loader):
+def test_labels_that_cannot_be_counted_are_not_guessed(loader):
     trainer = make_trainer([WeightingCallback(ClassBalancedWeighting(), num_stages=2)], max_epochs=1)
-    with pytest.raises(MisconfigurationException, match=r"cannot count.*sampler of its own.*class_counts=\[...\]"):
+    with pytest.raises(
+        MisconfigurationException, match=r"cannot count the training labels.*sampler of its own.*class_counts=\[...\]"
+    ):
         trainer.fit(DropoutMLP(), loader)
 
 
@@ -232,29 +242,11 @@ def test_what_is_no_label_is_not_counted(labels):
     assert labels_of(data) is None
 
 
-def test_labels_that_cannot_be_counted_are_named():
-    loader = DataLoader(Named("other", [0] * 40), batch_size=8)
-    with pytest.raises(MisconfigurationException, match=r"cannot count the training labels.*class_counts=\[...\]"):
-        make_trainer([WeightingCallback(ClassBalancedWeighting(), num_stages=5)]).fit(DropoutMLP(), loader)
-
-
-def test_a_class_without_samples_is_named():
-    with pytest.raises(ValueError, match=r"those of the classes \[1\] are not"):
-        ClassBalancedWeighting(class_counts=[3, 0, 2])
+def test_a_class_without_samples_in_the_data_is_named():
     x, y = loaders()[0].dataset.tensors
     loader = DataLoader(TensorDataset(x, y.clamp(max=2)), batch_size=16)
     with pytest.raises(ValueError, match=r"those of the classes \[3\] are not"):
         make_trainer([WeightingCallback(ClassBalancedWeighting(), num_stages=5)]).fit(DropoutMLP(), loader)
-
-
-def test_bad_arguments_of_class_balanced():
-    for beta in (-0.1, 1.0, math.nan):
-        with pytest.raises(ValueError, match="beta must be"):
-            ClassBalancedWeighting(beta)
-    with pytest.raises(ValueError, match="class_counts must be 'auto'"):
-        ClassBalancedWeighting(class_counts="count")
-    with pytest.raises(MisconfigurationException, match="counts of 2 classes, but the network has 4"):
-        fit(DropoutMLP, [WeightingCallback(ClassBalancedWeighting(class_counts=[1, 2]), num_stages=5)])
 
 
 # -- self-paced ---------------------------------------------------------------------------------------------------
@@ -289,16 +281,6 @@ def test_losses_without_an_age_weigh_one_or_nothing():
     assert weighting(samples_of([0.0, 0.0]), phase()).tolist() == [1, 1]
     assert weighting(samples_of([math.nan, math.inf]), phase()).tolist() == [0, 0]
     assert weighting.state_dict() == {"first": None}
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [({"kind": "soft"}, "kind must be"), ({"age": 0.0}, "age must be"), ({"age": "old"}, "age must be"),
-     ({"growth": 0.9}, "growth must be"), ({"age": math.nan}, "age must be")],
-)  # fmt: skip
-def test_bad_arguments_of_self_paced(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        SelfPacedWeighting(**kwargs)
 
 
 # -- MentorNet ----------------------------------------------------------------------------------------------------
@@ -408,20 +390,6 @@ def test_losses_that_are_not_finite():
     assert predefined_curriculum(torch.tensor([math.nan, 0.0]), 0.0).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [({"percentile": 0.0}, "percentile must be"), ({"softness": -1.0}, "softness must be"),
-     ({"dropout": (1.0, 0.0)}, "rates of dropout"), ({"decay": 1.0}, "rates of dropout"),
-     ({"burn_in": 1.5}, "burn_in, soft_from"), ({"soft_from": 2.0}, "burn_in, soft_from"),
-     ({"dropout_until": -0.1}, "burn_in, soft_from and dropout_until")],
-)  # fmt: skip
-def test_bad_arguments_of_mentornet(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        MentorNetWeighting(**kwargs)
-    with pytest.raises(ValueError, match="num_labels must be"):
-        MentorNetwork(0)
-
-
 def test_a_seed_decides_what_is_left_out():
     L.seed_everything(0, verbose=False)
     before = torch.get_rng_state()
@@ -429,4 +397,3 @@ def test_a_seed_decides_what_is_left_out():
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
     assert torch.equal(before, torch.get_rng_state())
-    assert isinstance(MentorNetwork().course, nn.LSTM)

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -21,87 +22,67 @@ def make_samples(valid=None, count=6):
     )
 
 
-def test_every_sample_weighs_one_in_the_warmup():
+def law_weighting(theta=None, **options):
+    weighting = LAWWeighting(**options)
+    weighting.theta = None if theta is None else torch.tensor(theta)
+    return weighting
+
+
+def test_every_sample_weighs_one_in_the_warmup_and_for_a_theta_of_zero():
+    assert LAWWeighting().features == LF.FEATURES  # the paper's
     assert LAWWeighting()(make_samples(), PHASE) is None
+    assert law_weighting([0.0] * 5)(make_samples(), PHASE).tolist() == [1.0] * 6
 
 
-def test_a_theta_of_zero_weighs_exactly_one():
-    weighting = LAWWeighting()
-    weighting.theta = torch.zeros(5)
-    assert weighting(make_samples(), PHASE).tolist() == [1.0] * 6
-
-
+@pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("features", [("loss",), ("label", "loss")])
-def test_weights_are_those_of_the_named_features(features):
-    weighting, samples = LAWWeighting(features), make_samples()
+def test_weights_are_those_of_the_named_features(features, renormalize):
+    samples = make_samples()
     theta = [*torch.linspace(-1, 1, len(features)).tolist(), 0.3]
-    weighting.theta = torch.tensor(theta)
     columns = {"loss": samples.loss.tolist(), "label": samples.target.tolist()}
     standard = []
     for name in features:
         mean = sum(columns[name]) / 6
         deviation = math.sqrt(sum((x - mean) ** 2 for x in columns[name]) / 6)
         standard.append([(x - mean) / deviation for x in columns[name]])
-    for i, weight in enumerate(weighting(samples, PHASE).tolist()):
-        inner = sum(t * column[i] for t, column in zip(theta, standard, strict=False)) + 0.3
-        assert weight == pytest.approx(1 + math.tanh(inner), rel=1e-5)
+    expected = [1 + math.tanh(sum(t * c[i] for t, c in zip(theta, standard, strict=False)) + 0.3) for i in range(6)]
+    divisor = sum(expected) / 6 if renormalize else 1
+    weights = law_weighting(theta, features=features, renormalize=renormalize)(samples, PHASE)
+    assert weights.tolist() == pytest.approx([weight / divisor for weight in expected], rel=1e-5)
 
 
-def test_a_sample_without_a_label_has_the_weight_of_b_alone():
-    weighting = LAWWeighting()
-    weighting.theta = torch.tensor([1.0, 2.0, -1.0, 0.5, -0.4])
-    valid = torch.tensor([True, True, False, True, True, True])
+def test_without_features_b_alone_weighs():
+    """A sample without a label has none, nor has a batch of one."""
+    weighting, valid = law_weighting([1.0, 2.0, -1.0, 0.5, -0.4]), torch.tensor([True, True, False, True, True, True])
     weights = weighting(make_samples(valid), PHASE)
     assert weights[2].item() == pytest.approx(1 + math.tanh(-0.4))
     assert not torch.equal(weights[valid], weighting(make_samples(), PHASE)[valid])
+    assert weighting(make_samples(count=1), PHASE).item() == pytest.approx(1 + math.tanh(-0.4))
 
 
-def test_a_batch_of_one_has_the_weight_of_b_alone():
-    weighting = LAWWeighting()
-    weighting.theta = torch.tensor([1.0, 2.0, -1.0, 0.5, 0.7])
-    assert weighting(make_samples(count=1), PHASE).item() == pytest.approx(1 + math.tanh(0.7))
-
-
-def test_weights_carry_no_gradient():
-    weighting = LAWWeighting()
-    weighting.theta = torch.ones(5, requires_grad=True)
-    assert not weighting(make_samples(), PHASE).requires_grad
-
-
-def test_the_papers_features_are_the_default():
-    assert LAWWeighting().features == LF.FEATURES
-
-
-def test_theta_moves_to_the_samples_device():
-    weighting, samples = LAWWeighting(("loss",)), make_samples()
-    weighting.theta = torch.zeros(2)
+def test_weights_carry_no_gradient_and_theta_moves_to_the_samples_device():
+    weighting, samples = law_weighting([0.0, 0.0], features=("loss",)), make_samples()
+    weighting.theta.requires_grad_()
+    assert not weighting(samples, PHASE).requires_grad
     elsewhere = Samples(*(tensor.to("meta") for tensor in (samples.loss, samples.logits, samples.target)))
-    assert weighting(elsewhere, PHASE).device.type == "meta"
-    assert weighting.theta.device.type == "meta"
+    assert weighting(elsewhere, PHASE).device.type == weighting.theta.device.type == "meta"
 
 
-# -- the seam --------------------------------------------------------------------------------------------------
+# -- any function ----------------------------------------------------------------------------------------------
 
 
-def test_any_function_is_a_weighting():
+def test_any_function_is_a_weighting_whose_weights_are_constants():
     samples, seen = make_samples(), []
 
     def weigh(samples, phase):
         seen.append((samples, phase))
-        return samples.loss * 2
+        return samples.loss * torch.full((6,), 2.0, requires_grad=True)
 
     weights = checked_weights(weigh, samples, PHASE)
     assert torch.equal(weights, samples.loss * 2)
-    assert seen == [(samples, PHASE)]
-
-
-def test_no_weights_stay_none():
-    assert checked_weights(lambda samples, phase: None, make_samples(), PHASE) is None
-
-
-def test_weights_are_treated_as_constants():
-    weights = checked_weights(lambda s, p: torch.ones(6, requires_grad=True) * 2, make_samples(), PHASE)
     assert not weights.requires_grad
+    assert seen == [(samples, PHASE)]
+    assert checked_weights(lambda samples, phase: None, samples, PHASE) is None
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (6, 1), (1, 6)])
@@ -113,7 +94,6 @@ def test_weights_of_another_shape_are_named(shape):
         def __call__(self, samples, phase):
             return torch.ones(shape)
 
-    with pytest.raises(MisconfigurationException) as error:
+    message = f"The weighting Mine() returned weights of shape {list(shape)} for 6 samples; it must return [6]"
+    with pytest.raises(MisconfigurationException, match=re.escape(message)):
         checked_weights(Mine(), make_samples(), PHASE)
-    assert f"The weighting Mine() returned weights of shape {list(shape)} for 6 samples" in str(error.value)
-    assert "[6]" in str(error.value)

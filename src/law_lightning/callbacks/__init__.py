@@ -1,10 +1,8 @@
 """Callbacks that weight the samples of anyone's module."""
 
 from law_lightning.callbacks.co_teaching import CoTeachingCallback
-
 from law_lightning.callbacks.l2rw import L2RWCallback
 from law_lightning.callbacks.law import LAWCallback
-
 from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback
 from law_lightning.callbacks.weighting import WeightingCallback
 

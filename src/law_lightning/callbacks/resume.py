@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from law_lightning._compat import combined_loader, restore_data
 from law_lightning.capture.part import Part
 from law_lightning.stages.clock import StageClock
-from law_lightning.utilities.randomness import check_portable_states, portable_states, set_portable_states
+from law_lightning.utilities.randomness import portable_states, set_portable_states
 
 #: Of what a callback leaves in a checkpoint; raised when an earlier state can no longer be read as it is.
 STATE_FORMAT = 2
@@ -47,7 +47,6 @@ class ResumePoint(Part):
         Raises:
             ValueError: these are no random states.
         """
-        check_portable_states(state["random"])
         trainer = self._trainer
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         within = progress.ready > 0 and progress.processed < trainer.fit_loop.max_batches  # type: ignore[attr-defined]
@@ -135,8 +134,12 @@ def readable(name: str, state: dict[str, Any]) -> dict[str, Any]:
     clock = {key: state[key] for key in stages}
     if clock["stage"] == 0:  # None stood for the values before anything was learned
         clock |= {"loss_smooth": 1.0, "acc_smooth": 0.0}
+    # The statistics of the stage that was under way are left out: it counts from the checkpoint on.
     processes = [
-        {**own, "resume": {"random": own["order"]["now"], "in_step": state.get("in_step", False)}}
+        {
+            "weighting": own.get("weighting"),
+            "resume": {"random": own["order"]["now"], "in_step": state.get("in_step", False)},
+        }
         for own in state["processes"]
     ]
     peer = state.get("peer")

@@ -227,7 +227,7 @@ class WeightingCallback(L.Callback):
             self.clock.load_state_dict(state["clock"])
             self.load_extra_state(state)
             own = state["processes"][trainer.global_rank]
-            if isinstance(self.weighting, BaseWeighting) and "weighting" in own:
+            if isinstance(self.weighting, BaseWeighting) and own.get("weighting") is not None:
                 self.weighting.load_state_dict(own["weighting"])
             for name, part in parts.items():
                 if (found := (own if part.per_process else state).get(name)) is not None:

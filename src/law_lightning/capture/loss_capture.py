@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from law_lightning.capture.losses import ARGUMENTS, TAKE_APART, ReducedLoss, check_target, class_loss
+from law_lightning.capture.losses import ARGUMENTS, TAKE_APART, check_target, class_loss
 from law_lightning.capture.samples import Samples
 
 Weigh = Callable[[Samples], "Tensor | None"]
@@ -30,17 +30,12 @@ TWO_WAYS = (
 )
 
 
-def same_target(a: Tensor, b: Tensor) -> bool:
-    """Whether two targets are one: a view of the same numbers counts, an equal copy does not."""
-    return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride())
-
-
 class LossCapture(TorchFunctionMode):
     """Sees every classification loss called within it and, where weights are given, weights it.
 
     Several losses in one step: a further loss on the same target tensor (an auxiliary head) shares the weights of
     the first; a loss on another target (mixup's second) is weighted by its own samples. Losses with another
-    reduction, and losses of what needs no gradient, are left alone.
+    reduction, and losses of logits that need no gradient, are left alone.
 
     Args:
         weigh: gives the weights [B] of samples, or None to leave the loss as it is.
@@ -63,12 +58,12 @@ class LossCapture(TorchFunctionMode):
         on_use: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()
-        self._on_use = on_use
-        self._check_labels = check_labels
         self._weigh = weigh
         self._training = training
         self._attached = attached
-        self._targets: list[Tensor] = []  # held so that their addresses stay theirs
+        self._check_labels = check_labels
+        self._on_use = on_use
+        self._targets: list[Tensor] = []  # kept alive, so that no other tensor gets their addresses
         self._weights: list[Tensor | None] = []
         self.samples: list[Samples] = []
 
@@ -76,45 +71,34 @@ class LossCapture(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         take_apart = TAKE_APART.get(func)
-        if take_apart is None:  # most calls, so without any detour
+        if take_apart is None:  # most calls: no detour
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         given = dict(zip(ARGUMENTS[func], args, strict=False)) | dict(kwargs)
-        averaged = given.get("reduction", "mean") == "mean" and given.get("size_average") is None
-        if (
-            not averaged
-            or given.get("reduce") is not None
-            or (self._training and not self.needs_gradient(given["input"]))
-        ):
+        averaged = given.get("reduction", "mean") == "mean"
+        old_style = given.get("size_average") is not None or given.get("reduce") is not None
+        if not averaged or old_style or (self._training and not self.needs_gradient(given["input"])):
             return func(*args, **kwargs)
-        if self._check_labels and take_apart is class_loss and not given["target"].is_floating_point():
-            check_target(given["input"], given["target"], given.get("ignore_index", -100))
+        check = (given["input"], given["target"], given.get("ignore_index", -100))
+        has_labels = take_apart is class_loss and not given["target"].is_floating_point()
+        if self._check_labels and has_labels:
+            check_target(*check)
         try:
             plain = func(*args, **kwargs)
         except IndexError:
-            if take_apart is class_loss:
-                check_target(given["input"], given["target"], given.get("ignore_index", -100))
+            if has_labels:
+                check_target(*check)
             raise
-        return self._capture(plain, lambda: take_apart(func, **given), given["target"])
+        loss, target = take_apart(func, given), given["target"]
+        position = next((i for i, seen in enumerate(self._targets) if _same(seen, target)), len(self._targets))
+        if position == len(self._targets):
+            self._targets.append(target)
+            self._add(loss.samples)
+        return self._weighted(plain, position, loss.elements, loss.denominator)
 
     def needs_gradient(self, logits: Tensor) -> bool:
         """Whether a loss of these logits may be one that the module trains on."""
         return torch.is_grad_enabled() and logits.requires_grad
-
-    def _capture(self, plain: Tensor, take_apart: Callable[[], ReducedLoss], target: Tensor) -> Tensor:
-        loss = take_apart()
-        self._watch(plain)
-        for seen, given in zip(self._targets, self._weights, strict=True):
-            if same_target(seen, target):
-                weights = given
-                break
-        else:
-            weights = self._note(loss.samples)
-            self._targets.append(target)
-            self._weights.append(weights)
-        if weights is None or len(weights) != len(loss.elements):
-            return plain
-        return plain + _correction(weights, loss.elements, loss.denominator)
 
     def take_output(self, output: Any) -> Any:
         """Weight the explicit dict of a step that called no captured loss (the second way).
@@ -133,29 +117,42 @@ class LossCapture(TorchFunctionMode):
         losses, samples = explicit_samples(output)
         if self._check_labels:
             check_target(samples.logits, output["target"])
-        self._watch(output["loss"])
-        weights = self._note(samples)
-        if weights is None:
-            return output
-        return {**output, "loss": output["loss"] + _correction(weights, losses, len(losses))}
+        self._add(samples)
+        loss = self._weighted(output["loss"], 0, losses, len(losses))
+        return output if loss is output["loss"] else {**output, "loss": loss}
 
-    def _note(self, samples: Samples) -> Tensor | None:
-        """Keep the samples of a loss; their weights."""
+    def _add(self, samples: Samples) -> None:
+        """Record the samples of another target, and their weights."""
         detached = samples.detach()
         self.samples.append(detached)
-        return None if self._weigh is None else self._weigh(samples if self._attached else detached)
+        self._weights.append(None if self._weigh is None else self._weigh(samples if self._attached else detached))
 
-    def _watch(self, loss: Tensor) -> None:
-        if self._on_use is not None and loss.requires_grad:
-            loss.register_hook(self._on_use)
+    def _weighted(self, plain: Tensor, position: int, elements: Tensor, denominator: Tensor | int) -> Tensor:
+        """A mean loss with the weights of ``samples[position]`` (Equation 7).
+
+        Args:
+            plain: the unweighted mean, a scalar.
+            position: of the samples.
+            elements: the losses L that it averages, [B, ...].
+            denominator: what the sum of L was divided by.
+        """
+        if self._on_use is not None and plain.requires_grad:
+            plain.register_hook(self._on_use)
+        weights = self._weights[position]
+        if weights is None or len(weights) != len(elements):
+            return plain
+        return plain + (excess_weights(weights, denominator, elements.ndim) * elements).sum()
 
 
-def _correction(weights: Tensor, elements: Tensor, denominator: Tensor | int) -> Tensor:
-    """What weights K [B] add to a mean of the losses L [B, ...], a scalar: the mean of (K - 1) L."""
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two targets are one: a view of the same numbers counts, an equal copy does not."""
+    return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride())
+
+
+def excess_weights(weights: Tensor, denominator: Tensor | int, ndim: int) -> Tensor:
+    """(K - 1) / denominator, [B, 1, ...] of ``ndim`` dimensions."""
     excess = (weights - 1.0) / denominator  # mostly outside the graph, which stays two nodes deep
-    if elements.ndim > 1:
-        excess = excess.reshape(-1, *[1] * (elements.ndim - 1))
-    return (excess * elements).sum()
+    return excess if ndim == 1 else excess.reshape(-1, *[1] * (ndim - 1))
 
 
 def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
@@ -179,5 +176,5 @@ def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
             f"The step's dict has losses {list(losses.shape)}, logits {list(logits.shape)} and target "
             f"{list(target.shape)}; they must be [B], [B, C] and [B]."
         )
-    valid = target != -100  # torch's own mark of a sample without a label
+    valid = target != -100  # torch's default mark of a sample without a label
     return losses, Samples(losses, logits, target.where(valid, 0).long(), valid=valid)

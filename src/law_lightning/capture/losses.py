@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,95 +23,75 @@ class ReducedLoss:
     samples: Samples  # with their graph
 
 
-def _per_sample(elements: Tensor) -> Tensor:
-    return elements if elements.ndim == 1 else elements.flatten(1).mean(dim=1)
+def class_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLoss:
+    """Take ``cross_entropy`` or ``nll_loss`` apart.
 
-
-def class_loss(
-    func: Callable[..., Tensor],
-    input: Tensor,  # noqa: A002 - torch's own name, callers may pass it by keyword
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    ignore_index: int = -100,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> ReducedLoss:
-    """Take ``cross_entropy`` or ``nll_loss`` apart; ``input`` [C], [B, C] or [B, C, positions...]."""
-    options: dict[str, Any] = {"weight": weight, "ignore_index": ignore_index}
-    if func is F.cross_entropy:
-        options["label_smoothing"] = label_smoothing
-    if input.ndim == 1:  # one sample without a batch dimension
-        input, target = input.unsqueeze(0), target.unsqueeze(0)  # noqa: A001
-    elements = func(input, target, reduction="none", **options)
-    logits = input
-    valid: Tensor | None = None
-    one_label = elements.ndim == 1 and not target.is_floating_point()
-    denominator: Tensor | int
-    if target.is_floating_point():  # class probabilities, [B, C, ...]: nothing is ignored
-        denominator = elements.numel()
-        target = target.argmax(dim=1)
-        correct = (logits.argmax(dim=1) == target).float()
-    else:
-        valid = target != ignore_index
-        if target.device.type == "cpu" and elements.ndim == 1 and bool(valid.all()):  # other devices would wait
-            valid, target = None, target.long()
-            denominator = len(elements) if weight is None else weight[target].sum()
-            correct = (logits.argmax(dim=1) == target).float()
-        else:
-            target = target.where(valid, 0).long()  # torch takes uint8 as well, which would index like a mask
-            denominator = valid.sum() if weight is None else (weight[target] * valid).sum()
-            correct = ((logits.argmax(dim=1) == target) & valid).float()
-    loss = elements
-    divisor: Tensor | float = denominator
-    if elements.ndim > 1:  # dense: a sample is the mean over its positions
-        logits = logits.flatten(2).mean(dim=2)
-        target = target.flatten(1)
-        if valid is None:
-            target = target.mode(dim=1).values
-            loss, correct = _per_sample(loss), _per_sample(correct)
-            divisor = denominator * len(elements) / elements.numel()
-        else:
-            positions = valid.flatten(1)
-            counts = torch.zeros(logits.shape, dtype=target.dtype, device=target.device)
-            target = counts.scatter_add_(1, target, positions.to(target.dtype)).argmax(dim=1)
-            positions = positions.sum(dim=1)
-            loss = loss.flatten(1).sum(dim=1) / positions.clamp_min(1)
-            correct = correct.flatten(1).sum(dim=1) / positions.clamp_min(1)
-            valid = positions > 0
-            divisor = denominator / positions
-    return ReducedLoss(elements, denominator, Samples(loss, logits, target, correct, valid, one_label, divisor))
-
-
-def binary_loss(
-    func: Callable[..., Tensor],
-    input: Tensor,  # noqa: A002
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-) -> ReducedLoss:
-    """Take ``binary_cross_entropy_with_logits`` apart; one logit a sample ([B] or [B, 1]), or one a class [B, C].
-
-    With one logit a class the prediction counts as right when its largest logit lies on a positive label.
+    Args:
+        func: the loss.
+        given: its arguments by name; ``input`` is [C], [B, C] or [B, C, positions...], ``target`` class indices or, of
+            the shape of ``input``, class probabilities.
     """
-    if input.ndim == 0:
-        input, target = input.unsqueeze(0), target.unsqueeze(0)  # noqa: A001
-    elements = func(input, target, weight=weight, pos_weight=pos_weight, reduction="none")
-    logits = input.flatten(1) if input.ndim > 1 else input.unsqueeze(1)
-    given, positive = logits.shape[1], target.reshape(logits.shape) > 0.5
-    if given == 1:
-        correct = ((logits > 0) == positive).squeeze(1).float()
-        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        index = positive.squeeze(1).long()
+    logits, target = given["input"], given["target"]
+    if logits.ndim == 1:  # one sample without a batch dimension
+        logits, target = logits.unsqueeze(0), target.unsqueeze(0)
+    elements = func(**given | {"input": logits, "target": target, "reduction": "none"})
+    soft, weight = target.is_floating_point(), given.get("weight")
+    one_label = elements.ndim == 1 and not soft
+    valid = None if soft else target != given.get("ignore_index", -100)
+    if valid is not None and elements.ndim == 1 and target.device.type == "cpu" and bool(valid.all()):
+        valid = None  # other devices would have to be waited for
+    if soft:
+        target = target.argmax(dim=1)
+    elif valid is not None:
+        target = target.where(valid, 0)
+    target = target.long()  # torch takes uint8 as well, which would index like a mask
+    correct = logits.argmax(dim=1) == target
+    if valid is not None:
+        correct = correct & valid
+    denominator: Tensor | int
+    if soft or weight is None:
+        denominator = elements.numel() if valid is None else valid.sum()
     else:
-        correct = positive.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1).float()
-        index = target.reshape(logits.shape).argmax(dim=1)
-    samples = Samples(_per_sample(elements), logits, index, correct, one_label=given == 1)
-    return ReducedLoss(elements, elements.numel(), samples)
+        denominator = (weight[target] if valid is None else weight[target] * valid).sum()
+    loss, right, divisor = elements, correct.float(), denominator
+    if elements.ndim > 1:  # dense: a sample is the mean over its positions, its label the most frequent one
+        labelled = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
+        labelled, target, logits = labelled.flatten(1), target.flatten(1), logits.flatten(2).mean(dim=2)
+        counts = torch.zeros(logits.shape, dtype=target.dtype, device=target.device)
+        target = counts.scatter_add_(1, target, labelled.to(target.dtype)).argmax(dim=1)
+        positions = labelled.sum(dim=1)
+        loss = elements.flatten(1).sum(dim=1) / positions.clamp_min(1)
+        right = right.flatten(1).sum(dim=1) / positions.clamp_min(1)
+        valid = None if valid is None else positions > 0
+        divisor = denominator / positions
+    return ReducedLoss(elements, denominator, Samples(loss, logits, target, right, valid, one_label, divisor))
+
+
+def binary_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLoss:
+    """Take ``binary_cross_entropy_with_logits`` apart.
+
+    With one logit for each class a prediction counts as correct if the class of the largest logit is a positive label.
+
+    Args:
+        func: the loss.
+        given: its arguments by name; ``input`` holds a logit for each sample ([B] or [B, 1]) or for each class [B, C].
+    """
+    logits, target = given["input"], given["target"]
+    if logits.ndim == 0:
+        logits, target = logits.unsqueeze(0), target.unsqueeze(0)
+    elements = func(**given | {"input": logits, "target": target, "reduction": "none"})
+    loss = elements if elements.ndim == 1 else elements.flatten(1).mean(dim=1)
+    logits = logits.flatten(1) if logits.ndim > 1 else logits.unsqueeze(1)
+    target = target.reshape(logits.shape)
+    positive, one_label = target > 0.5, logits.shape[1] == 1
+    if one_label:
+        correct = ((logits > 0) == positive).squeeze(1)
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        target = positive.squeeze(1).long()
+    else:
+        correct = positive.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1)
+        target = target.argmax(dim=1)
+    return ReducedLoss(elements, elements.numel(), Samples(loss, logits, target, correct.float(), one_label=one_label))
 
 
 #: What takes each loss apart; these are the losses that are captured.
@@ -119,32 +100,17 @@ TAKE_APART: dict[Callable[..., Any], Callable[..., ReducedLoss]] = {
     F.nll_loss: class_loss,
     F.binary_cross_entropy_with_logits: binary_loss,
 }
-ARGUMENTS = {  # names of the positional arguments, for the reduction's position differs
-    F.cross_entropy: (
-        *("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing"),
-    ),
-    F.nll_loss: ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction"),
-    F.binary_cross_entropy_with_logits: (
-        *("input", "target", "weight", "size_average", "reduce", "reduction", "pos_weight"),
-    ),
-}
-
-
-def target_error(logits: Tensor, target: Tensor, ignore_index: int = -100) -> ValueError:
-    """The error for labels that are no class of the logits."""
-    num_classes = logits.shape[1] if logits.ndim > 1 else logits.shape[0]
-    labels = target[target != ignore_index]
-    wrong = labels[(labels < 0) | (labels >= num_classes)].unique().tolist()
-    return ValueError(
-        f"Labels out of range: the target holds {wrong[:10]}, but the network's logits have {num_classes} classes "
-        f"(labels 0 to {num_classes - 1}). Mend the labels in the dataset, widen the network's last layer, or pass "
-        "ignore_index to the loss for samples without a label."
-    )
+#: The names of their positional arguments, among which ``reduction`` has different places.
+ARGUMENTS = {loss: tuple(inspect.signature(loss).parameters) for loss in TAKE_APART}
 
 
 def check_target(logits: Tensor, target: Tensor, ignore_index: int = -100) -> None:
-    """Raise a ValueError if a label is no class of the logits. Waits for the device."""
+    """Raise a ValueError if a label is not a class of the logits. Waits for the device."""
     num_classes = logits.shape[1] if logits.ndim > 1 else logits.shape[0]
     wrong = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
     if wrong.any():
-        raise target_error(logits, target, ignore_index)
+        raise ValueError(
+            f"Labels out of range: the target holds {target[wrong].unique().tolist()[:10]}, but the network's logits "
+            f"have {num_classes} classes (labels 0 to {num_classes - 1}). Correct the labels in the dataset, widen the "
+            "network's last layer, or pass ignore_index to the loss for samples without a label."
+        )

@@ -21,7 +21,7 @@ class Samples:
         one_label: whether each sample is one question with one right answer: not one of many positions, not C separate
             questions, and not a label spread over classes.
         denominator: what the mean reduction divides each loss by, a scalar or [B]: ``(loss / denominator).sum()`` is
-            the plain loss. None where nothing is known of it: B.
+            the plain loss. None for B.
     """
 
     loss: Tensor
@@ -41,7 +41,7 @@ class Samples:
 
     @property
     def divisor(self) -> Tensor | float:
-        """What the mean divides each loss by, a scalar or [B]; infinite for a sample whose loss is not in it."""
+        """:attr:`denominator` or B; infinite for a sample whose loss is not in the mean."""
         return len(self) if self.denominator is None else self.denominator
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -15,11 +15,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+from torch.utils.data import DistributedSampler
 
 from law_lightning._compat import has_validation_data, make_validation_loaders, set_sampler_epoch, to_device
-from law_lightning.capture.loss_capture import LossCapture, explicit_samples
-from law_lightning.capture.losses import target_error
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.capture.losses import check_target
 from law_lightning.second_network.duplicate import duplicate
 from law_lightning.utilities.randomness import random_states, replaying
 
@@ -51,13 +51,13 @@ def validation_loaders(trainer: L.Trainer) -> list[Any]:
 
 
 class Evaluator:
-    """Accuracy on the Trainer's validation data: plain numbers in, nothing of the user's touched.
+    """Accuracy on the Trainer's validation data, as plain numbers; nothing of the user's changes.
 
     Copies of the modules are evaluated, so that neither their metrics nor their mode change. The accuracy comes from
     the logits and targets that ``validation_step`` reveals, else from ``forward`` on a batch ``(x, target)``.
 
     Args:
-        trainer: the Trainer, in the course of a fit.
+        trainer: the Trainer, during a fit.
         no_data: the error's text where there is no validation data.
 
     Raises:
@@ -82,15 +82,15 @@ class Evaluator:
 
         Args:
             modules: the networks; all see each batch while it is loaded once.
-            limit: look at so many batches of each loader only.
+            limit: the most batches of each loader to look at.
 
         Raises:
-            MisconfigurationException: nothing tells what is right, or there are no samples.
+            MisconfigurationException: no accuracy can be had from the module, or there are no samples with a label.
             ValueError: labels out of range.
         """
         trainer = self._trainer
         stage = trainer.state.stage
-        with replaying(), _GeneratorsKept(self._loaders), torch.no_grad():
+        with replaying(), _keeping_generators(self._loaders), torch.no_grad():
             twins = [duplicate(trainer, module).eval() for module in modules]
             if getattr(trainer.strategy.model, "broadcast_buffers", False):  # as the Trainer's validation does
                 for buffer in itertools.chain.from_iterable(twin.buffers() for twin in twins):
@@ -113,9 +113,9 @@ class Evaluator:
     def _add_loader(
         self, totals: Tensor, twins: Sequence[L.LightningModule], loader: Any, loader_idx: int, limit: int | None
     ) -> None:
-        batches = _limit(loader, self._trainer.limit_val_batches)
-        if limit is not None:
-            batches = limit if batches is None else min(limit, batches)
+        share = self._trainer.limit_val_batches  # a number of batches, or a share of them
+        most = share if isinstance(share, int) else None if share in (None, 1.0) else int(len(loader) * share)
+        batches = min((each for each in (most, limit) if each is not None), default=None)
         # A resumed fit would else begin with another order, of which limit_val_batches takes other samples.
         set_sampler_epoch(loader, self._trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         position = 0
@@ -127,8 +127,7 @@ class Evaluator:
                     accuracy, valid = self._accuracy(twin, batch, batch_idx, loader_idx)
                 once, size = _counted_once(loader, position, len(accuracy))
                 once = once.to(accuracy.device) & valid
-                totals[row, 0] += (accuracy * once).sum()
-                totals[row, 1] += once.sum()
+                totals[row] += torch.stack([(accuracy * once).sum(), once.sum()])
             position += size
 
     def _accuracy(self, twin: L.LightningModule, batch: Any, batch_idx: int, loader_idx: int) -> tuple[Tensor, Tensor]:
@@ -141,41 +140,27 @@ class Evaluator:
                 where = [batch_idx] * takes_index + [loader_idx] * (len(self._loaders) > 1)
                 with LossCapture(training=False, check_labels=batch_idx == 0) as capture:
                     output = twin.validation_step(batch, *where)
-                samples = capture.samples[0] if capture.samples else None
-                if samples is None and isinstance(output, dict) and isinstance(output.get("losses"), Tensor):
-                    samples = explicit_samples(output)[1]
-                if samples is not None:
+                if isinstance(output, dict) and isinstance(output.get("losses"), Tensor):
+                    capture.take_output(output)
+                if capture.samples:
+                    samples = capture.samples[0]
                     everything = torch.ones_like(samples.target, dtype=torch.bool)
                     return samples.accuracy, everything if samples.valid is None else samples.valid
-            return self._forward_accuracy(twin, batch)
-
-    @staticmethod
-    def _forward_accuracy(twin: L.LightningModule, batch: Any) -> tuple[Tensor, Tensor]:
-        if isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[1], Tensor):
-            inputs, target = batch
-            logits = twin(inputs)
-            if isinstance(logits, Tensor) and logits.ndim == 2 and target.shape == logits.shape[:1]:
-                if not bool(((target >= 0) & (target < logits.shape[1])).all()):
-                    raise target_error(logits, target)
-                return (logits.argmax(dim=1) == target).float(), torch.ones_like(target, dtype=torch.bool)
+            if isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+                inputs, target = batch
+                logits = twin(inputs)
+                if isinstance(logits, Tensor) and logits.ndim == 2 and target.shape == logits.shape[:1]:
+                    check_target(logits, target)
+                    return (logits.argmax(dim=1) == target).float(), target != -100
         raise MisconfigurationException(
-            f"Nothing tells LAW the validation accuracy of {type(twin).__name__}: its validation_step should compute a "
+            f"LAW cannot find the validation accuracy of {type(twin).__name__}: its validation_step should compute a "
             "mean F.cross_entropy, F.nll_loss or F.binary_cross_entropy_with_logits or return a dict with 'losses', "
             "'logits' and 'target'; or the batches should be (x, target) with forward(x) giving logits [B, C]."
         )
 
 
-def _limit(loader: Any, limit_val_batches: int | float | None) -> int | None:
-    """How many batches the Trainer would take of a loader."""
-    if isinstance(limit_val_batches, int):
-        return limit_val_batches
-    if limit_val_batches is None or limit_val_batches == 1.0:
-        return None
-    return int(len(loader) * limit_val_batches)
-
-
 def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:
-    """Which rows of a batch count; those do not with which a DistributedSampler pads the last processes' shares.
+    """Which rows of a batch count: not those with which a DistributedSampler pads the last processes' shares.
 
     Args:
         loader: a validation loader.
@@ -187,40 +172,27 @@ def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:
     """
     batches = getattr(loader, "batch_sampler", None)
     sampler = getattr(batches, "sampler", getattr(loader, "sampler", None))  # of a batch sampler of the user's too
-    everything = torch.ones(rows, dtype=torch.bool)
-    if not isinstance(sampler, DistributedSampler) or not _pads_at_the_end(sampler):
-        return everything, rows
+    # A subclass of the user's may share out the samples in another way than torch does.
+    known = (DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__)
+    if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ not in known:
+        return torch.ones(rows, dtype=torch.bool), rows
     batch_size = getattr(loader, "batch_size", None)
     samples = rows if batch_size is None else min(batch_size, len(sampler) - position)
+    if rows % samples:  # which row is of which sample cannot be known
+        return torch.ones(rows, dtype=torch.bool), samples
     index = (torch.arange(samples) + position) * sampler.num_replicas + sampler.rank
     size: int = len(sampler.dataset)  # type: ignore[arg-type]
-    if rows % samples:  # which row is of which sample nobody can tell
-        return everything, samples
     return (index < size).repeat_interleave(rows // samples), samples
 
 
-def _pads_at_the_end(sampler: DistributedSampler[Any]) -> bool:
-    """Whether it shares out as torch does, shuffled or not; a subclass may have an order of its own."""
-    return type(sampler).__iter__ in (DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__)
-
-
-class _GeneratorsKept:
-    """Loaders and samplers may own generators; a pass of ours leaves those as they were."""
-
-    def __init__(self, loaders: Sequence[Any]) -> None:
-        self._generators = list(_own_generators(loaders))
-
-    def __enter__(self) -> None:
-        self._states = [generator.get_state() for generator in self._generators]
-
-    def __exit__(self, *error: object) -> None:
-        for generator, state in zip(self._generators, self._states, strict=True):
+@contextmanager
+def _keeping_generators(loaders: Sequence[Any]) -> Iterator[None]:
+    """Loaders and samplers may own random generators; afterwards these are as they were."""
+    owners = itertools.chain.from_iterable((loader, getattr(loader, "sampler", None)) for loader in loaders)
+    found = {getattr(owner, "generator", None) for owner in owners}
+    states = [(generator, generator.get_state()) for generator in found if isinstance(generator, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
             generator.set_state(state)
-
-
-def _own_generators(loaders: Sequence[Any]) -> Iterator[torch.Generator]:
-    for loader in loaders:
-        if isinstance(loader, DataLoader) and not isinstance(loader.sampler, SequentialSampler):
-            yield from (g for g in {loader.generator, getattr(loader.sampler, "generator", None)} if g is not None)
-        elif isinstance(loader, DataLoader) and loader.generator is not None:
-            yield loader.generator

@@ -1,13 +1,13 @@
-"""The second network of Co-teaching: another beginning, the same batches, weights that come after its forward pass.
+"""The second network of Co-teaching: other initial parameters, the same batches, weights known after its forward pass.
 
 Each of two networks is weighted by the other's losses, so one of them must run forward before its own weights are
-known. That is the peer: its gradient takes the weights in when it is computed, after the user's network's forward.
+known. That is the peer: its weights enter when its gradient is computed, after the forward pass of the user's network.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -17,36 +17,30 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning._compat import reset_of
-from law_lightning.capture.loss_capture import LossCapture, same_target
-from law_lightning.capture.losses import ReducedLoss
+from law_lightning.capture.loss_capture import LossCapture, excess_weights
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.second import SecondNetwork, copy_tensors, tensors
 from law_lightning.second_network.step import StepRecord
 from law_lightning.utilities.randomness import replaying
 
 
-class _Weights:
-    """Weights [B] that are not known yet; None stands for ones."""
-
-    value: Tensor | None = None
-
-
 class _LateCorrection(torch.autograd.Function):
     """The gradient of mean((K - 1) L), with weights K that are known when it is computed; its value is 0."""
 
     @staticmethod
-    def forward(ctx: Any, elements: Tensor, denominator: Tensor | int, weights: _Weights) -> Tensor:
-        ctx.shape, ctx.denominator, ctx.weights = elements.shape, denominator, weights
+    def forward(
+        ctx: Any, elements: Tensor, denominator: Tensor | int, weights: list[Tensor | None], position: int
+    ) -> Tensor:
+        ctx.shape, ctx.denominator, ctx.weights, ctx.position = elements.shape, denominator, weights, position
         return elements.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
-        weights = ctx.weights.value
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
+        weights = ctx.weights[ctx.position]
         if weights is None or len(weights) != ctx.shape[0]:
-            return None, None, None
-        excess = (weights - 1.0) / ctx.denominator  # as LossCapture has it
-        excess = excess.reshape(-1, *[1] * (len(ctx.shape) - 1)).to(gradient.dtype)
-        return (gradient * excess).expand(ctx.shape), None, None
+            return None, None, None, None
+        excess = excess_weights(weights, ctx.denominator, len(ctx.shape)).to(gradient.dtype)
+        return (gradient * excess).expand(ctx.shape), None, None, None
 
 
 class LateCapture(LossCapture):
@@ -55,38 +49,18 @@ class LateCapture(LossCapture):
     The losses keep their unweighted values; their gradients are those of the weighted ones.
     """
 
-    def __init__(self, check_labels: bool = False) -> None:
-        super().__init__(check_labels=check_labels)
-        self._late: list[_Weights] = []
-
     def settle(self, weights: Sequence[Tensor | None]) -> None:
-        """Give the weights [B] of each entry of ``samples``."""
-        for late, value in zip(self._late, weights, strict=True):
-            late.value = value
+        """Give the weights [B], or None for ones, of each entry of ``samples``."""
+        assert len(weights) == len(self.samples)
+        self._weights[:] = weights
 
-    def _note(self, samples: Samples) -> None:
-        super()._note(samples)
-        self._late.append(_Weights())
-
-    def _capture(self, plain: Tensor, take_apart: Callable[[], ReducedLoss], target: Tensor) -> Tensor:
-        loss = take_apart()
-        plain = super()._capture(plain, lambda: loss, target)
-        (late,) = (w for seen, w in zip(self._targets, self._late, strict=True) if same_target(seen, target))
-        correction: Tensor = _LateCorrection.apply(loss.elements, loss.denominator, late)
+    def _weighted(self, plain: Tensor, position: int, elements: Tensor, denominator: Tensor | int) -> Tensor:
+        correction: Tensor = _LateCorrection.apply(elements, denominator, self._weights, position)
         return plain + correction
-
-    def take_output(self, output: Any) -> Any:
-        """As for :class:`LossCapture`."""
-        before = len(self.samples)
-        output = super().take_output(output)
-        if len(self.samples) == before:
-            return output
-        losses = output["losses"]
-        return {**output, "loss": output["loss"] + _LateCorrection.apply(losses, len(losses), self._late[-1])}
 
 
 class Peer(SecondNetwork):
-    """A second network with the optimizer, precision and strategy of the user's, begun elsewhere.
+    """A second network with the optimizer, precision and strategy of the user's, from other initial parameters.
 
     Args:
         begin_with: a module whose parameters and buffers the copy begins with; None draws its parameters anew.
@@ -138,7 +112,7 @@ class Peer(SecondNetwork):
         super().before_step(args, kwargs)
         assert self._record is not None
         self._follow_target()
-        self._capture = LateCapture(self.check_labels)
+        self._capture = LateCapture(check_labels=self.check_labels)
         shared = getattr(self._trainer.strategy.model, "require_backward_grad_sync", True)
         with replaying(), self._sharing(shared):
             self._output = self._forward(self._record, self._capture)
@@ -201,13 +175,14 @@ def draw_anew(module: nn.Module, seed: int) -> None:
         np.random.seed(seed % 2**32)  # noqa: NPY002 - a module of the user's may draw from it
         random.seed(seed)
         for part in reversed(list(module.modules())):  # the whole after its parts, as in a constructor
-            if _is_drawn(part):
+            if _is_trained(part):
                 reset_of(part)()  # type: ignore[misc]
 
 
 def check_can_be_drawn(module: nn.Module) -> None:
     """Raise a MisconfigurationException that names the submodules which :func:`draw_anew` could not draw."""
-    lacking = [name or "the module itself" for name, part in module.named_modules() if _is_drawn(part, lacking=True)]
+    parts = module.named_modules()
+    lacking = [name or "the module itself" for name, part in parts if _is_trained(part) and reset_of(part) is None]
     if lacking:
         raise MisconfigurationException(
             f"Co-teaching needs a second {type(module).__name__} with other initial parameters, but these parts have "
@@ -216,19 +191,17 @@ def check_can_be_drawn(module: nn.Module) -> None:
         )
 
 
-def _is_drawn(part: nn.Module, lacking: bool = False) -> bool:
-    """Whether a submodule has parameters of its own to be drawn; with ``lacking``, and no way to do so."""
-    trained = any(parameter.requires_grad for parameter in part.parameters(recurse=False))
-    return trained and not (lacking and reset_of(part) is not None)
+def _is_trained(part: nn.Module) -> bool:
+    """Whether a submodule has parameters of its own that are not frozen."""
+    return any(parameter.requires_grad for parameter in part.parameters(recurse=False))
 
 
 def check_start(module: nn.Module, start: nn.Module) -> None:
     """Raise a MisconfigurationException unless ``start`` has the parameters and buffers of ``module``."""
-
-    def shapes(each: nn.Module) -> dict[str, list[int]]:
-        return {name: list(t.shape) for named in (each.named_parameters(), each.named_buffers()) for name, t in named}
-
-    mine, theirs = shapes(module), shapes(start)
+    mine, theirs = (
+        {name: value.shape for name, value in (*each.named_parameters(), *each.named_buffers())}
+        for each in (module, start)
+    )
     if type(start) is not type(module) or list(mine.items()) != list(theirs.items()):
         differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         raise MisconfigurationException(

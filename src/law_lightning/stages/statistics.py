@@ -1,50 +1,22 @@
-"""What happened to the samples during a stage, gathered without waiting for the device at every step."""
+"""Sums over the samples of a stage, without waiting for the device at every step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 
-_MOST_CLASSES = 10**7  # of a checkpoint that is to be believed
-_SUMS = [[], ["gap"], ["totals", "per_class", "max", "-min"], ["totals", "per_class", "max", "-min", "gap"]]
-_FLUSH_EVERY = 64  # batches kept before they are summed up: bounds the memory of a long stage
-
-
-def _exact_type(device: torch.device) -> torch.dtype:
-    """Double precision, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _widened(per_class: Tensor, num_classes: int) -> Tensor:
-    return torch.nn.functional.pad(per_class, (0, num_classes - per_class.shape[1]))
-
-
-def _check(state: dict[str, Any]) -> None:
-    """Raise a ValueError unless the sums of a state can be gone on with."""
-    classes, sums = state["num_classes"], state["sums"]
-    if not isinstance(classes, int) or not 0 <= classes <= _MOST_CLASSES:
-        raise ValueError(f"its number of classes is {classes!r}")
-    known = sums["per_class"].shape[1] if "per_class" in sums else 0  # more may have been seen since the last sum
-    shapes = {"totals": (7,), "per_class": (2, known), "max": (), "-min": (), "gap": (2,)}
-    found = {name: tuple(value.shape) for name, value in sums.items()}
-    if known > classes or found not in ({name: shapes[name] for name in names} for names in _SUMS):
-        raise ValueError("its sums over the samples do not fit together")
-    for loss, accuracy, weights, target, valid in state["pending"]:
-        columns = [each for each in (loss, accuracy, weights, target, valid) if each is not None]
-        if any(each.shape != (len(target),) or not each.is_contiguous() for each in columns):
-            raise ValueError("its samples' losses, weights and labels do not fit together")
-        if target.dtype != torch.int64 or bool(((target < 0) | (target >= classes)).any()):
-            raise ValueError("its samples have labels that are no classes")
-    if any(gap.shape != () for gap in state["gaps"]):
-        raise ValueError("its loss gaps are not numbers")
+_BATCHES = 64  # kept before they are summed: fewer operations in each step, and a bound on the memory of a long stage
+_TOTALS = 7  # finite losses: number, sum and weighted sum; samples with a label; correct ones; K and K^2
 
 
 class StageStatistics(Part):
@@ -67,99 +39,83 @@ class StageStatistics(Part):
 
     def _reset(self) -> None:
         self.num_lost = 0
-        self._pending: list[tuple[Any, ...]] = []  # loss, accuracy, weights, target, valid or None
-        self._gaps: list[Tensor] = []
+        self._batches: list[Sequence[Tensor]] = []  # each loss, accuracy, weight and label (-1 for none), all [B]
+        self._gaps: list[Tensor] = []  # scalars
         self._num_classes = 0
         self._sums: dict[str, Tensor] = {}
 
     def add(self, samples: Samples, weights: Tensor | None) -> None:
-        """Take note of a batch; ``weights`` None stands for ones."""
+        """Add a batch; ``weights`` None stands for ones."""
         weights = torch.ones_like(samples.loss) if weights is None else weights
-        row = (samples.loss.float(), samples.accuracy, weights.float(), samples.target, samples.valid)
-        self._pending.append(row)
+        label = samples.target if samples.valid is None else samples.target.where(samples.valid, -1)
+        self._batches.append((samples.loss.float(), samples.accuracy, weights.float(), label))
         self._num_classes = max(self._num_classes, samples.num_classes)  # heads may differ
-        if len(self._pending) >= _FLUSH_EVERY:
-            self._flush()
+        if len(self._batches) >= _BATCHES:
+            self._sum_up(samples.loss.device)
 
     def add_gap(self, gap: Tensor) -> None:
-        """Take note of a step's loss of the target less that of the reference, both unweighted, a scalar."""
+        """Add a step's loss of the target less that of the reference, both unweighted, a scalar."""
         self._gaps.append(gap)
-        if len(self._gaps) >= _FLUSH_EVERY:
-            self._flush()
+        if len(self._gaps) >= _BATCHES:
+            self._sum_up(gap.device)
 
-    def _flush(self) -> None:
-        if self._pending:
-            *columns, valids = zip(*self._pending, strict=True)
-            loss, accuracy, weights, target = (torch.cat(column) for column in columns)
-            finite = loss.isfinite()
-            if any(valid is not None for valid in valids):
-                valid = torch.cat([
-                    torch.ones_like(row, dtype=torch.bool) if each is None else each
-                    for each, row in zip(valids, columns[-1], strict=True)
-                ])  # fmt: skip
-                loss, finite = loss[valid], finite[valid]
-                accuracy, weights, target = accuracy[valid], weights[valid], target[valid]
-            dtype = _exact_type(loss.device)
-            kept, loss = weights.to(dtype), loss.where(finite, 0.0).to(dtype)
-            per_class = torch.zeros(2, self._num_classes, dtype=dtype, device=loss.device)
-            per_class[0].index_add_(0, target, kept)
-            per_class[1].index_add_(0, target, torch.ones_like(kept))
-            totals = torch.stack([
-                finite.sum().to(dtype), loss.sum(), accuracy.to(dtype).sum(), kept.new_tensor(len(kept)), kept.sum(),
-                kept.square().sum(), (kept * loss).where(finite, 0.0).sum(),
-            ])  # fmt: skip
-            self._accumulate("totals", totals, torch.add)
-            if "per_class" in self._sums:  # fewer classes were known before
-                self._sums["per_class"] = _widened(self._sums["per_class"], self._num_classes)
-            self._accumulate("per_class", per_class, torch.add)
-            lowest = kept.new_tensor([-math.inf])  # stands for "none": every process must have something to reduce
-            self._accumulate("max", torch.cat([kept, lowest]).amax(), torch.maximum)
-            self._accumulate("-min", torch.cat([-kept, lowest]).amax(), torch.maximum)
-            self._pending.clear()
+    def _sum_up(self, device: torch.device) -> None:
+        exact = torch.float32 if device.type == "mps" else torch.float64  # which mps does not have
+        if not self._sums:
+            totals = torch.zeros(_TOTALS, dtype=exact, device=device)
+            self._sums = {"totals": totals, "gap": totals.new_zeros(2)}
+            self._sums["extremes"] = totals.new_full((2,), -math.inf)  # the largest K and -K
+            self._sums["per_class"] = totals.new_zeros(2, 0)  # sum of K, and number of samples
+        self._widen(self._num_classes)
+        if self._batches:
+            columns = [torch.cat(list(column)).to(exact) for column in zip(*self._batches, strict=True)]
+            loss, accuracy, weight, label = torch.stack(columns)[:, columns[3] >= 0]
+            finite, one = loss.isfinite(), torch.ones_like(loss)
+            loss = loss.where(finite, 0.0)
+            weighted = (weight * loss).where(finite, 0.0)
+            terms = (finite, loss, weighted, one, accuracy, weight, weight.square())
+            self._sums["totals"] += torch.stack([term.to(exact).sum() for term in terms])
+            self._sums["per_class"].index_add_(1, label.long(), torch.stack([weight, one]))
+            both = torch.stack([weight, -weight])
+            self._sums["extremes"] = torch.cat([self._sums["extremes"].unsqueeze(1), both], dim=1).amax(dim=1)
         if self._gaps:
-            gaps = torch.stack(self._gaps)
+            gaps = torch.stack(self._gaps).to(exact)  # before summing: two large gaps are too much for float32
             finite = gaps.isfinite()
-            exact = _exact_type(gaps.device)  # before summing: two large gaps are too much for float32
-            gap = torch.stack([gaps.where(finite, 0.0).to(exact).sum(), finite.sum().to(exact)])
-            self._accumulate("gap", gap, torch.add)
-            self._gaps.clear()
+            self._sums["gap"] += torch.stack([gaps.where(finite, 0.0).sum(), finite.sum()])
+        self._batches, self._gaps = [], []
 
-    def _accumulate(self, name: str, value: Tensor, combine: Any) -> None:
-        self._sums[name] = combine(self._sums[name], value) if name in self._sums else value
+    def _widen(self, num_classes: int) -> None:
+        """Make room for further classes."""
+        self._sums["per_class"] = F.pad(self._sums["per_class"], (0, num_classes - self._sums["per_class"].shape[1]))
 
     def summary(self, trainer: L.Trainer) -> dict[str, Any]:
-        """The stage in plain numbers, over all processes; starts anew.
+        """The stage in plain numbers, over all processes, which must all call this; starts anew.
 
         Returns:
             ``loss``, ``weighted_loss`` (the mean of K x L), ``accuracy``, ``loss_gap`` (None without a reference),
             ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max`` and ``weight_per_class`` (None for a class
-            unseen).
+            without samples).
         """
-        self._flush()
-        sums: dict[str, Any] = {}
-        if "per_class" in self._sums:
-            width = torch.tensor(self._num_classes, device=self._sums["per_class"].device)
-            widest = int(trainer.strategy.reduce(width, reduce_op="max"))  # processes may have seen other heads
-            self._sums["per_class"] = _widened(self._sums["per_class"], widest)
-        for name, value in self._sums.items():
-            op = "max" if name in ("max", "-min") else "sum"
-            sums[name] = trainer.strategy.reduce(value, reduce_op=op).tolist()
+        device, reduce = trainer.strategy.root_device, trainer.strategy.reduce
+        self._sum_up(device)
+        self._widen(int(reduce(torch.tensor(self._num_classes, device=device), reduce_op="max")))  # heads may differ
+        largest, negative_smallest = reduce(self._sums.pop("extremes"), reduce_op="max").tolist()
+        sums = {name: reduce(value, reduce_op="sum").tolist() for name, value in self._sums.items()}
         self._sums = {}
-        losses, loss, right, count, total, squares, weighted = sums.get("totals", [0.0] * 7)
-        class_sum, class_count = sums.get("per_class", [[], []])
+        losses, loss, weighted, count, correct, weight, squares = sums["totals"]
+        gap, steps = sums["gap"]
         self.num_lost = int(count - losses)
-        mean = total / count if count else 1.0
-        gap, steps = sums.get("gap", [0.0, 0.0])
+        mean = weight / count if count else 1.0
         return {
-            "loss": loss / losses if losses else float("nan"),
-            "weighted_loss": weighted / losses if losses else float("nan"),
-            "accuracy": right / count if count else float("nan"),
+            "loss": loss / losses if losses else math.nan,
+            "weighted_loss": weighted / losses if losses else math.nan,
+            "accuracy": correct / count if count else math.nan,
             "loss_gap": gap / steps if steps else None,
             "weight_mean": mean,
             "weight_std": max(squares / count - mean**2, 0.0) ** 0.5 if count else 0.0,
-            "weight_min": -sums["-min"] if count else 1.0,
-            "weight_max": sums["max"] if count else 1.0,
-            "weight_per_class": [s / n if n else None for s, n in zip(class_sum, class_count, strict=True)],
+            "weight_min": -negative_smallest if count else 1.0,
+            "weight_max": largest if count else 1.0,
+            "weight_per_class": [k / n if n else None for k, n in zip(*sums["per_class"], strict=True)],
         }
 
     def warn_of_lost(self, stage: int, summary: dict[str, Any]) -> None:
@@ -181,10 +137,10 @@ class StageStatistics(Part):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far and what is still to be summed, as it is: summing earlier would round otherwise."""
+        """The sums so far, and as it is what is still to be summed: summing earlier would round otherwise."""
         return {
-            "sums": {name: value.cpu() for name, value in self._sums.items()},
-            "pending": [[None if each is None else each.cpu().contiguous() for each in row] for row in self._pending],
+            "sums": {name: value.to("cpu", copy=True) for name, value in self._sums.items()},
+            "batches": [torch.stack([column.float().cpu() for column in batch]) for batch in self._batches],
             "gaps": [gap.cpu() for gap in self._gaps],
             "num_classes": self._num_classes,
         }
@@ -193,13 +149,20 @@ class StageStatistics(Part):
         """Go on where :meth:`state_dict` was taken.
 
         Raises:
-            ValueError: it does not fit together.
+            ValueError: the state's parts do not fit together.
         """
-        sums, device = dict(state["sums"]), self._device
-        if "totals" in sums and sums["totals"].shape == (6,):  # files of before: without the weighted loss
-            sums["totals"] = torch.cat([sums["totals"], sums["totals"][1:2]])
-        _check({**state, "sums": sums})
-        self._sums = {name: value.to(device) for name, value in sums.items()}
-        self._pending = [tuple(None if each is None else each.to(device) for each in row) for row in state["pending"]]
+        device, sums, classes = self._device, state["sums"], state["num_classes"]
+        known = sums["per_class"].shape[-1] if sums else 0  # more may have been seen since the last sum
+        shapes = {"totals": (_TOTALS,), "gap": (2,), "extremes": (2,), "per_class": (2, known)} if sums else {}
+        found = {name: tuple(value.shape) for name, value in sums.items()}
+        if found != shapes or not known <= classes <= 2**24:  # up to which float32 holds labels
+            raise ValueError("its sums over the samples do not fit together")
+        for table in state["batches"]:
+            if table.ndim != 2 or len(table) != 4 or not table.is_contiguous() or bool((table[3] >= classes).any()):
+                raise ValueError("its samples' losses, weights and labels do not fit together")
+        if any(gap.shape != () for gap in state["gaps"]):
+            raise ValueError("its loss gaps are not numbers")
+        self._sums = {name: value.to(device, copy=True) for name, value in sums.items()}
+        self._batches = [table.to(device).unbind() for table in state["batches"]]
         self._gaps = [gap.to(device) for gap in state["gaps"]]
-        self._num_classes = state["num_classes"]
+        self._num_classes = classes

@@ -1,8 +1,7 @@
-"""The global random states of Python, NumPy and torch: taken, put back, and written into checkpoints."""
+"""The global random states of Python, NumPy and torch, and random generators apart from them."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """All global random states, as they are now. CUDA's only if it is in use: asking wakes it up."""
+    """All global random states, as they are now; CUDA's only if it is in use, since asking would initialise it."""
     return {
         "torch": torch.get_rng_state(),
         "torch.cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -41,13 +40,25 @@ def _same_numpy(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     return a[0] == b[0] and a[2:] == b[2:] and np.array_equal(a[1], b[1])
 
 
+@contextmanager
+def replaying(states: dict[str, Any] | None = None) -> Iterator[None]:
+    """Run a block from ``states``, by default the present ones; afterwards they are what they were before it."""
+    before = random_states()
+    if states is not None:
+        set_random_states(states, before)
+    try:
+        yield
+    finally:
+        set_random_states(before)
+
+
 def derived_seed(*seeds: int) -> int:
     """A seed that depends on several together."""
     return int(np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1)[0])
 
 
 class OwnGenerator:
-    """A random generator apart from the global one; unlike ``torch.Generator`` alone it travels to other processes.
+    """A random generator apart from the global one; unlike ``torch.Generator`` alone it can be pickled.
 
     Args:
         seed: where it starts.
@@ -72,54 +83,29 @@ class OwnGenerator:
         self.generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
 
-@contextmanager
-def replaying(states: dict[str, Any] | None = None) -> Iterator[None]:
-    """Run a block from ``states``, by default the present ones; afterwards they are what they were before it."""
-    before = random_states()
-    if states is not None:
-        set_random_states(states, before)
-    try:
-        yield
-    finally:
-        set_random_states(before)
-
-
 def portable_states() -> dict[str, Any]:
     """All global random states as tensors and plain Python, for files read with ``weights_only=True``."""
-    return portable(random_states())
-
-
-def portable(states: dict[str, Any]) -> dict[str, Any]:
-    """What :func:`random_states` took, as tensors and plain Python."""
-    algorithm, keys, position, has_gauss, cached = states["numpy"]
+    states = random_states()
+    algorithm, keys, *rest = states["numpy"]
     version, words, gauss = states["python"]
     return states | {
-        "numpy": [algorithm, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [algorithm, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": [version, torch.tensor(words), gauss],  # plain numbers would be written one by one
     }
 
 
-def check_portable_states(states: dict[str, Any]) -> None:
-    """Raise an error of any kind if these states cannot be put back; the present ones stay.
-
-    NumPy takes any position within its 624 words, and reads, or ends the process, where there are none. A tensor may
-    say that it has more words than the memory holds.
-    """
-    _, keys, position, has_gauss, cached = states["numpy"]
-    if keys.shape != (624,) or not 0 <= position <= 624 or has_gauss not in (0, 1) or not math.isfinite(cached):
-        raise ValueError("the random state of NumPy is not one")
-    if torch.as_tensor(states["python"][1]).shape != (625,):
-        raise ValueError("the random state of Python is not one")
-    with replaying():
-        set_portable_states(states)
-
-
 def set_portable_states(states: dict[str, Any]) -> None:
-    """Put back what :func:`portable_states` took."""
-    algorithm, keys, position, has_gauss, cached = states["numpy"]
+    """Put back what :func:`portable_states` took.
+
+    Raises:
+        ValueError: NumPy's are none. It takes any position within its 624 words, and ends the process beyond them.
+    """
+    algorithm, keys, position, *rest = states["numpy"]
     version, words, gauss = states["python"]
+    if keys.shape != (624,) or not 0 <= position <= 624:
+        raise ValueError("the random state of NumPy is not one")
     set_random_states(states | {
         "torch.cuda": states["torch.cuda"][: torch.cuda.device_count()],  # the machine may be another one
-        "numpy": (algorithm, keys.numpy().astype(np.uint32), position, has_gauss, cached),
-        "python": (version, tuple(torch.as_tensor(words).tolist()), gauss),  # earlier files have a list
+        "numpy": (algorithm, keys.numpy().astype(np.uint32), position, *rest),
+        "python": (version, tuple(words.tolist()), gauss),
     })  # fmt: skip

@@ -1,8 +1,9 @@
-"""The seam: anything that gives weights to samples."""
+"""What a weighting is: anything that gives weights to samples."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -11,21 +12,9 @@ from torch import Tensor
 from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
 
-
-class Weighting(Protocol):
-    """A function from samples to weights; it may hold state, as a :class:`BaseWeighting`."""
-
-    def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
-        """Weigh a batch.
-
-        Args:
-            samples: what the step revealed, detached.
-            phase: where the training is.
-
-        Returns:
-            Weights [B] around 1, treated as constants; None for weights of one.
-        """
-        ...
+Weighting = Callable[[Samples, TrainingPhase], "Tensor | None"]
+"""From the samples of a step, detached, and the phase of the training to weights [B] around 1, treated as constants;
+None for weights of one. It may hold state, as a :class:`BaseWeighting`."""
 
 
 def unweighted(samples: Samples, phase: TrainingPhase) -> None:
@@ -33,7 +22,7 @@ def unweighted(samples: Samples, phase: TrainingPhase) -> None:
 
 
 class BaseWeighting:
-    """A weighting that learns of the training's beginning, or remembers something from batch to batch.
+    """A weighting that is called when a training begins, or remembers something from batch to batch.
 
     Attributes:
         attached: whether the samples come with their graph and gradients flow through the weights, too.

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
+from law_lightning._compat import sampler_within
 from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting.base import BaseWeighting
-from law_lightning.weighting.training_labels import training_labels
 
 
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
@@ -30,9 +42,17 @@ def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
 
     Returns:
         The weights, float64 [C].
+
+    Raises:
+        ValueError: a class has no sample.
     """
-    counts = counts.double()
-    effective = (1 - torch.tensor(beta, dtype=torch.float64) ** counts) / (1 - beta)
+    empty = (counts < 1).nonzero().flatten().tolist()
+    if empty or not len(counts):
+        raise ValueError(
+            f"class_counts must be at least 1 for every class, but those of the classes {empty} are not: a class "
+            "without samples has no effective number. Leave it out of the network's classes, or give it a count."
+        )
+    effective = (1 - torch.tensor(beta, dtype=torch.float64) ** counts.double()) / (1 - beta)
     return len(counts) / (effective * effective.reciprocal().sum())
 
 
@@ -55,9 +75,9 @@ class ClassBalancedWeighting(BaseWeighting):
         if not 0 <= beta < 1:
             raise ValueError(f"beta must be in [0, 1), not {beta}.")
         self.beta = beta
-        self._automatic = isinstance(class_counts, str)
         self.counts: Tensor | None = None
         self._weights: Tensor | None = None
+        self._automatic = isinstance(class_counts, str)
         if isinstance(class_counts, str):
             if class_counts != "auto":
                 raise ValueError(
@@ -65,10 +85,15 @@ class ClassBalancedWeighting(BaseWeighting):
                 )
         else:
             self.counts = torch.tensor([int(count) for count in class_counts])
-            _check(self.counts)
+            class_balanced_weights(self.counts, beta)  # names classes without samples
 
     def start(self, trainer: L.Trainer) -> None:
-        """Count the labels of the training data, if that is wanted."""
+        """Count the labels of the training data, for ``"auto"``.
+
+        Raises:
+            MisconfigurationException: they cannot be counted.
+        """
+        self._weights = None
         if self._automatic:
             labels = training_labels(trainer)
             if labels is None:
@@ -78,7 +103,6 @@ class ClassBalancedWeighting(BaseWeighting):
                     "drawn. Give the numbers: ClassBalancedWeighting(class_counts=[...])."
                 )
             self.counts = labels[labels >= 0].bincount()
-        self._weights = None
 
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
         """Weights [B].
@@ -104,14 +128,42 @@ class ClassBalancedWeighting(BaseWeighting):
                 f"ClassBalancedWeighting has counts of {len(counts)} classes, but the network has {num_classes}: give "
                 "one for each."
             )
-        _check(counts)
         return class_balanced_weights(counts, self.beta).float()
 
 
-def _check(counts: Tensor) -> None:
-    empty = (counts < 1).nonzero().flatten().tolist()
-    if empty or not len(counts):
-        raise ValueError(
-            f"class_counts must be at least 1 for every class, but those of the classes {empty} are not: a class "
-            "without samples has no effective number. Leave it out of the network's classes, or give it a count."
-        )
+def training_labels(trainer: L.Trainer) -> Tensor | None:
+    """The labels of one pass over the training data, int64 [N].
+
+    None where they cannot be had without reading every sample, or where a sampler of the user's decides.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    sampler: Any = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
+    if isinstance(sampler, DistributedSamplerWrapper):  # what Lightning makes of a sampler on several processes
+        sampler = sampler_within(sampler)
+    labels = labels_of(loader.dataset)
+    if labels is None or isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
+        return labels
+    return labels[torch.as_tensor(sampler.indices)] if isinstance(sampler, SubsetRandomSampler) else None
+
+
+def labels_of(dataset: Any) -> Tensor | None:
+    """The labels of a data set, int64 [N], -100 for samples without one; None where it does not keep them."""
+    if isinstance(dataset, Subset):
+        labels = labels_of(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [labels_of(part) for part in dataset.datasets]
+        known = [part for part in parts if part is not None]
+        return torch.cat(known) if len(known) == len(parts) else None
+    candidates = [getattr(dataset, name, None) for name in ("targets", "labels", "y")]
+    for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else candidates:
+        try:
+            labels = torch.as_tensor(values)
+        except (TypeError, ValueError, RuntimeError):  # None, strings, or rows of different lengths
+            continue
+        whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
+        if labels.shape == (len(dataset),) and whole and bool(((labels >= 0) | (labels == -100)).all()):
+            return labels.long()
+    return None

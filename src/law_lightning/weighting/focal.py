@@ -20,8 +20,8 @@ def focal_factor(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
     .. math:: (1 - p_t)^\gamma
 
-    where :math:`p_t` is the probability that the network gives to the label, and :math:`\gamma \ge 0` says how much
-    the samples that it is sure of are turned down.
+    where :math:`p_t` is the probability that the network gives to the label. The larger :math:`\gamma \ge 0`, the
+    smaller the factor of samples that the network classifies with confidence.
 
     Args:
         logits: scores, [B, C].
@@ -67,8 +67,8 @@ class FocalWeighting(BaseWeighting):
         """Weights [B] with their graph.
 
         Raises:
-            MisconfigurationException: the samples are more than one question each, or there are other classes than
-                ``alpha`` has.
+            MisconfigurationException: the samples have more than one label each, or ``alpha`` has another number of
+                classes.
         """
         if not samples.one_label:
             raise MisconfigurationException(

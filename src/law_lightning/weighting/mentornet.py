@@ -15,12 +15,12 @@ from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.utilities.randomness import OwnGenerator
 from law_lightning.weighting.base import BaseWeighting
 
-#: How finely a mentor sees the course of a training.
+#: The epochs that a mentor tells apart, whatever a training's number of stages: percent of the training.
 EPOCHS = 100
 
 
 class MentorInputs(NamedTuple):
-    """What a mentor knows of samples.
+    """The inputs of a mentor.
 
     Attributes:
         loss: [N].
@@ -56,13 +56,13 @@ def predefined_curriculum(difference: Tensor, softness: float) -> Tensor:
 
 
 class MentorNetwork(nn.Module):
-    """The mentor of the data-driven curriculum (Figure 2 of the paper): from what it knows of a sample to a weight.
+    """The mentor of the data-driven curriculum (Figure 2 of the paper), which maps its inputs to a weight.
 
     A bidirectional LSTM reads loss and difference; with embeddings of label and epoch its states go through a layer of
     20 units with tanh to a weight in (0, 1). The embedding of the epoch is random and stays so, as published.
 
     Args:
-        num_labels: classes that the mentor tells apart; with 1 it sees none, as the published models.
+        num_labels: classes that the mentor distinguishes; 1 ignores the label, as the published models do.
     """
 
     def __init__(self, num_labels: int = 1) -> None:
@@ -83,17 +83,16 @@ class MentorNetwork(nn.Module):
         epoch = self.epoch(inputs.epoch.clamp(0, EPOCHS - 1))
         with torch.autocast(course.device.type, enabled=False):
             _, (states, _) = self.course(course)
-            known = torch.cat([label, epoch, states.transpose(0, 1).flatten(1)], dim=1)
-            logits: Tensor = self.out(torch.tanh(self.hidden(known)))
+            features = torch.cat([label, epoch, states.transpose(0, 1).flatten(1)], dim=1)
+            logits: Tensor = self.out(torch.tanh(self.hidden(features)))
         return logits.squeeze(1)
 
     def learn(self, inputs: MentorInputs, wanted: Tensor, steps: int = 2000, lr: float = 0.01, seed: int = 0) -> float:
-        """Learn a curriculum: the cross-entropy to the weights that were wanted, in batches of 256.
+        """Learn a curriculum: minimise the cross-entropy to given weights, in batches of 256.
 
         Args:
             inputs: of N samples seen in earlier trainings.
-            wanted: the weights that would have been right, [N] in [0, 1]: for a data-driven curriculum, whether the
-                label was.
+            wanted: the weights to learn, [N] in [0, 1]: for a data-driven curriculum, whether the label was right.
             steps: of Adam.
             lr: its rate.
             seed: of the batches.
@@ -117,7 +116,7 @@ class MentorNetwork(nn.Module):
 
 
 class MentorNetWeighting(BaseWeighting):
-    """``WeightingCallback(MentorNetWeighting())``: a mentor looks at losses and says which samples to learn from.
+    """``WeightingCallback(MentorNetWeighting())``: a mentor weights samples by the course of their losses.
 
     The predefined curriculum (PD) is the one that the published network was taught: every sample weighs 1 during the
     burn-in, then the samples up to lambda_1 do, and towards the end those above it weigh less the farther they are.
@@ -187,9 +186,7 @@ class MentorNetWeighting(BaseWeighting):
         loss, done = samples.loss.float(), phase.stage / phase.num_stages
         known = loss.isfinite() if samples.valid is None else loss.isfinite() & samples.valid
         before = self.threshold.to(loss.device)
-        here = loss.where(known, math.nan).nanquantile(
-            self.percentile
-        )  # a tensor: reading it would wait for the device
+        here = loss.where(known, math.nan).nanquantile(self.percentile)
         self.threshold = (self.decay * before + (1 - self.decay) * here).where(known.any(), before)
         difference = loss - self.threshold
         if done < self.burn_in:
@@ -200,13 +197,10 @@ class MentorNetWeighting(BaseWeighting):
             epoch = torch.full_like(samples.target, int(EPOCHS * done))
             inputs = MentorInputs(loss, difference, samples.target, epoch)
             weights = self.mentor.to(loss.device)(inputs).sigmoid().nan_to_num(0)
-        return weights * self._kept(len(loss), self.dropout[done >= self.dropout_until]).to(weights.device)
-
-    def _kept(self, count: int, rate: float) -> Tensor:
-        """1 for the samples that stay, [count]: all but a share of ``rate``, and never none."""
-        kept = torch.zeros(count)
-        kept[torch.randperm(count, generator=self._own.generator)[: max(int(count * (1 - rate)), 1)]] = 1
-        return kept
+        stay = max(int(len(loss) * (1 - self.dropout[done >= self.dropout_until])), 1)
+        kept = torch.zeros(len(loss))
+        kept[torch.randperm(len(loss), generator=self._own.generator)[:stay]] = 1
+        return weights * kept.to(weights.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Moving percentile, random state, and the mentor's parameters."""

@@ -19,7 +19,7 @@ def self_paced_weights(loss: Tensor, age: float, kind: Literal["hard", "linear"]
     .. math:: v_i = [\ell_i < \lambda] \quad\text{(hard)}, \qquad
         v_i = \max(0, 1 - \ell_i / \lambda) \quad\text{(linear)}
 
-    where :math:`\ell_i` is a sample's loss and :math:`\lambda` the age, the loss up to which samples are learned.
+    where :math:`\ell_i` is a sample's loss and :math:`\lambda` the age, the loss below which a sample has weight.
 
     Args:
         loss: per-sample losses, [B].
@@ -35,7 +35,7 @@ def self_paced_weights(loss: Tensor, age: float, kind: Literal["hard", "linear"]
 
 
 class SelfPacedWeighting(BaseWeighting):
-    """``WeightingCallback(SelfPacedWeighting(), warmup_stages=1)``: easy samples first, the others as it grows older.
+    """``WeightingCallback(SelfPacedWeighting(), warmup_stages=1)``: easy samples first, harder ones later.
 
     The objective is the mean over the whole batch, so a batch of which few samples are easy moves the network little.
 
@@ -75,7 +75,7 @@ class SelfPacedWeighting(BaseWeighting):
         if self._first is None:
             loss = samples.loss if samples.valid is None else samples.loss[samples.valid]
             age = float(loss[loss.isfinite()].float().median()) if self.age == "auto" else float(self.age)
-            if not age > 0:  # every loss is 0 or none is finite: no age can be read from this batch
+            if not age > 0:  # every loss is 0 or none is finite: this batch gives no age
                 return self_paced_weights(samples.loss, math.inf, self.kind)
             self._first = (phase.stage, age)
         stage, age = self._first
