@@ -26,7 +26,7 @@ def main(out: str) -> None:
             strategy="ddp",
             devices=2,
             accumulate_grad_batches=2,
-            ckpt_path=folder / "step=4.ckpt" if name == "resumed" else None,
+            ckpt_path=folder / "epoch=2.ckpt" if name == "resumed" else None,
         )
         rank = module.global_rank
         results[name] = {"first": module.state_dict()}

@@ -165,7 +165,7 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, stop):
             for j in range(1000, 1070):  # what happens after the checkpoint is lost
                 first.add(*batch(j))
             torch.save(state, tmp_path / "state.pt")
-            second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), CPU)
+            second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         for statistics in (whole, first if i < stop else second):
             statistics.add(*batch(i))
             statistics.add_gap(torch.tensor(i / 7))
@@ -188,4 +188,4 @@ def test_a_damaged_state_is_refused(change, message):
     statistics = added([batch(i) for i in range(65)])
     change(state := statistics.state_dict())
     with pytest.raises(ValueError, match=message):
-        StageStatistics().load_state_dict(state, CPU)
+        StageStatistics().load_state_dict(state)

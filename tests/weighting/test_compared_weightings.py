@@ -23,7 +23,7 @@ from torch.utils.data import (
 from torchvision.ops import sigmoid_focal_loss
 
 from law_lightning import Samples, TrainingPhase, WeightingCallback
-from law_lightning.callbacks.weighting import LossCapture
+from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.weighting import (
     ClassBalancedWeighting,
     FocalWeighting,
