@@ -11,14 +11,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection as ResultCollection
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric as ResultMetric
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-__all__ = ["ResultCollection", "ResultMetric"]  # a search's Trainers log at less cost (search/lean.py)
 
 _MISSING = object()
 
@@ -111,9 +108,23 @@ def logged_step(trainer: L.Trainer) -> int:
     return step
 
 
-def log_into(trainer: L.Trainer, results: ResultCollection) -> None:
-    """Give a Trainer that has not begun another collection for what modules log."""
-    trainer.fit_loop.epoch_loop._results = results
+class _StayingMetric(_ResultMetric):
+    """A logged number; at every ``log`` Lightning goes through its attributes, to move what is on the device already."""
+
+    def to(self, *args: Any, **kwargs: Any) -> _ResultMetric:
+        if self.is_tensor and args == (self.value.device,) and not kwargs:
+            return self
+        return super().to(*args, **kwargs)
+
+
+class _StayingResults(_ResultCollection):
+    def __setitem__(self, key: str, metric: _ResultMetric) -> None:
+        super().__setitem__(key, _StayingMetric(metric.meta, metric.is_tensor))
+
+
+def log_at_less_cost(trainer: L.Trainer) -> None:
+    """Let what modules log in a fit that has not begun cost less: a tenth of the time of a search's small networks."""
+    trainer.fit_loop.epoch_loop._results = _StayingResults(training=True)
 
 
 def do_not_restart(trainer: L.Trainer) -> None:
@@ -131,13 +142,6 @@ def validate_anew(loop: Any) -> None:
 def cluster_environment(trainer: L.Trainer) -> Any:
     """SLURM's or another's, which says by which signal a job is told to end."""
     return _private(trainer, "_accelerator_connector", "Holding back SLURM's signal").cluster_environment
-
-
-def checkpoint_of(trainer: L.Trainer) -> dict[str, Any]:
-    """What ``trainer.save_checkpoint`` writes, without a file."""
-    connector = _private(trainer, "_checkpoint_connector", "Keeping a warm-up")
-    content: dict[str, Any] = connector.dump_checkpoint(weights_only=False)
-    return content
 
 
 # -- a second network under DDP --------------------------------------------------------------------------------------

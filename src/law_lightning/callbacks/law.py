@@ -17,7 +17,6 @@ from law_lightning.agent.resolve import resolve_agent
 from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.reward import RewardCallback
 from law_lightning.callbacks.staged import Record, phase_loss
-from law_lightning.second_network.trace import ReferenceTrace
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting.law import LAWWeighting
 
@@ -48,8 +47,10 @@ class LAWCallback(RewardCallback):
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
         analyse_labels: record the mean weights of right and of wrong labels (see :class:`WeightingCallback`).
-        trace: keeps what the reference gives, for a later fit from the same seeds. An empty one is filled; with a
-            complete one, of an earlier fit, the reference is not trained again. Rewards are the same, bit for bit.
+        reference_record: by stage, what the reference gave at its end: its validation ``"accuracy"`` and its mean
+            training ``"loss"`` (left out where none was finite). An empty dict is filled as the stages end. With all
+            stages after the warm-up in it, from an earlier fit with the same seed, no reference is trained: rewards
+            and loss gaps are computed from the record, and are the same bit for bit. Needs ``keep="target"``.
 
     Attributes:
         agent: the strategy.
@@ -82,7 +83,7 @@ class LAWCallback(RewardCallback):
         reward_growth: float = 3.0,
         reward_scale: float = 1.0,
         analyse_labels: bool = False,
-        trace: ReferenceTrace | None = None,
+        reference_record: dict[int, dict[str, float]] | None = None,
     ) -> None:
         if agent is None and mode == "apply":
             raise ValueError("mode='apply' needs a strategy: an agent, the path of a strategy file, or a shipped name.")
@@ -93,7 +94,7 @@ class LAWCallback(RewardCallback):
             keep,
             reward_growth,
             reward_scale,
-            trace,
+            reference_record,
             num_stages=self.agent.num_stages,
             warmup_stages=self.agent.warmup_stages if warmup_stages is None else warmup_stages,
             smoothing=smoothing,
@@ -165,10 +166,7 @@ class LAWCallback(RewardCallback):
 
     def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().fit_state()
-        if self.trace is not None:
-            return state
-        return state | {
+        return super().fit_state() | {
             "mode": self.mode,
             "agent": self.agent.full_state(),
             "buffer": self.buffer.state_dict(),
@@ -176,15 +174,10 @@ class LAWCallback(RewardCallback):
         }
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        if self.trace is None:
-            self._load_strategy(state)
+        self._load_strategy(state)
         super()._resume(trainer, module, state)
 
     def _load_strategy(self, state: dict[str, Any]) -> None:
-        if "mode" not in state:
-            raise MisconfigurationException(
-                "The checkpoint is a kept warm-up of a search, without its strategy: resume from one of your own fit."
-            )
         if state["mode"] != self.mode:
             mode = state["mode"]
             raise MisconfigurationException(

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.second_network.duplicate import duplicate, release
 from law_lightning.second_network.reference import Reference, StepRecord, copy_tensors, tensors
-from law_lightning.second_network.trace import TracedReference
 
 
 class LockstepCallback(WeightingCallback):
@@ -24,7 +23,7 @@ class LockstepCallback(WeightingCallback):
     second_key: str  #: of the second network's state in a checkpoint
     keep: str  #: "best": which network is in the user's module is chosen when the fit ends
     chosen = False  #: whether it was
-    _second: Reference | TracedReference | None = None
+    _second: Reference | None = None
     _record: StepRecord | None = None
     _released: L.LightningModule | None = None
 
@@ -103,7 +102,7 @@ class LockstepCallback(WeightingCallback):
     def release(self) -> None:
         """Take the second network off the Trainer; a plain module remains."""
         super().release()
-        if isinstance(self._second, Reference):
+        if self._second is not None:
             self._released = self._second.release()
         self._second = self._record = None
 
@@ -113,7 +112,7 @@ class LockstepCallback(WeightingCallback):
 
     def choose(self, module: L.LightningModule, first: float, second: float) -> None:
         """Leave the network that validates better in the user's module; the user's own where they are equal."""
-        assert isinstance(self._second, Reference)
+        assert self._second is not None
         if second > first:
             self._second.give_to(module)
         self.chosen = True

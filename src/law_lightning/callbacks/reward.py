@@ -7,6 +7,7 @@ from abc import abstractmethod
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -18,8 +19,7 @@ from law_lightning.callbacks.staged import Record
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD, Evaluator
 from law_lightning.second_network.reference import Reference, StepRecord, copy_tensors, tensors
-from law_lightning.second_network.trace import ReferenceTrace, TracedReference, fork_digest
-from law_lightning.utilities.randomness import random_states
+from law_lightning.stages.statistics import StageStatistics
 from law_lightning.weighting.base import Weighting
 
 
@@ -32,7 +32,7 @@ class RewardCallback(LockstepCallback):
         keep: which network is in the user's module after a search.
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
-        trace: keeps what the reference gives, or knows it.
+        reference_record: what the reference gave at the stage ends (see :class:`LAWCallback`).
         options: of :class:`WeightingCallback`.
 
     Raises:
@@ -48,7 +48,7 @@ class RewardCallback(LockstepCallback):
         keep: Literal["best", "target"],
         reward_growth: float,
         reward_scale: float,
-        trace: ReferenceTrace | None,
+        reference_record: dict[int, dict[str, float]] | None,
         **options: Any,
     ) -> None:
         if mode not in ("search", "apply"):
@@ -64,14 +64,17 @@ class RewardCallback(LockstepCallback):
                 f"exp(reward_growth) * reward_scale must be below {MOST_REWARD:g}, or the rewards are too large to be "
                 f"learned from: lower reward_growth={reward_growth} or reward_scale={reward_scale}."
             )
-        if trace is not None and (mode == "apply" or keep == "best"):
-            raise ValueError("trace keeps a reference's course, not its network: use mode='search' and keep='target'.")
+        if reference_record is not None and (mode == "apply" or keep == "best"):
+            raise ValueError(
+                "reference_record holds a reference's accuracies, not its network: use mode='search' and keep='target'."
+            )
         super().__init__(weighting, **options)
         self.mode = mode
         self.keep = keep
         self.reward_growth = reward_growth
         self.reward_scale = reward_scale
-        self.trace = trace
+        self.reference_record = reference_record
+        self._reference_losses, self._is_recorded = StageStatistics(), False
         self._evaluator: Evaluator | None = None
         self._target_loss: Tensor | None = None
         self._last_accuracies: tuple[int, float, float] | None = None
@@ -103,7 +106,17 @@ class RewardCallback(LockstepCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the validation data on one batch."""
-        self._last_accuracies = None
+        self._last_accuracies, self._reference_losses = None, StageStatistics()
+        record = self.reference_record
+        self._is_recorded = record is not None and record.keys() >= set(range(self.warmup_stages, self.num_stages))
+        if record is not None and not self._is_recorded:
+            record.clear()  # of a fit that stopped early
+        if record is not None and any(each.reduce_on_plateau for each in trainer.lr_scheduler_configs):
+            raise MisconfigurationException(
+                "The learning rate follows a validation metric of the target (ReduceLROnPlateau), and the reference "
+                "takes the target's rate: what it gives differs from episode to episode, so it cannot be recorded. "
+                "Search with seed_pool=0 or with another scheduler."
+            )
         if self.mode == "search" or self.validates:
             self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)
             self._evaluator([pl_module], limit=1)
@@ -116,25 +129,17 @@ class RewardCallback(LockstepCallback):
     ) -> None:
         """Fork the reference when the warm-up has ended: until then one network trained for both."""
         self._target_loss = None
-        if self.mode == "search" and self._second is None and not self.in_warmup:
-            self._second = self._fork(trainer, pl_module, batch)
+        if self.mode == "search" and self._second is None and not self.in_warmup and not self._is_recorded:
+            self._second = Reference(trainer, pl_module)
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
-    def _fork(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> Reference | TracedReference:
-        """The reference begins: a copy of the target, or what is known of such a copy's training."""
-        if self.trace is None:
-            return Reference(trainer, module)
-        if any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
-            raise MisconfigurationException(
-                "The learning rate follows a validation metric of the target (ReduceLROnPlateau), and the reference "
-                "follows the target's rate: it differs from episode to episode and cannot be kept. Search with "
-                "seed_pool=0 or with another scheduler."
-            )
-        digest = fork_digest(trainer, module, batch, random_states())
-        if self.trace.complete:
-            return TracedReference(self.trace, digest)
-        self.trace.begin(digest)
-        return Reference(trainer, module)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the target's loss, then let the reference take its step; then the stage may end."""
+        if self._target_loss is not None:
+            self._statistics.add_gap(self._target_loss.float())
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the target's step begins with (a second call in one step, as by LBFGS, changes nothing)."""
@@ -143,17 +148,16 @@ class RewardCallback(LockstepCallback):
 
     def after_step(self, capture: LossCapture) -> None:
         """Note the target's unweighted loss, of the first loss where there are several."""
-        if self._record is not None and self._target_loss is None and capture.samples:
+        searches = self.mode == "search" and not self.in_warmup
+        if searches and self._target_loss is None and capture.samples:
             self._target_loss = capture.samples[0].mean_loss
 
     def follow(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
         """The reference takes the step that the target took, with plain losses."""
         assert self._second is not None
         result = self._second.step(record, batch_idx)
-        if self.trace is not None and not self.trace.complete:
-            self.trace.losses.append(None if result.loss is None else result.loss.detach())
-        if result.loss is not None and self._target_loss is not None:
-            self._statistics.add_gap((self._target_loss - result.loss).float())
+        if result.loss is not None:
+            self._reference_losses.add_gap(result.loss.float())
         return result.output
 
     # -- the reward ----------------------------------------------------------------------------------------
@@ -164,22 +168,34 @@ class RewardCallback(LockstepCallback):
         if self._second is None:
             (accuracy,) = self._evaluator([module])
             return accuracy, accuracy
-        if isinstance(self._second, TracedReference):
-            (target,) = self._evaluator([module])
-            return target, self._second.accuracy(self._stage)
         target, reference = self._evaluator([module, self._second.module])
-        if self.trace is not None:
-            self.trace.accuracies[self._stage] = reference
         return target, reference
+
+    def _reference_gave(self, trainer: L.Trainer, accuracy: float) -> dict[str, float]:
+        """The reference's accuracy and mean loss in the stage that ends: what was measured, or its record."""
+        record = self.reference_record
+        if self._is_recorded and not self.in_warmup:
+            assert record is not None
+            return record[self._stage]
+        given, loss = {"accuracy": accuracy}, self._reference_losses.summary(trainer)["loss_gap"]
+        if loss is not None:
+            given["loss"] = loss
+        if record is not None and not self.in_warmup:
+            record[self._stage] = given
+        return given
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
         """Validate, once, for reward and phase (Equations 8 and 5): what there is to measure goes into the record."""
         record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap"))
-        if record["loss_gap"] is not None:
-            record["weighted_loss_gap"] = record["loss_gap"] + record["weighted_loss"] - record["loss"]
         if self.mode == "search":
             assert self.schedule is not None
             target, reference = self._accuracies(module)
+            given = self._reference_gave(trainer, reference)
+            reference = given["accuracy"]
+            if record["loss_gap"] is not None:  # so far the target's mean loss
+                record["loss_gap"] = record["loss_gap"] - given["loss"] if "loss" in given else None
+            if record["loss_gap"] is not None:
+                record["weighted_loss_gap"] = record["loss_gap"] + record["weighted_loss"] - record["loss"]
             self._last_accuracies = (trainer.global_step, target, reference)
             weight = LF.reward_weight(record["step"], self.schedule.total_steps, self.reward_growth, self.reward_scale)
             record |= {
@@ -200,11 +216,9 @@ class RewardCallback(LockstepCallback):
         super().on_train_end(trainer, pl_module)
 
     def _end_search(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._second is None:
-            self._second = self._fork(trainer, pl_module, None)
-        if self.trace is not None:  # a training that was stopped early leaves it incomplete
-            self.trace.complete = self.trace.complete or self._stage >= self.num_stages
-        if isinstance(self._second, TracedReference) or self.keep == "target":
+        if self._second is None and not self._is_recorded:
+            self._second = Reference(trainer, pl_module)
+        if self.keep == "target":
             return
         if self._last_accuracies is None or self._last_accuracies[0] != trainer.global_step:
             self._last_accuracies = (trainer.global_step, *self._accuracies(pl_module))
@@ -219,10 +233,8 @@ class RewardCallback(LockstepCallback):
 
     def fit_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain Python."""
-        state = super().fit_state()
-        if self.trace is not None:  # see _resume_traced
-            return state
-        return state | {
+        return super().fit_state() | {
+            "recorded": self.reference_record is not None,
             self.second_key: None if self._second is None else self._second.state_dict(),
             "accuracies": None if self._last_accuracies is None else list(self._last_accuracies),
         }
@@ -236,9 +248,11 @@ class RewardCallback(LockstepCallback):
             copy_tensors(state[self.second_key]["tensors"], tensors(module))
 
     def _resume(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        if self.trace is not None:
-            self._resume_traced(trainer, module, state)
-            return
+        if self.reference_record is not None or state.get("recorded"):
+            raise MisconfigurationException(
+                "A fit with reference_record=... cannot be resumed, as its checkpoints need not hold a reference: "
+                "begin it anew."
+            )
         if state["accuracies"] is not None:
             step, target, reference = state["accuracies"]
             self._last_accuracies = (int(step), float(target), float(reference))
@@ -247,14 +261,20 @@ class RewardCallback(LockstepCallback):
             self._second.load_state_dict(state[self.second_key])
         super()._resume(trainer, module, state)
 
-    def _resume_traced(self, trainer: L.Trainer, module: L.LightningModule, state: dict[str, Any]) -> None:
-        """Begin a new episode where the warm-up of another one from the same seed ended: it is the same in all."""
-        assert self.schedule is not None
-        ended = trainer.global_step == self.schedule.end(self.warmup_stages - 1) if self.warmup_stages else False
-        if "agent" in state or state["stage"] != self.warmup_stages or not ended:
-            raise MisconfigurationException(
-                "A fit that keeps its reference's course (trace=...) cannot be resumed in the middle: begin it anew."
-            )
-        self._start(trainer, module)
-        super()._resume(trainer, module, state)
-        self.start_stage(trainer, module)
+    def process_state(self) -> dict[str, Any]:
+        """What each process has for itself: tensors and plain Python."""
+        return super().process_state() | {"reference_losses": self._reference_losses.state_dict()}
+
+    def load_process_state(self, trainer: L.Trainer, own: dict[str, Any]) -> None:
+        """Go on where :meth:`process_state` was taken on this process."""
+        super().load_process_state(trainer, own)
+        losses = own.get("reference_losses") or _no_losses(own["statistics"])
+        self._reference_losses.load_state_dict(losses, trainer.strategy.root_device)
+
+
+def _no_losses(statistics: dict[str, Any]) -> dict[str, Any]:
+    """For files of before, whose loss gaps were kept instead of both losses: as many losses of the reference, of 0."""
+    gap = statistics["sums"].get("gap")
+    sums = {} if gap is None else {"gap": gap * gap.new_tensor([0.0, 1.0])}
+    gaps = [torch.zeros_like(gap) for gap in statistics["gaps"]]
+    return {"sums": sums, "pending": [], "gaps": gaps, "num_classes": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -136,6 +137,18 @@ def is_finite(state: Any) -> bool:
         for leaf in _leaves(state)
         if isinstance(leaf, (Tensor, float))
     )
+
+
+def digest(state: Any) -> str:
+    """A digest of all numbers, texts and tensors in a nested state, bit for bit; the same in every process."""
+    hashed = hashlib.sha256()
+    for leaf in _leaves(state):
+        if isinstance(leaf, Tensor):
+            hashed.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            hashed.update(leaf.detach().cpu().flatten().view(torch.uint8).numpy().tobytes() if leaf.numel() else b"")
+        else:
+            hashed.update(f"{leaf!r};".encode())
+    return hashed.hexdigest()
 
 
 def _leaves(state: Any) -> Iterator[Any]:
