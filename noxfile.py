@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, faults, lint, types, bench, fdu, cache, workers, large, rivals, build.
+"""Sessions: demo, tests, faults, lint, types, bench, fdu, workers, large, rivals, build.
 
 They share one environment, as torch is large.
 """
@@ -117,12 +117,6 @@ def fdu(session: nox.Session) -> None:
     shutil.rmtree(site, ignore_errors=True)
     session.run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), *needs)
     session.run(python, "benchmarks/fdu.py", *session.posargs, env={"PYTHONPATH": str(site), **THREADS})
-
-
-@nox.session(venv_backend="none", requires=["env"])
-def cache(session: nox.Session) -> None:
-    """Measure what the reference cache saves. Takes the script's arguments."""
-    session.run(tool(session, "python"), "benchmarks/cache.py", *session.posargs, env=THREADS)
 
 
 @nox.session(venv_backend="none", requires=["env"])

@@ -16,9 +16,8 @@ import torch
 from law_lightning import LAWCallback
 from law_lightning.callbacks.order import DataOrder
 from law_lightning.search.episodes import QUIET, quiet_lightning
-from law_lightning.search.lean import NoProfiler, lean
 from law_lightning.second_network.reference import tensors
-from law_lightning.second_network.trace import digest
+from law_lightning.utilities.files import digest
 from rivals.rows import Row, append_row, read_rows
 from table1.budget import Budget
 from table1.folder import RESULTS, check_settings, digest_of, keep_noise, write_once
@@ -133,8 +132,7 @@ class Job:
 
 def make_trainer(training: Training, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
     """A Trainer that shows and writes nothing, and has no validation."""
-    options = QUIET | {"profiler": NoProfiler()} | training.trainer_kwargs() | kwargs
-    return lean(L.Trainer(**options, callbacks=callbacks))
+    return L.Trainer(**QUIET | training.trainer_kwargs() | kwargs, callbacks=callbacks)
 
 
 def train(job: Job, budget: Budget) -> str:

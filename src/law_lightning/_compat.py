@@ -109,9 +109,9 @@ def logged_step(trainer: L.Trainer) -> int:
 
 
 class _StayingMetric(_ResultMetric):
-    """A logged number; at every ``log`` Lightning goes through its attributes, to move what is on the device already."""
+    """A logged number, which Lightning moves to its device at every ``log``, whether it is there or not."""
 
-    def to(self, *args: Any, **kwargs: Any) -> _ResultMetric:
+    def to(self, *args: Any, **kwargs: Any) -> _ResultMetric:  # type: ignore[override]
         if self.is_tensor and args == (self.value.device,) and not kwargs:
             return self
         return super().to(*args, **kwargs)

@@ -13,8 +13,7 @@ from hostile import long
 from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.data.transforms import CIFAR10_STATISTICS
 from law_lightning.search.episodes import QUIET, quiet_lightning
-from law_lightning.second_network.trace import digest
-from law_lightning.utilities.files import load_state
+from law_lightning.utilities.files import digest, load_state
 from table1.budget import Budget, OutOfTimeError, TooShortError
 from table1.folder import check_settings
 from table1.images import PAD, Batches, DeviceImages, Draws, augmented, padded, standardised

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 #: Settings that may change when a search goes on in its folder.
-_FREE = ("run_dir", "logger", "search.episodes", "search.progress", "search.workers", "search.cache_dir")
+_FREE = (
+    *("run_dir", "logger", "search.episodes", "search.progress", "search.workers"),
+    "search.cache_dir",  # run folders of before have it
+)
 
 
 def main() -> None:

@@ -79,9 +79,7 @@ def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ..
     return found
 
 
-def _relay(
-    pipes: list[Connection], report: Report, kept: dict[str, list[Any]], over: threading.Event
-) -> None:
+def _relay(pipes: list[Connection], report: Report, kept: dict[str, list[Any]], over: threading.Event) -> None:
     """Show the events that workers send, and keep results and errors, until all is over and heard."""
     while True:
         ready = wait(pipes, timeout=0.1)
