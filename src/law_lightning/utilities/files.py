@@ -140,14 +140,19 @@ def is_finite(state: Any) -> bool:
 
 
 def digest(state: Any) -> str:
-    """A digest of all numbers, texts and tensors in a nested state, bit for bit; the same in every process."""
-    hashed = hashlib.sha256()
-    for leaf in _leaves(state):
-        if isinstance(leaf, Tensor):
-            hashed.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
-            hashed.update(leaf.detach().cpu().flatten().view(torch.uint8).numpy().tobytes() if leaf.numel() else b"")
+    """A digest of nested dicts, lists, tuples, tensors and plain Python, bit for bit; the same in every process."""
+    hashed, waiting = hashlib.sha256(), [state]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += [part for item in each.items() for part in item]
+        elif isinstance(each, (list, tuple)):
+            waiting += each
+        elif isinstance(each, Tensor):
+            hashed.update(f"{each.dtype}{tuple(each.shape)}".encode())
+            hashed.update(each.detach().cpu().flatten().view(torch.uint8).numpy().tobytes() if each.numel() else b"")
         else:
-            hashed.update(f"{leaf!r};".encode())
+            hashed.update(f"{each!r};".encode())
     return hashed.hexdigest()
 
 
