@@ -23,7 +23,7 @@ from law_lightning.search.loop import SearchLoop
 from law_lightning.search.processes import in_processes
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
-from law_lightning.search.workers import WorkerLostError, Workers, check_workers, launch, unpacked
+from law_lightning.search.workers import WorkerLostError, check_workers, launch, unpacked
 from law_lightning.utilities.files import digest
 from search_parts import (
     TRAINER,
@@ -68,13 +68,6 @@ def test_what_workers_share(tmp_path):
         assert [each.unique().tolist() for each in found["shared"]] == [[0.0], [1.0]]
         assert all(each.shape == (2, 3) and each.dtype == torch.float64 for each in found["shared"])
         assert found["hidden"], "torchmetrics would average over the episodes of different workers"
-
-
-def test_a_group_of_one_shares_with_itself():
-    tensor = torch.randn(5)
-    (mine,) = Workers().share(tensor)
-    assert torch.equal(mine, tensor)
-    assert Workers().gather(3) == [3]
 
 
 @pytest.mark.parametrize(("members", "epochs", "pool"), [(3, 3, 0), (1, 1, 2)])

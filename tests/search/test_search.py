@@ -101,13 +101,6 @@ def test_a_search_stopped_within_an_episode_goes_on(tmp_path, stop):
     assert_same(everything(search(tmp_path / "b").run(make_module, make_data)), whole)
 
 
-def test_more_episodes_go_on_where_it_ended(tmp_path):
-    # Evaluation falls on the same episodes, so the shorter search is the longer one's beginning.
-    whole = everything(search(tmp_path / "a", episodes=4).run(make_module, make_data))
-    search(tmp_path / "b", episodes=2).run(make_module, make_data)
-    assert_same(everything(search(tmp_path / "b", episodes=4).run(make_module, make_data)), whole)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_capacity_must_hold_an_episode_of_every_worker(workers):
     with pytest.raises(ValueError, match=f"capacity must hold an episode of every worker, {4 * workers} transitions"):
