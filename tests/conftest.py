@@ -13,7 +13,7 @@ from hostile import LONG
 #: These go again and again through lines that others go through as well; traced, they take up to 1.7 times as long.
 UNTRACED = (
     *("test_promises", "test_methods", "test_matrix", "test_experiments", "test_examples", "test_ddp"),
-    *("test_stops", "test_neighbours", "test_left_behind", "test_parallel_search", "test_warmups"),
+    *("test_stops", "test_neighbours", "test_left_behind", "test_parallel_search", "test_seed_pool"),
     *("test_trainings", "test_measurements", "test_co_teaching", "test_one_run"),
 )
 #: Tests that share what is slow to start go to one worker. (The groups of pytest-xdist 3.8 do not work with pytest 9.)

@@ -13,8 +13,7 @@ from law_lightning.callbacks import (
     WeightingCallback,
 )
 from law_lightning.capture.samples import Samples
-
-# TMP from law_lightning.search import SearchResult, StrategySearch
+from law_lightning.search import SearchResult, StrategySearch
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, MentorNetWeighting, SelfPacedWeighting
 

@@ -11,14 +11,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection as ResultCollection
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric as ResultMetric
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-__all__ = ["ResultCollection", "ResultMetric"]  # a search's Trainers log at less cost (search/lean.py)
 
 _MISSING = object()
 
@@ -125,9 +122,23 @@ def logged_step(trainer: L.Trainer) -> int:
     return step
 
 
-def log_into(trainer: L.Trainer, results: ResultCollection) -> None:
-    """Give a Trainer that has not begun another collection for what modules log."""
-    trainer.fit_loop.epoch_loop._results = results
+class _StayingMetric(_ResultMetric):
+    """A logged number, which Lightning moves to its device at every ``log``, whether it is there or not."""
+
+    def to(self, *args: Any, **kwargs: Any) -> _ResultMetric:  # type: ignore[override]
+        if self.is_tensor and args == (self.value.device,) and not kwargs:
+            return self
+        return super().to(*args, **kwargs)
+
+
+class _StayingResults(_ResultCollection):
+    def __setitem__(self, key: str, metric: _ResultMetric) -> None:
+        super().__setitem__(key, _StayingMetric(metric.meta, metric.is_tensor))
+
+
+def log_at_less_cost(trainer: L.Trainer) -> None:
+    """Let what modules log in a fit that has not begun cost less: a tenth of the time of a search's small networks."""
+    trainer.fit_loop.epoch_loop._results = _StayingResults(training=True)
 
 
 # -- a second network under DDP --------------------------------------------------------------------------------------

@@ -20,17 +20,14 @@ from hostile import STATES, Evil, bounded, forge, number, payloads, written
 from law_lightning import ReplayBuffer, StrategyAgent
 from law_lightning.data import ArraysDataModule
 from law_lightning.data.corruption.label_file import read_labels
-from law_lightning.search.references import ReferenceCache
 from law_lightning.search.state import SearchState
-from law_lightning.search.warmups import Warmups, _hash
-from law_lightning.second_network.trace import TracedReference, digest
-from law_lightning.utilities.files import load_state
+from law_lightning.utilities.files import digest
 from search_parts import make_data, make_module, new_search
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Sparse invariant checks")
 
 ARRAYS = ("data.npz", "labels.npy", "labels.npz", "labels.pt")
-KINDS = (*STATES, "warmup", *ARRAYS)
+KINDS = (*STATES, *ARRAYS)
 #: How many cases of each damage: of all, and of the sample.
 DAMAGES = {"truncated": (40, 4), "flipped": (60, 6), "overwritten": (20, 2)}
 FORGED = (200, 15)
@@ -50,11 +47,7 @@ class Files:
     def __init__(self, folder):
         search = new_search(folder / "run", episodes=1, seed_pool=1)
         self.buffer = search.run(make_module, make_data).buffer
-        self.settings, self.agent = search._options().settings, search.agent
-        cache = folder / "run" / "references"
-        (reference,), (warmup,) = cache.rglob("*.pt"), cache.rglob("*.ckpt")
-        self.experiment, self.seed = load_state(reference, "reference")["experiment"], int(reference.stem)
-        self.warmup = warmup
+        self.settings, self.agent = search.options.settings, search.agent
         labels = np.arange(40) % 4
         arrays = {f"{part}_x": np.ones((40, 6), np.float32) * labels[:, None] for part in ("train", "test")}
         np.savez(folder / "data.npz", **arrays, train_y=labels, test_y=labels)
@@ -62,13 +55,9 @@ class Files:
         np.savez(folder / "labels.npz", labels)
         torch.save(torch.from_numpy(labels), folder / "labels.pt")
         paths = {kind: folder / "run" / f"{kind}.pt" for kind in STATES} | {kind: folder / kind for kind in ARRAYS}
-        paths |= {"reference": reference, "warmup": warmup}
         self.content = {kind: path.read_bytes() for kind, path in paths.items()}
 
     def path(self, kind, folder):
-        if kind in ("reference", "warmup"):
-            path = ReferenceCache(self.experiment, folder)._path(self.seed)
-            return path if kind == "reference" else path.with_name(self.warmup.name)
         return folder / (kind if kind in ARRAYS else f"{kind}.pt")
 
     def read(self, kind, path):
@@ -90,16 +79,7 @@ class Files:
         if kind == "search":
             state = SearchState.read(path.parent, self.settings, self.agent)
             state.write(path.parent, self.settings)
-            return state.as_plain()
-        if kind == "reference":
-            trace = ReferenceCache(self.experiment, path.parents[1]).trace(self.seed)
-            reference = TracedReference(trace, trace.fork)
-            for _ in trace.losses:
-                reference.step(None, 0)
-            return trace.state_dict()
-        if kind == "warmup":
-            found = Warmups(path.parent).find(path.name.rpartition("-")[0])
-            return None if found is None else found.read_bytes()
+            return vars(state)
         if kind == "data.npz":
             data = ArraysDataModule(path)
             data.setup()
@@ -182,10 +162,7 @@ def test_the_payload_would_be_executed(tmp_path):
 def test_nothing_is_executed(files, tmp_path, kind):
     marker = tmp_path / "marker"
     for content in payloads(marker):
-        these = copy.copy(files)
-        if kind == "warmup":  # named after its content, as a whole one is
-            these.warmup = files.warmup.with_name(f"{files.warmup.stem.rpartition('-')[0]}-{_hash(content)}.ckpt")
-        assert outcome(these, kind, content, tmp_path / _hash(content))[0]
+        assert outcome(files, kind, content, tmp_path)[0]
         assert not marker.exists()
 
 

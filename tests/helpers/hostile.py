@@ -16,7 +16,7 @@ import torch
 LONG = os.environ.get("LAW_FAULTS") == "long"
 #: Marks what is slow, and like another test.
 long = pytest.mark.skipif(not LONG, reason="LAW_FAULTS=long")
-STATES = ("strategy", "replay", "search", "reference")
+STATES = ("strategy", "replay", "search")
 MOST_MEMORY, MOST_SECONDS = 2**30, 20
 
 

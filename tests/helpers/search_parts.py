@@ -17,7 +17,9 @@ from law_lightning.agent import strategy
 from law_lightning.data import DigitsDataModule, UniformNoise
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.loop import SearchLoop
-from law_lightning.second_network.trace import digest
+from law_lightning.search.state import SearchState
+from law_lightning.search.workers import packed, unpacked
+from law_lightning.utilities.files import digest
 
 TRAINER = {"max_epochs": 4, "accelerator": "cpu"}
 
@@ -36,6 +38,18 @@ def new_search(run_dir=None, episodes=4, workers=1, bias=None, members=3, epochs
     if bias is not None:  # a strategy that weighs from the start
         agent.actor.network[-1].bias.data.copy_(torch.tensor(bias))
     return StrategySearch(agent, episodes=episodes, workers=workers, run_dir=run_dir, **(options | kwargs))
+
+
+def parts_of(search):
+    """What a search sends to its workers."""
+    return search.options, search.agent, packed(vars(search._state)), make_module, make_data
+
+
+def count_steps(monkeypatch):
+    """An entry for every training step of an ImageClassifier from now on."""
+    steps, step = [], ImageClassifier.training_step
+    monkeypatch.setattr(ImageClassifier, "training_step", lambda self, *args: steps.append(1) or step(self, *args))
+    return steps
 
 
 def everything(result):
@@ -60,14 +74,9 @@ def search_and_watch(group, report, *parts):
 
     strategy.StrategyAgent.full_data_update = watched
     options, agent, state, module, data = parts
-    loop = SearchLoop(group, options, agent, state, module, data(), report)
+    loop = SearchLoop(group, options, agent, SearchState(**unpacked(state)), module, data(), report)
     loop.run()
-    return Noted({"seen": group.gather(seen), "lengths": group.gather(len(loop._buffer))})
-
-
-class Noted(dict):
-    def as_plain(self):
-        return dict(self)
+    return {"seen": group.gather(seen), "lengths": group.gather(len(loop._buffer))}
 
 
 class StopEarly(L.Callback):

@@ -18,13 +18,13 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hostile import long
-from law_lightning.search.episodes import check_one_device, learning_seed, on_one_device
+from law_lightning.search.episodes import learning_seed
 from law_lightning.search.loop import SearchLoop
 from law_lightning.search.processes import in_processes
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
-from law_lightning.search.workers import WorkerLostError, Workers, check_workers, launch
-from law_lightning.second_network.trace import digest
+from law_lightning.search.workers import WorkerLostError, check_workers, launch, unpacked
+from law_lightning.utilities.files import digest
 from search_parts import (
     TRAINER,
     StopEarly,
@@ -33,6 +33,7 @@ from search_parts import (
     make_data,
     make_module,
     new_search,
+    parts_of,
     search_and_watch,
 )
 from test_promises import assert_same
@@ -69,19 +70,11 @@ def test_what_workers_share(tmp_path):
         assert found["hidden"], "torchmetrics would average over the episodes of different workers"
 
 
-def test_a_group_of_one_shares_with_itself():
-    tensor = torch.randn(5)
-    (mine,) = Workers().share(tensor)
-    assert torch.equal(mine, tensor)
-    assert Workers().gather(3) == [3]
-
-
 @pytest.mark.parametrize(("members", "epochs", "pool"), [(3, 3, 0), (1, 1, 2)])
 def test_workers_agree_after_every_update(members, epochs, pool):
     """Promise 4, bit for bit; with six passes for three members, of whom one changes hands within the update."""
     search = new_search(episodes=4, workers=2, members=members, epochs=epochs, seed_pool=pool)
-    parts = (search._options(), search.agent, search._state, make_module, make_data)
-    found = in_processes(2, search_and_watch, parts, silent)
+    found = in_processes(2, search_and_watch, parts_of(search), silent)
     assert found["lengths"] == [12, 12]
     first, second = found["seen"]
     assert len(first) == 2 * 3 - 1  # at the first stage nothing has arrived yet
@@ -99,17 +92,16 @@ class OtherMachine(SharedBuffer):
 
 def search_on_other_machines(group, report, *parts):
     options, agent, state, module, data = parts
-    loop = SearchLoop(group, options, agent, state, module, data(), report)
+    loop = SearchLoop(group, options, agent, SearchState(**unpacked(state)), module, data(), report)
     loop._buffer.__class__ = OtherMachine
-    return loop.run()
+    loop.run()
 
 
 def test_machines_that_compute_differently_are_named():
     """Where each takes all passes, as for one member."""
     search = new_search(episodes=2, workers=2, members=1)
-    parts = (search._options(), search.agent, search._state, make_module, make_data)
     with pytest.raises(RuntimeError, match=r"strategies of the workers \[1\] are not that of the first"):
-        in_processes(2, search_on_other_machines, parts, silent)
+        in_processes(2, search_on_other_machines, parts_of(search), silent)
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +147,7 @@ def test_a_worker_that_dies(tmp_path, how, whole):
 def test_a_training_that_stops_early_does_not_keep_the_others_waiting():
     options = TRAINER | {"callbacks": [StopEarly()]}
     search = new_search(workers=2, trainer_kwargs=options)
-    parts = (search._options(), search.agent, search._state, make_module, make_data)
-    found = in_processes(2, search_and_watch, parts, silent)
+    found = in_processes(2, search_and_watch, parts_of(search), silent)
     assert found["lengths"] == [10, 10]
     assert found["seen"][0] == found["seen"][1]
     assert len(found["seen"][0]) == 2 * 3 - 1
@@ -271,32 +262,21 @@ def test_what_workers_cannot_be_given(tmp_path):
         new_search(workers=3, seed_pool=2)
     with pytest.raises(MisconfigurationException, match=r"make_module cannot be sent"):
         new_search(workers=2).run(lambda: make_module(), make_data)
-    for options in ({"devices": 2}, {"strategy": "ddp"}, {"num_nodes": 2}, {"devices": [0, 1]}):
-        with pytest.raises(MisconfigurationException, match="each episode runs on one device"):
-            new_search(workers=2, trainer_kwargs=TRAINER | options)
-
-
-def test_episodes_of_workers_take_turns_on_gpus(monkeypatch):
-    check_one_device({"accelerator": "gpu", "devices": 1})
-    assert on_one_device({"accelerator": "cpu"}, 1)["devices"] == 1
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [on_one_device({"devices": 1}, rank)["devices"] for rank in range(3)] == [[0], [1], [0]]
-    assert on_one_device({"accelerator": "cpu", "devices": 1}, 1)["devices"] == 1
-    assert on_one_device({"devices": [1]}, 0)["devices"] == [1]
+    with pytest.raises(MisconfigurationException, match="each episode runs on one device"):
+        new_search(workers=2, trainer_kwargs=TRAINER | {"devices": 2})
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
-def test_what_is_sent_to_workers_opens_no_files(tmp_path):
+def test_what_is_sent_to_workers_opens_no_files():
     """A process may have 1,024 of them on most machines, and torch opens one for every tensor that it sends."""
-    new_search(tmp_path, members=16, episodes=2).run(make_module, make_data)
-    again = new_search(tmp_path, members=16)
-    state = SearchState.read(tmp_path, again._options().settings, again.agent)
+    search = new_search(members=16, episodes=1)
+    search.run(make_module, make_data)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    sent = ForkingPickler.dumps((again.agent, state))
+    sent = ForkingPickler.dumps(parts_of(search))
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-    agent, arrived = pickle.loads(sent)
-    assert_same(arrived.as_plain(), state.as_plain())
-    assert_same(agent.full_state(), again.agent.full_state())
+    _, agent, state, *_ = pickle.loads(sent)
+    assert_same(unpacked(state), vars(search._state))
+    assert_same(agent.full_state(), search.agent.full_state())
 
 
 def test_a_full_disk(tmp_path):

@@ -13,7 +13,7 @@ from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.episodes import episode_seed, run_episode
 from naive_ddpg import same
-from search_parts import everything, make_data, make_module
+from search_parts import count_steps, everything, make_data, make_module
 from search_parts import new_search as search
 from test_promises import assert_same
 
@@ -26,6 +26,7 @@ def test_what_a_search_returns_and_writes(tmp_path):
     assert len(result.history) == 4
     assert len({record["seed"] for record in result.history}) == 4
     assert [record["gain"] is not None for record in result.history] == [False, True, False, True]
+    assert result.best_gain >= max(record["gain"] for record in result.history if record["gain"] is not None)
     assert len(result.buffer) == 4 * 3
     assert_same(StrategyAgent.load(tmp_path / "run/strategy.pt").full_state(), result.agent.full_state())
     assert_same(ReplayBuffer.load(tmp_path / "run/replay.pt").state_dict(), result.buffer.state_dict())
@@ -36,11 +37,6 @@ def test_what_a_search_returns_and_writes(tmp_path):
         logged = list(csv.DictReader(file))
     assert [row["law/reward"] != "" for row in logged].count(True) == 4 * 4
     assert {"agent/critic_loss", "law/theta/loss", "search/return", "search/gain", "search/best_gain"} <= set(logged[0])
-
-
-def test_the_best_strategy_has_the_greatest_gain():
-    result = search(episodes=6).run(make_module, make_data)
-    assert result.best_gain >= max(record["gain"] for record in result.history if record["gain"] is not None)
 
 
 def test_the_gain_is_that_of_fresh_trainings():
@@ -105,17 +101,12 @@ def test_a_search_stopped_within_an_episode_goes_on(tmp_path, stop):
     assert_same(everything(search(tmp_path / "b").run(make_module, make_data)), whole)
 
 
-def test_more_episodes_go_on_where_it_ended(tmp_path):
-    # Evaluation falls on the same episodes, so the shorter search is the longer one's beginning.
-    whole = everything(search(tmp_path / "a", episodes=4).run(make_module, make_data))
-    search(tmp_path / "b", episodes=2).run(make_module, make_data)
-    assert_same(everything(search(tmp_path / "b", episodes=4).run(make_module, make_data)), whole)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_capacity_must_hold_an_episode_of_every_worker(workers):
     with pytest.raises(ValueError, match=f"capacity must hold an episode of every worker, {4 * workers} transitions"):
         search(capacity=4 * workers - 1, workers=workers)
+    with pytest.raises(ValueError, match="seed_pool must be at least 0"):
+        search(seed_pool=-1)
 
 
 def test_a_search_with_a_capacity_goes_on_where_it_ended(tmp_path):
@@ -156,30 +147,12 @@ def test_the_last_strategy_is_kept_if_it_is_to_be(tmp_path):
         search(keep="first")
 
 
-def test_the_callers_random_state_is_untouched():
+def test_a_progress_bar_and_the_callers_random_state(capsys):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    search(episodes=1).run(make_module, make_data)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_seeds_for_learning_and_evaluation_never_meet():
-    learn = {episode_seed(0, "learn", i) for i in range(1000)}
-    evaluate = {episode_seed(0, "evaluate", i) for i in range(1000)}
-    assert len(learn) == len(evaluate) == 1000
-    assert not learn & evaluate
-
-
-def test_a_progress_bar(capsys):
     search(episodes=1, progress=True).run(make_module, make_data)
+    assert torch.equal(torch.get_rng_state(), before)
     assert "search" in capsys.readouterr().err
-
-
-def count_steps(monkeypatch):
-    steps = []
-    step = ImageClassifier.training_step
-    monkeypatch.setattr(ImageClassifier, "training_step", lambda self, *args: steps.append(1) or step(self, *args))
-    return steps
 
 
 def test_what_is_wrong_comes_to_light_before_anything_is_trained(monkeypatch):

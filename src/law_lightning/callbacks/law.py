@@ -97,7 +97,7 @@ class LAWCallback(WeightingCallback):
             raise ValueError(f"keep must be 'best' or 'target', not {keep!r}.")
         if reference_record is not None and (mode == "apply" or keep == "best"):
             raise ValueError(
-                "reference_record knows a reference's accuracies, not its network: use mode='search', keep='target'."
+                "reference_record holds a reference's accuracies, not its network: use mode='search' and keep='target'."
             )
         _check_reward(reward_growth, reward_scale)
         self.agent = resolve_agent(agent, num_stages, warmup_stages, features)

@@ -17,20 +17,13 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from law_lightning._compat import log_at_less_cost
 from law_lightning.callbacks import LAWCallback
-from law_lightning.search.lean import NoProfiler, lean
-from law_lightning.search.warmups import KeepWarmup
 from law_lightning.second_network.evaluation import Evaluator
 
 MakeModule = Callable[[], L.LightningModule]
 
-_NOT_SHOWN = (
-    ".*does not have many workers.*",
-    ".*smaller than the logging interval.*",
-    ".*LeafSpec.*",
-    ".*dataloader is not resumable.*",  # true of Lightning alone: the callback restores the order of the data
-    ".*callbacks used to create the checkpoint.*",
-)
+_NOT_SHOWN = (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*")
 
 #: Trainer options that take away what an episode need not show or write.
 QUIET: dict[str, Any] = {
@@ -126,7 +119,6 @@ def run_episode(
     datamodule: L.LightningDataModule,
     trainer_kwargs: dict[str, Any],
     law: LAWCallback | None,
-    warmup: KeepWarmup | None = None,
 ) -> float:
     """Train a fresh network from ``seed``; the caller's random states stay as they are.
 
@@ -136,20 +128,19 @@ def run_episode(
         datamodule: the data.
         trainer_kwargs: for the Trainer.
         law: the callback; None trains plainly.
-        warmup: keeps the warm-up, or knows of one to begin after.
 
     Returns:
         The final validation accuracy of the target.
     """
-    options = QUIET | {"profiler": NoProfiler()} | copy.deepcopy(trainer_kwargs)
+    options = QUIET | copy.deepcopy(trainer_kwargs)
     final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1), law)
-    ours = [each for each in (law, warmup, final) if each is not None]
-    options["callbacks"] = [*(options.get("callbacks") or []), *ours]
+    options["callbacks"] = [*(options.get("callbacks") or []), *([] if law is None else [law]), final]
     with isolate_rng(), quiet_lightning():
         L.seed_everything(seed, verbose=False)
         module = make_module()
-        trainer = lean(L.Trainer(**options))
-        trainer.fit(module, datamodule=datamodule, ckpt_path=None if warmup is None else warmup.path, weights_only=True)
+        trainer = L.Trainer(**options)
+        log_at_less_cost(trainer)
+        trainer.fit(module, datamodule=datamodule)
     return final.value
 
 

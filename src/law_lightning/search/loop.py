@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 
-from law_lightning.agent import StrategyAgent
-from law_lightning.agent.replay import Transitions
+from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.callbacks import LAWCallback
 from law_lightning.search.episodes import MakeModule, episode_seed, learning_seed, on_one_device, run_episode
-from law_lightning.search.references import ReferenceCache, experiment
 from law_lightning.search.reporting import Report
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
-from law_lightning.search.warmups import KeepWarmup
 from law_lightning.search.workers import Workers
-from law_lightning.second_network.trace import ReferenceTrace, TraceMismatchError, digest
+from law_lightning.utilities.files import digest
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,12 @@ class SearchOptions:
     seed_pool: int
     capacity: int | None
     run_dir: Path | None
-    cache_dir: Path | None
-    settings: dict[str, str]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a search that goes on must share with its beginning, as text that is the same in every process."""
+        free = ("episodes", "run_dir")
+        return {name: _described(value) for name, value in vars(self).items() if name not in free}
 
 
 class SearchLoop:
@@ -47,8 +48,8 @@ class SearchLoop:
     Args:
         workers: the group.
         options: of the search.
-        agent: the strategy to teach, in the state to begin with.
-        state: what was found so far.
+        agent: the strategy to teach; begins as the state says.
+        state: what was found so far, added to in place.
         make_module: makes a fresh network.
         datamodule: the data of all episodes.
         report: shows what happens; of the first worker alone.
@@ -76,40 +77,26 @@ class SearchLoop:
         self._trainer_kwargs = options.trainer_kwargs
         if workers.size > 1:
             self._trainer_kwargs = on_one_device(options.trainer_kwargs, workers.rank)
-        self._references: ReferenceCache | None = None
 
-    def run(self) -> SearchState:
+    def run(self) -> None:
         """Search until all episodes are done; the last round is run whole."""
         self.agent.load_full_state(self.state.agent)
-        try:
-            while len(self.state.history) < self.options.episodes:
-                self._round()
-        finally:
-            if self._references is not None:
-                self._references.warmups.close()
-        return self.state
+        while len(self.state.history) < self.options.episodes:
+            self._round()
 
     def _round(self) -> None:
         state, workers, options = self.state, self.workers, self.options
         first = len(state.history)
         if first == 0:
             self._evaluate()  # doing nothing is a strategy too
-        if options.seed_pool and self._references is None:  # after the checks of the first evaluation
-            self._references = self._cache()
         mine = first + (workers.rank - first) % workers.size  # episode e is of worker e mod N_a, however it resumes
-        before = list(self._buffer.received)
         results = workers.gather(self._episode(mine))
         self._check_agreement([result["agent"] for result in results])
-        for rank, (result, lane) in enumerate(zip(results, self._buffer.lanes, strict=True)):
-            new = self._buffer.received[rank] - before[rank]
-            # Copies: a view would be kept, and written, with the whole lane that it is a view of.
-            result["transitions"] = Transitions(*(column[len(column) - new :].clone() for column in lane))
         results.sort(key=lambda result: int(result["record"]["episode"]))
         for result in results:
-            state.history.append(result["record"])
-            state.episodes.append(result["transitions"])
-            if result["trace"] is not None and self._references is not None:
-                self._references.keep(result["record"]["seed"], result["trace"])
+            state.add_episode(result["record"], result["transitions"])
+            if options.seed_pool:
+                state.references[result["record"]["seed"]] = result["reference"]
         last = len(state.history)
         if any((episode + 1) % options.eval_every == 0 for episode in range(first, last)) or last >= options.episodes:
             state.history[-1]["gain"] = self._evaluate()
@@ -124,9 +111,19 @@ class SearchLoop:
     def _episode(self, episode: int) -> dict[str, Any]:
         """Run one episode; what came of it as tensors and plain Python."""
         seed = learning_seed(self.options.seed, episode, self.options.seed_pool)
-        trace = None if self._references is None else self._references.trace(seed)
-        known = trace is not None and trace.complete
-        law = self._train(seed, episode, trace)
+        # What the reference gave depends on the seed alone; where it is not known yet, the episode fills it in.
+        reference = self.state.references.get(seed, {}) if self.options.seed_pool else None
+        self._buffer.own = ReplayBuffer()
+        self.agent.exploration.episode = episode
+        law = LAWCallback(
+            self.agent,
+            mode="search",
+            buffer=self._buffer,
+            keep="target",
+            reference_record=reference,
+            **self.options.law_kwargs,
+        )
+        run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law)
         if self.workers.size > 1:
             # Its training was stopped early, but the others' went on.
             for _ in range(law.num_stages - max(len(law.history), law.warmup_stages)):
@@ -134,52 +131,26 @@ class SearchLoop:
                 if law.learn and len(self._buffer):
                     self.agent.full_data_update(self._buffer)
         self._buffer.settle()
-        new = None
-        if trace is not None and trace.complete and not known:
-            assert self._references is not None
-            new = trace.state_dict()
-            self._references.write(seed, new)
         last, learned = law.history[-1], self.agent.full_state()
-        record = {
-            "episode": episode,
-            "seed": seed,
-            "return": sum(stage["reward"] for stage in law.history),
-            "acc_target": last["acc_target"],
-            "acc_reference": last["acc_reference"],
-            **{name: last.get(name) for name in ("critic_loss", "actor_loss", "q_mean")},
-            "gain": None,
-        }
         first = episode * law.num_stages
         return {
-            "record": record,
-            "trace": new,
+            "record": {
+                "episode": episode,
+                "seed": seed,
+                "return": sum(stage["reward"] for stage in law.history),
+                "acc_target": last["acc_target"],
+                "acc_reference": last["acc_reference"],
+                **{name: last.get(name) for name in ("critic_loss", "actor_loss", "q_mean")},
+                "gain": None,
+            },
+            "reference": reference,
+            "transitions": self._buffer.own.state_dict()["columns"],
             "agent": digest([learned["networks"], learned["optimizers"], learned["others"]]),
             "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
         }
 
-    def _train(self, seed: int, episode: int, trace: ReferenceTrace | None) -> LAWCallback:
-        """An episode's training; after the warm-up of an earlier one where that was kept."""
-        self.agent.exploration.episode = episode
-        law = LAWCallback(
-            self.agent, mode="search", buffer=self._buffer, keep="target", trace=trace, **self.options.law_kwargs
-        )
-        warmup = None
-        if self._references is not None and trace is not None:
-            warmup = KeepWarmup(self._references.warmups, seed, law)
-        try:
-            run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law, warmup)
-        except TraceMismatchError:
-            if warmup is None or warmup.path is None or self._references is None:
-                raise
-            # Nothing was learned yet, so the episode can begin anew.
-            self._references.warmups.distrust(
-                "a checkpoint does not hold all that the module, a callback or the order of the data depends on."
-            )
-            return self._train(seed, episode, trace)
-        return law
-
     def _check_agreement(self, agents: list[str]) -> None:
-        """Of one member each worker takes all passes itself, which gives the same bits where machines are alike."""
+        """All workers take the same updates, which give the same bits where machines are alike."""
         other = [rank for rank, agent in enumerate(agents) if agent != agents[0]]
         if other:
             raise RuntimeError(
@@ -213,26 +184,20 @@ class SearchLoop:
             state.best = self.agent.full_state()
         return gain
 
-    def _cache(self) -> ReferenceCache:
-        agent = self.agent
-        warmup = self.options.law_kwargs.get("warmup_stages")
-        parts = experiment(
-            self._make_module,
-            self._datamodule,
-            self.options.trainer_kwargs,
-            agent.num_stages,
-            agent.warmup_stages if warmup is None else warmup,
-            repr([agent.hparams["phase_accuracy"], agent.hparams["relative_loss"]]),
-        )
-        return ReferenceCache(parts, self.options.cache_dir)
-
     def _show(self, result: dict[str, Any]) -> None:
         record, best = result["record"], self.state.best_gain
         scalars = {f"search/{name}": value for name, value in record.items() if isinstance(value, float)}
-        metrics: Sequence[Any] = [*result["metrics"], (result["metrics"][-1][0], scalars | {"search/best_gain": best})]
+        metrics = [*result["metrics"], (result["metrics"][-1][0], scalars | {"search/best_gain": best})]
         difference = record["acc_target"] - record["acc_reference"]
         text = f"target - reference {difference:+.3f}, best gain {best:+.3f}"
         self._report("episode", {"metrics": metrics, "text": text})
+
+
+def _described(value: Any) -> str:
+    """A setting as text, without the addresses of objects."""
+    if not isinstance(value, dict):
+        return repr(value)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(value.items(), key=lambda item: str(item[0]))))
 
 
 def _weighted_nothing(law: LAWCallback) -> bool:

@@ -39,6 +39,7 @@ class SharedBuffer(ReplayBuffer):
     Attributes:
         lanes: the transitions of each worker, by rank.
         received: how many of each worker came in, also those that were let go since.
+        own: what this worker added; the search puts an empty one here for every episode.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SharedBuffer(ReplayBuffer):
     ) -> None:
         super().__init__(capacity)
         self.workers = workers.size
+        self.own = ReplayBuffer()
         self._share = 0 if capacity is None else -(-capacity // workers.size)
         self.received = [len(buffer) for buffer in buffers]
         self._group, self._width = workers, width
@@ -60,6 +62,7 @@ class SharedBuffer(ReplayBuffer):
         Raises:
             ValueError: a number in it is not finite; it would poison the strategy.
         """
+        self.own.add(phase, theta, reward, next_phase, done)
         self._exchange(_packed(single_transition(phase, theta, reward, next_phase, done)))
 
     def skip(self) -> None:

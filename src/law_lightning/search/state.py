@@ -6,67 +6,63 @@ import copy
 import csv
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
-from law_lightning.agent.replay import Transitions
-from law_lightning.search.workers import packed, unpacked
 from law_lightning.utilities.files import load_state, save_state, write_whole
 
 
 @dataclass
 class SearchState:
-    """The state of a search between two rounds.
+    """The state of a search between two rounds: tensors and plain Python.
 
     Attributes:
         agent: the strategy's full state.
         best: that of the best strategy so far.
         best_gain: its mean gain in validation accuracy.
         history: a record per episode.
-        episodes: the transitions of each episode, in order.
+        episodes: the transitions of all episodes: ``"counts"``, how many each has, and ``"transitions"``, the columns
+            of a replay buffer with all of them in order. Few tensors, as each costs time to write.
         plain: plain training's accuracies on the evaluation seeds.
+        references: what the references of a seed pool gave, by seed and stage: accuracies and mean losses.
     """
 
     agent: dict[str, Any]
     best: dict[str, Any]
     best_gain: float = float("-inf")
     history: list[dict[str, Any]] = field(default_factory=list)
-    episodes: list[Transitions] = field(default_factory=list)
+    episodes: dict[str, Any] = field(default_factory=lambda: {"counts": [], "transitions": {}})
     plain: list[float] = field(default_factory=list)
+    references: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
+
+    def add_episode(self, record: dict[str, Any], transitions: dict[str, Tensor]) -> None:
+        """Note the next episode.
+
+        Args:
+            record: of the history.
+            transitions: columns of a replay buffer; none where the episode had no weighted stage.
+        """
+        self.history.append(record)
+        self.episodes["counts"].append(len(transitions.get("reward", ())))
+        if transitions:
+            columns = self.episodes["transitions"] or {name: column[:0] for name, column in transitions.items()}
+            joined = {name: torch.cat([column, transitions[name]]) for name, column in columns.items()}
+            self.episodes["transitions"] = joined
 
     def buffer(self, rank: int = 0, size: int = 1) -> ReplayBuffer:
         """The transitions of every episode whose number leaves ``rank`` when divided by ``size``."""
+        counts = torch.tensor(self.episodes["counts"], dtype=torch.long)
+        own = torch.arange(len(counts)).repeat_interleave(counts) % size == rank
+        columns = self.episodes["transitions"] if bool(own.any()) else {}
         buffer = ReplayBuffer()
-        own = self.episodes[rank::size]
-        if any(len(transitions.reward) for transitions in own):
-            buffer.extend(_joined(own))
+        buffer.load_state_dict({"capacity": None, "columns": {name: column[own] for name, column in columns.items()}})
         return buffer
-
-    def as_plain(self) -> dict[str, Any]:
-        """Tensors and plain Python: few tensors however many episodes there are, as each costs time to write."""
-        counts = [len(transitions.reward) for transitions in self.episodes]
-        columns = _joined(self.episodes)._asdict() if counts else {}
-        return vars(self) | {"episodes": {"counts": counts, "transitions": columns}}
-
-    @classmethod
-    def from_plain(cls, state: dict[str, Any]) -> SearchState:
-        """What :meth:`as_plain` gave."""
-        counts, columns = state["episodes"]["counts"], state["episodes"]["transitions"]
-        parts = [columns[name].split(counts) for name in Transitions._fields] if counts else []
-        return cls(**state | {"episodes": [Transitions(*part) for part in zip(*parts, strict=True)]})
-
-    def __getstate__(self) -> bytes:
-        # Sent to another process one by one, each of hundreds of tensors would be an open file in both.
-        return packed(self.as_plain())
-
-    def __setstate__(self, state: bytes) -> None:
-        vars(self).update(vars(self.from_plain(unpacked(state))))
 
     def check(self, agent: StrategyAgent) -> None:
         """Raise an error of any kind unless a search that teaches ``agent`` can go on from here."""
@@ -74,19 +70,24 @@ class SearchState:
             if other := agent.differences(state["hparams"]):
                 raise OtherSearchError(f"its agent has {', '.join(other)}")
             copy.deepcopy(agent).load_full_state(state)
-        if [record["episode"] for record in self.history] != list(range(len(self.episodes))) or not self.episodes:
+        counts, columns = self.episodes["counts"], self.episodes["transitions"]
+        if [record["episode"] for record in self.history] != list(range(len(counts))) or not counts:
             raise ValueError("its episodes are not those of its history")
-        buffer = ReplayBuffer()
-        buffer.load_state_dict({"capacity": None, "columns": _joined(self.episodes)._asdict()})
-        if len(buffer):
+        if min(counts) < 0 or sum(counts) != len(columns["reward"] if columns else ()):
+            raise ValueError("its transitions are not those of its episodes")
+        if len(buffer := self.buffer()):
             agent.check_fit(buffer.transitions())
         values = [value for record in self.history for value in record.values() if value is not None]
         if any(record.keys() != self.history[0].keys() for record in self.history) or not all(map(_is_number, values)):
             raise ValueError("its history holds more than numbers")
-        if not all(_is_number(accuracy) and math.isfinite(accuracy) for accuracy in self.plain):
+        if not all(map(_is_finite, self.plain)):
             raise ValueError("its accuracies are no numbers")
         if not _is_number(self.best_gain) or math.isnan(self.best_gain):
             raise ValueError("its best gain is no number")
+        stages = [stage for record in self.references.values() for stage in record.values()]
+        known = all(_is_finite(stage["accuracy"]) and _is_finite(stage.get("loss", 0.0)) for stage in stages)
+        if not known or not all(isinstance(seed, int) for seed in self.references):
+            raise ValueError("the accuracies and losses of its references are no numbers")
 
     def write(self, folder: Path, settings: dict[str, str]) -> None:
         """Write ``search.pt``, and from the same state ``strategy.pt``, ``replay.pt`` and ``metrics.csv``.
@@ -105,7 +106,7 @@ class SearchState:
         writer.writeheader()
         writer.writerows(self.history)
         write_whole(folder / "metrics.csv", rows.getvalue().encode())
-        save_state(folder / "search.pt", "search", {"settings": settings, **self.as_plain()})
+        save_state(folder / "search.pt", "search", {"settings": settings, **vars(self)})
 
     @classmethod
     def read(cls, folder: Path, settings: dict[str, str], agent: StrategyAgent) -> SearchState | None:
@@ -124,15 +125,11 @@ class SearchState:
         if not path.exists():
             return None
         state = load_state(path, "search")
-        theirs = state.pop("settings", None)
-        if not isinstance(theirs, dict):
-            raise ValueError(f"{path} is damaged: it does not say which search it is of. Choose another run_dir.")
-        theirs = {"keep": repr("best")} | theirs  # files of before have none
         try:
-            other = [name for name in settings if theirs.get(name) != settings[name]]
-            if other:
+            theirs = {"keep": repr("best")} | state.pop("settings")  # files of before do not say what was kept
+            if other := [name for name in settings if theirs.get(name) != settings[name]]:
                 raise OtherSearchError(", ".join(other))
-            found = cls.from_plain(state)
+            found = cls(**state)
             found.check(agent)
         except OtherSearchError as error:
             raise MisconfigurationException(
@@ -155,5 +152,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
-def _joined(episodes: Sequence[Transitions]) -> Transitions:
-    return Transitions(*map(torch.cat, zip(*episodes, strict=True)))
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -136,6 +137,23 @@ def is_finite(state: Any) -> bool:
         for leaf in _leaves(state)
         if isinstance(leaf, (Tensor, float))
     )
+
+
+def digest(state: Any) -> str:
+    """A digest of nested dicts, lists, tuples, tensors and plain Python, bit for bit; the same in every process."""
+    hashed, waiting = hashlib.sha256(), [state]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += [part for item in each.items() for part in item]
+        elif isinstance(each, (list, tuple)):
+            waiting += each
+        elif isinstance(each, Tensor):
+            hashed.update(f"{each.dtype}{tuple(each.shape)}".encode())
+            hashed.update(each.detach().cpu().flatten().view(torch.uint8).numpy().tobytes() if each.numel() else b"")
+        else:
+            hashed.update(f"{each!r};".encode())
+    return hashed.hexdigest()
 
 
 def _leaves(state: Any) -> Iterator[Any]:
