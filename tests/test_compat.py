@@ -69,7 +69,7 @@ def test_every_use_gives_a_reason():
     [
         (lambda: _compat.to_device(make_trainer(), torch.nn.Linear(1, 1), 0), "Linear._on_before_batch", "Evaluating"),
         (lambda: _compat.wrapped_by(SimpleNamespace(), DropoutMLP()), "SimpleNamespace._setup_model", "second network"),
-        (lambda: _compat.cluster_environment(SimpleNamespace()), "SimpleNamespace._accelerator_conn", "SLURM's signal"),
+        (lambda: _compat.hooks_of(SimpleNamespace()), "SimpleNamespace._forward_hooks", "Copying a module"),
     ],
 )
 def test_a_version_without_a_name_is_refused(use, name, feature):

@@ -52,9 +52,9 @@ class LAWCallback(WeightingCallback):
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
         analyse_labels: record the mean weights of right and of wrong labels (see :class:`WeightingCallback`).
-        reference_record: what the reference gave in an earlier fit from the same seeds: for each stage's number its
-            ``accuracy``. With all stages after the warm-up in it, no reference is trained and rewards are the same, bit
-            for bit (``loss_gap`` is then None); otherwise this fit fills it in. Needs ``keep="target"``.
+        reference_record: the reference's validation accuracy by stage, from an earlier fit with the same seeds. With
+            all stages after the warm-up in it, no reference is trained and rewards are the same, bit for bit
+            (``loss_gap`` is then None); otherwise this fit fills it in. Needs ``keep="target"``.
 
     Attributes:
         agent: the strategy.
@@ -87,7 +87,7 @@ class LAWCallback(WeightingCallback):
         reward_growth: float = 3.0,
         reward_scale: float = 1.0,
         analyse_labels: bool = False,
-        reference_record: dict[int, dict[str, float]] | None = None,
+        reference_record: dict[int, float] | None = None,
     ) -> None:
         if agent is None and mode == "apply":
             raise ValueError("mode='apply' needs a strategy: an agent, the path of a strategy file, or a shipped name.")
@@ -214,12 +214,12 @@ class LAWCallback(WeightingCallback):
         if self._reference.module is not None:
             target, reference = self._evaluator([module, self._reference.module])
             if self.reference_record is not None:
-                self.reference_record[self.clock.stage] = {"accuracy": reference}
+                self.reference_record[self.clock.stage] = reference
             return target, reference
         (accuracy,) = self._evaluator([module])
         if self.reference_record is None or self.clock.in_warmup:
             return accuracy, accuracy
-        return accuracy, self.reference_record[self.clock.stage]["accuracy"]
+        return accuracy, self.reference_record[self.clock.stage]
 
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
         """Transition and full data update (Algorithms 1 and 2)."""

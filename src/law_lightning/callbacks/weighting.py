@@ -194,11 +194,6 @@ class WeightingCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight; or go on from a checkpoint."""
-        if self._loaded is None and trainer.global_step > 0:
-            raise MisconfigurationException(
-                f"LAW cuts a whole training into stages, but this one is already at step {trainer.global_step}: "
-                "begin anew, or resume from a checkpoint that was made with the callback."
-            )
         self._truth = truth_loader(trainer) if self.analyse_labels else None
         resumes = self._loaded is not None
         self._begin(trainer, pl_module, self.prepare)
@@ -216,6 +211,11 @@ class WeightingCallback(L.Callback):
             part.start(trainer, module)
         if isinstance(self.weighting, BaseWeighting):
             self.weighting.start(trainer)
+        if self._loaded is None and trainer.global_step > 0:
+            raise MisconfigurationException(
+                f"LAW cuts a whole training into stages, but this one is already at step {trainer.global_step}: "
+                "begin anew, or resume from a checkpoint that was made with the callback."
+            )
         if prepare is not None:
             prepare(trainer, module)
         self._began = True

@@ -30,7 +30,7 @@ class SearchState:
         episodes: the transitions of all episodes: ``"counts"``, how many each has, and ``"transitions"``, the columns
             of a replay buffer with all of them in order. Few tensors, as each costs time to write.
         plain: plain training's accuracies on the evaluation seeds.
-        references: what the references of a seed pool gave, by seed and stage: accuracies and mean losses.
+        references: validation accuracies of the references of a seed pool, by seed and stage.
     """
 
     agent: dict[str, Any]
@@ -39,7 +39,7 @@ class SearchState:
     history: list[dict[str, Any]] = field(default_factory=list)
     episodes: dict[str, Any] = field(default_factory=lambda: {"counts": [], "transitions": {}})
     plain: list[float] = field(default_factory=list)
-    references: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
+    references: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def add_episode(self, record: dict[str, Any], transitions: dict[str, Tensor]) -> None:
         """Note the next episode.
@@ -84,10 +84,9 @@ class SearchState:
             raise ValueError("its accuracies are no numbers")
         if not _is_number(self.best_gain) or math.isnan(self.best_gain):
             raise ValueError("its best gain is no number")
-        stages = [stage for record in self.references.values() for stage in record.values()]
-        known = all(_is_finite(stage["accuracy"]) and _is_finite(stage.get("loss", 0.0)) for stage in stages)
-        if not known or not all(isinstance(seed, int) for seed in self.references):
-            raise ValueError("the accuracies and losses of its references are no numbers")
+        accuracies = [accuracy for record in self.references.values() for accuracy in record.values()]
+        if not all(map(_is_finite, accuracies)) or not all(isinstance(seed, int) for seed in self.references):
+            raise ValueError("the accuracies of its references are no numbers")
 
     def write(self, folder: Path, settings: dict[str, str]) -> None:
         """Write ``search.pt``, and from the same state ``strategy.pt``, ``replay.pt`` and ``metrics.csv``.
