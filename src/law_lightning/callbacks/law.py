@@ -261,6 +261,7 @@ class LAWCallback(WeightingCallback):
         """The strategy with what it has learned from, theta and the last accuracies."""
         return {
             "mode": self.mode,
+            "recorded": self.reference_record is not None,
             "agent": self.agent.full_state(),
             "buffer": self.buffer.state_dict(),
             "theta": None if self.theta is None else self.theta.cpu(),
@@ -274,7 +275,7 @@ class LAWCallback(WeightingCallback):
             MisconfigurationException: the run had another mode, or a strategy of other settings.
             ValueError: no fit has left such a state.
         """
-        if self.reference_record is not None:
+        if state.get("recorded") or self.reference_record is not None:
             raise MisconfigurationException("A fit with a reference_record cannot be resumed: begin it anew.")
         if (mode := state["mode"]) != self.mode:
             raise MisconfigurationException(
