@@ -78,13 +78,13 @@ def test_a_group_of_one_shares_with_itself():
 
 @pytest.mark.parametrize(("members", "epochs", "pool"), [(3, 3, 0), (1, 1, 2)])
 def test_workers_agree_after_every_update(members, epochs, pool):
-    """Promise 4, bit for bit; with six passes for three members, of whom one changes hands within the update."""
+    """Promise 4, bit for bit."""
     search = new_search(episodes=4, workers=2, members=members, epochs=epochs, seed_pool=pool)
     parts = (search._options(), search.agent, search._state, make_module, make_data)
     found = in_processes(2, search_and_watch, parts, silent)
     assert found["lengths"] == [12, 12]
     first, second = found["seen"]
-    assert len(first) == 2 * 3 - 1  # at the first stage nothing has arrived yet
+    assert len(first) == 2 * 3
     assert first == second
     assert len(set(first)) == len(first)
 
@@ -105,8 +105,7 @@ def search_on_other_machines(group, report, *parts):
 
 
 def test_machines_that_compute_differently_are_named():
-    """Where each takes all passes, as for one member."""
-    search = new_search(episodes=2, workers=2, members=1)
+    search = new_search(episodes=2, workers=2)
     parts = (search._options(), search.agent, search._state, make_module, make_data)
     with pytest.raises(RuntimeError, match=r"strategies of the workers \[1\] are not that of the first"):
         in_processes(2, search_on_other_machines, parts, silent)
@@ -159,7 +158,7 @@ def test_a_training_that_stops_early_does_not_keep_the_others_waiting():
     found = in_processes(2, search_and_watch, parts, silent)
     assert found["lengths"] == [10, 10]
     assert found["seen"][0] == found["seen"][1]
-    assert len(found["seen"][0]) == 2 * 3 - 1
+    assert len(found["seen"][0]) == 2 * 3
 
 
 def test_another_number_of_workers_goes_on(tmp_path):

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
-from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.agent.resolve import resolve_agent
+from law_lightning.agent.update import MOST_REWARD
 from law_lightning.callbacks.resume import refuse_ended
 from law_lightning.callbacks.reward import RewardCallback
 from law_lightning.callbacks.staged import Record, phase_loss
@@ -148,7 +148,7 @@ class LAWCallback(RewardCallback):
         if self.mode == "search" and theta is not None:
             done = record["stage"] == self.num_stages - 1
             self.buffer.add(self._stage_phase, theta, record["reward"], phase, done)
-            if self.learn and len(self.buffer):  # workers hear of each other a stage later
+            if self.learn:
                 record |= self.agent.full_data_update(self.buffer)
 
     def scalars(self, record: Record) -> dict[str, float]:

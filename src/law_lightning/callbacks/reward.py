@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning import functional as LF
-from law_lightning.agent.ddpg import MOST_REWARD
+from law_lightning.agent.update import MOST_REWARD
 from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
 from law_lightning.callbacks.lockstep import LockstepCallback
 from law_lightning.callbacks.staged import Record

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import lightning as L
 
 from law_lightning.agent import StrategyAgent
-from law_lightning.agent.replay import Transitions
 from law_lightning.callbacks import LAWCallback
 from law_lightning.search.episodes import MakeModule, episode_seed, learning_seed, on_one_device, run_episode
 from law_lightning.search.references import ReferenceCache, experiment
@@ -97,13 +96,10 @@ class SearchLoop:
         if options.seed_pool and self._references is None:  # after the checks of the first evaluation
             self._references = self._cache()
         mine = first + (workers.rank - first) % workers.size  # episode e is of worker e mod N_a, however it resumes
-        before = list(self._buffer.received)
         results = workers.gather(self._episode(mine))
         self._check_agreement([result["agent"] for result in results])
-        for rank, (result, lane) in enumerate(zip(results, self._buffer.lanes, strict=True)):
-            new = self._buffer.received[rank] - before[rank]
-            # Copies: a view would be kept, and written, with the whole lane that it is a view of.
-            result["transitions"] = Transitions(*(column[len(column) - new :].clone() for column in lane))
+        for result, new in zip(results, self._buffer.take_new(), strict=True):
+            result["transitions"] = new
         results.sort(key=lambda result: int(result["record"]["episode"]))
         for result in results:
             state.history.append(result["record"])
@@ -133,7 +129,6 @@ class SearchLoop:
                 self._buffer.skip()
                 if law.learn and len(self._buffer):
                     self.agent.full_data_update(self._buffer)
-        self._buffer.settle()
         new = None
         if trace is not None and trace.complete and not known:
             assert self._references is not None
@@ -153,7 +148,7 @@ class SearchLoop:
         return {
             "record": record,
             "trace": new,
-            "agent": digest([learned["networks"], learned["optimizers"], learned["others"]]),
+            "agent": digest([learned["networks"], learned["optimizers"]]),
             "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
         }
 
@@ -179,7 +174,7 @@ class SearchLoop:
         return law
 
     def _check_agreement(self, agents: list[str]) -> None:
-        """Of one member each worker takes all passes itself, which gives the same bits where machines are alike."""
+        """Every worker takes the same updates, which gives the same bits where machines are alike."""
         other = [rank for rank, agent in enumerate(agents) if agent != agents[0]]
         if other:
             raise RuntimeError(
