@@ -196,7 +196,7 @@ def freeze_strategy(folder: Path, given: Path | None) -> Path:
         ValueError: another one is given.
         FileNotFoundError: there is none.
     """
-    frozen, found = folder / "strategy.pt", given or folder.parent / "search" / "strategy.pt"
+    frozen, found = folder / "strategy.safetensors", given or folder.parent / "search" / "strategy.safetensors"
     if not frozen.is_file():
         if not found.is_file():
             raise FileNotFoundError(f"There is no strategy at {found}: search first, or give --strategy FILE.")

@@ -1,3 +1,4 @@
+import json
 import math
 import warnings
 
@@ -6,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
 from law_lightning.agent.former import FORMER
 from law_lightning.agent.networks import StackedLinear
-from law_lightning.utilities.files import load_state, save_state
+from law_lightning.agent.resolve import strategy_path
+from law_lightning.utilities.files import load_state, save_state, save_tensors
 from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, spread
 
 # -- Algorithm 1, a second time --------------------------------------------------------------------------------
@@ -421,8 +425,8 @@ def test_the_global_random_state_is_untouched(tmp_path):
     agent.start_episode()
     agent.act(0, 1.0, 0.0, explore=True)
     agent.full_data_update(filled())
-    agent.save(tmp_path / "strategy.pt")
-    StrategyAgent.load(tmp_path / "strategy.pt")
+    agent.save(tmp_path / "strategy.safetensors")
+    StrategyAgent.load(tmp_path / "strategy.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -459,8 +463,8 @@ def test_a_loaded_agent_goes_on_bit_for_bit(tmp_path, options):
     agent = make(**options)
     agent.start_episode()
     agent.full_data_update(filled(width=buffer_width))
-    agent.save(tmp_path / "strategy.pt")
-    loaded = StrategyAgent.load(tmp_path / "strategy.pt")
+    agent.save(tmp_path / "strategy.safetensors")
+    loaded = StrategyAgent.load(tmp_path / "strategy.safetensors")
     assert same(loaded.full_state(), agent.full_state())
     assert loaded.hparams == agent.hparams
     if buffer_width == 5:
@@ -468,17 +472,19 @@ def test_a_loaded_agent_goes_on_bit_for_bit(tmp_path, options):
 
 
 def test_a_new_agent_can_be_saved(tmp_path):
-    make().save(tmp_path / "strategy.pt")
-    assert same(go_on(StrategyAgent.load(tmp_path / "strategy.pt")), go_on(make()))
+    make().save(tmp_path / "strategy.safetensors")
+    assert same(go_on(StrategyAgent.load(tmp_path / "strategy.safetensors")), go_on(make()))
 
 
-def test_the_file_holds_tensors_and_plain_python(tmp_path):
+def test_any_program_can_read_the_file(tmp_path):
     agent = make(actor_lr=np.float64(1e-3), seed=np.int64(3), theta_bound=np.float32(2), hidden=(np.int64(4),))
     agent.full_data_update(filled())
-    agent.save(tmp_path / "strategy.pt")
-    content = torch.load(tmp_path / "strategy.pt", weights_only=True)
-    assert content["kind"] == "strategy"
-    assert StrategyAgent.load(tmp_path / "strategy.pt").theta_bound == 2.0
+    agent.save(tmp_path / "strategy.safetensors")
+    with safe_open(tmp_path / "strategy.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("networks/embedding.weight"), agent.embedding.weight)
+        header = json.loads(file.metadata()["law_lightning"])
+    assert (header["kind"], header["state"]["hparams/theta_bound"]) == ("strategy", 2.0)
+    assert StrategyAgent.load(tmp_path / "strategy.safetensors").theta_bound == 2.0
 
 
 def test_a_state_stays_as_it_was_taken():
@@ -496,8 +502,8 @@ def test_a_state_stays_as_it_was_taken():
 
 @pytest.fixture
 def saved(tmp_path):
-    experienced().save(tmp_path / "strategy.pt")
-    return tmp_path / "strategy.pt"
+    experienced().save(tmp_path / "strategy.safetensors")
+    return tmp_path / "strategy.safetensors"
 
 
 def test_a_missing_strategy_is_named(tmp_path):
@@ -505,16 +511,27 @@ def test_a_missing_strategy_is_named(tmp_path):
         StrategyAgent.load(tmp_path / "none.pt")
 
 
+def test_a_strategy_may_be_given_by_its_searchs_folder(tmp_path):
+    save_state(tmp_path / "strategy.pt", "strategy", make(seed=1).full_state())
+    assert strategy_path(tmp_path) == tmp_path / "strategy.pt"
+    assert StrategyAgent.load(strategy_path(tmp_path)).hparams["seed"] == 1
+    make(seed=2).save(tmp_path / "strategy.safetensors")
+    assert StrategyAgent.load(strategy_path(tmp_path)).hparams["seed"] == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"not a strategy", None])
 def test_a_damaged_strategy_is_named(saved, content):
     whole = saved.read_bytes()
     saved.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(ValueError, match=r"strategy\.pt is damaged .*path of a strategy file"):
+    with pytest.raises(ValueError, match=r"strategy\.safetensors is damaged .*path of a strategy file"):
         StrategyAgent.load(saved)
 
 
 def test_a_foreign_checkpoint_is_named(saved):
     torch.save({"state_dict": {}, "epoch": 1}, saved)
+    with pytest.raises(ValueError, match="not a strategy file of law-lightning"):
+        StrategyAgent.load(saved)
+    save_file({"weight": torch.zeros(2)}, saved, {"format": "pt"})
     with pytest.raises(ValueError, match="not a strategy file of law-lightning"):
         StrategyAgent.load(saved)
     filled().save(saved)
@@ -534,7 +551,7 @@ def poison(state):
         (lambda s: s.pop("optimizers"), "not a complete strategy file"),
         (lambda s: s.pop("exploration"), "not a complete strategy file"),
         (lambda s: s.pop("updates"), "not a complete strategy file"),
-        (lambda s: s["networks"].popitem(), "not a complete strategy file.*Missing key"),
+        (lambda s: s["networks"].pop("actor.network.0.bias"), "not a complete strategy file.*Missing key"),
         (lambda s: s["networks"].update(more=torch.zeros(1)), "not a complete strategy file.*Unexpected key"),
         (lambda s: s["hparams"].update(num_stages=9), "not a complete strategy file.*size mismatch"),
         (lambda s: s["hparams"].update(features=["loss"]), "not a complete strategy file.*size mismatch"),
@@ -549,8 +566,8 @@ def poison(state):
 def test_incomplete_strategies_are_named(saved, change, message):
     state = load_state(saved, "strategy")
     change(state)
-    save_state(saved, "strategy", state)
-    with pytest.raises(ValueError, match=rf"(?s)strategy\.pt (is )?{message}"):
+    save_tensors(saved, "strategy", state)
+    with pytest.raises(ValueError, match=rf"(?s)strategy\.safetensors (is )?{message}"):
         StrategyAgent.load(saved)
 
 

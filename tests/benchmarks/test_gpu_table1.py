@@ -256,7 +256,7 @@ def strategy(tmp_path_factory):
     with torch.no_grad():
         for parameter in agent.actor.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    path = tmp_path_factory.mktemp("strategy") / "strategy.pt"
+    path = tmp_path_factory.mktemp("strategy") / "strategy.safetensors"
     agent.save(path)
     return path
 
@@ -320,7 +320,7 @@ def test_without_time_nothing_is_begun(data, tmp_path, strategy):
 
 
 def test_the_strategy_of_the_first_training_stays(tmp_path):
-    found = tmp_path / "search" / "strategy.pt"
+    found = tmp_path / "search" / "strategy.safetensors"
     (tmp_path / "train").mkdir()
     with pytest.raises(FileNotFoundError, match="search first"):
         freeze_strategy(tmp_path / "train", None)

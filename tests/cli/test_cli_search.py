@@ -1,7 +1,6 @@
 import csv
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 from wandb_file import config, exit_codes, history
 
@@ -18,10 +17,10 @@ def rows(path):
 def test_search_writes_everything_into_its_folder(command, small_search, tmp_path):
     out = command(main, *small_search, "corruption.rate=0.4", "seed=3", "run_dir=run")
     run = tmp_path / "run"
-    for name in ("strategy.pt", "replay.pt", "metrics.csv", "search.png"):
+    for name in ("strategy.safetensors", "replay.pt", "metrics.csv", "search.png"):
         assert (run / name).is_file()
         assert str(run / name) in out
-    assert StrategyAgent.load(run / "strategy.pt").num_stages == 3
+    assert StrategyAgent.load(run / "strategy.safetensors").num_stages == 3
     record = CorruptionRecord.load(run / "corruption.pt")
     assert record.settings == {"rate": 0.4, "seed": 0, "exclude_true": False}
     assert (record.labels != record.true_labels).nonzero().flatten().equal(record.indices)
@@ -40,7 +39,8 @@ def test_the_same_command_goes_on(command, small_search, tmp_path):
     again = command(main, *small_search, "run_dir=twice")
     assert rows(tmp_path / "twice" / "metrics.csv") == resumed
     assert "Best strategy" in again
-    whole, parts = (torch.load(tmp_path / name / "strategy.pt", weights_only=True) for name in ("once", "twice"))
+    found = [tmp_path / name / "strategy.safetensors" for name in ("once", "twice")]
+    whole, parts = (StrategyAgent.load(path).full_state() for path in found)
     assert whole.keys() == parts.keys()
 
 
@@ -65,7 +65,7 @@ def test_sweep_gives_each_job_a_folder_and_a_wandb_run(command, small_search, tm
     for job, rate in enumerate(rates):
         folder = tmp_path / "sweep" / str(job)
         assert CorruptionRecord.load(folder / "corruption.pt").settings["rate"] == rate
-        assert StrategyAgent.load(folder / "strategy.pt").num_stages == 3
+        assert StrategyAgent.load(folder / "strategy.safetensors").num_stages == 3
         (file,) = folder.glob("wandb/offline-run-*/*.wandb")
         identifiers.add(file.name)
         assert config(file)["corruption"]["rate"] == rate
@@ -82,7 +82,7 @@ def test_sweep_gives_each_job_a_folder_and_a_wandb_run(command, small_search, tm
 def test_ddp_in_a_sweep_is_refused(command, small_search, tmp_path):
     with pytest.raises(SystemExit, match=r"trainer\.strategy=ddp_spawn does not work in a sweep .* without -m"):
         command(main, "-m", *small_search, "trainer.strategy=ddp_spawn", "seed=1,2", "run_dir=sweep")
-    assert not list(tmp_path.glob("sweep/*/strategy.pt"))
+    assert not list(tmp_path.glob("sweep/*/strategy.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_bad_input_is_one_line(command, small_search, tmp_path, overrides, messa
         arguments = [argument for argument in arguments if not argument.startswith("data.train_size")]
     with pytest.raises(SystemExit, match=f"^law-search: .*{message}"):
         command(main, *arguments)
-    assert not (tmp_path / "run" / "strategy.pt").exists()
+    assert not (tmp_path / "run" / "strategy.safetensors").exists()

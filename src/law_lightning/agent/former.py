@@ -1,4 +1,4 @@
-"""Strategies of earlier versions, brought into the form of this one."""
+"""Strategies of earlier versions, brought into the form of this one. Their files were torch's, ``strategy.pt``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def of_today(state: dict[str, Any]) -> dict[str, Any]:
     is the first's.
     """
     state = {"learned": state["updates"]} | state  # once the two were always the same
+    state["hparams"] = FORMER | state["hparams"]
     if state["networks"]["embedding.weight"].ndim == 3:
         return state
     members = [state, *state.pop("others", [])]

@@ -25,7 +25,7 @@ from law_lightning.agent.hyperparameters import check_hyperparameters, plain
 from law_lightning.agent.networks import Actor, Critic, StageEmbedding, action_scale
 from law_lightning.agent.replay import ReplayBuffer, Returns, Transitions
 from law_lightning.agent.update import Networks, actor_loss, critic_loss, prepared, td_target
-from law_lightning.utilities.files import is_finite, load_state, save_state
+from law_lightning.utilities.files import is_finite, load_state, save_tensors
 from law_lightning.utilities.randomness import OwnGenerator
 
 
@@ -424,7 +424,7 @@ class StrategyAgent(L.LightningModule):
             raise ValueError("the strategy's state has numbers that are not finite")
 
     def save(self, path: str | Path, resumable: bool = True) -> None:
-        """Write the strategy to a file that loads with ``weights_only=True``.
+        """Write the strategy to a safetensors file: tensors, and the rest as JSON in its header.
 
         Args:
             path: where to.
@@ -435,11 +435,11 @@ class StrategyAgent(L.LightningModule):
         if not resumable:
             networks = {name: tensor[:1] for name, tensor in state["networks"].items()}
             state |= {"hparams": {**state["hparams"], "members": 1}, "networks": networks, "optimizers": {}}
-        save_state(path, "strategy", state)
+        save_strategy(path, state)
 
     @classmethod
     def load(cls, path: str | Path) -> StrategyAgent:
-        """Read a strategy that :meth:`save` wrote.
+        """Read a strategy that :meth:`save` wrote, of this version or an earlier one.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -449,11 +449,17 @@ class StrategyAgent(L.LightningModule):
         if not is_finite(state):
             raise ValueError(f"{path} holds a strategy with parameters that are not finite.")
         try:
-            agent = cls(**(FORMER | state["hparams"]))
+            state = of_today(state)
+            agent = cls(**state["hparams"])
             agent.load_full_state(state)
         except Exception as error:  # a state that another program made up can fail in any way
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error
         return agent
+
+
+def save_strategy(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a strategy's full state, of this version or an earlier one, to a file that :class:`StrategyAgent` loads."""
+    save_tensors(path, "strategy", of_today(state))
 
 
 def _adam(parameters: Iterable[nn.Parameter], rate: float) -> Adam:

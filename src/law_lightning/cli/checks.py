@@ -18,7 +18,7 @@ def strategy_file(strategy: str | None) -> Path:
     """
     if strategy is None:
         raise ValueError(
-            "No strategy is given: add strategy=PATH, the strategy.pt that law-search wrote into its run "
+            "No strategy is given: add strategy=PATH, the strategy.safetensors that law-search wrote into its run "
             "folder, or the name of a shipped strategy."
         )
     return strategy_path(strategy)

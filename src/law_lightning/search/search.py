@@ -71,7 +71,8 @@ class StrategySearch:
         cache_dir: where references and warm-ups are kept on disk; searches on the same data, model and stages may
             share it. A warm-up is a checkpoint of network and optimizer. By default ``references`` in the run folder;
             without one references are kept in memory, and warm-ups in a temporary folder.
-        run_dir: folder for ``strategy.pt`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the state).
+        run_dir: folder for ``strategy.safetensors`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the
+            state).
         logger: a Lightning logger for ``law/*`` and ``agent/*`` per stage and ``search/*`` per episode.
         progress: whether to show a progress bar.
 
