@@ -69,13 +69,13 @@ def demo(session: nox.Session) -> None:
     session.run(
         tool(session, "law-compare"),
         "experiment=digits_noise40",
-        f"strategy={search / 'strategy.pt'}",
+        f"strategy={search / 'strategy.safetensors'}",
         f"run_dir={compare}",
         "seeds=8",
         *without(args, SEARCH_ONLY),
         env=THREADS,
     )
-    print(f"\nstrategy: {search / 'strategy.pt'}")
+    print(f"\nstrategy: {search / 'strategy.safetensors'}")
     print(f"table:    {compare / 'summary.txt'}")
     print(f"figures:  {search / 'search.png'}, {compare / 'compare.png'}")
 
@@ -175,6 +175,6 @@ def build(session: nox.Session) -> None:
             "run_dir=run",
             env=installed,
         )
-    for name in ("strategy.pt", "config.yaml", "search.png"):
+    for name in ("strategy.safetensors", "config.yaml", "search.png"):
         if not (empty / "run" / name).is_file():
             session.error(f"The installed law-search wrote no {name}.")

@@ -9,7 +9,7 @@ from own_module import OPTIONS, Digits, make_data, test_accuracy
 
 EPISODES = int(os.environ.get("EPISODES", "12"))
 SEEDS = range(100, 103)  # none that the search has seen
-path = sys.argv[1] if len(sys.argv) > 1 else "strategy.pt"
+path = sys.argv[1] if len(sys.argv) > 1 else "strategy.safetensors"
 
 search = StrategySearch(StrategyAgent(), EPISODES, eval_every=4, eval_seeds=2, trainer_kwargs=OPTIONS)
 result = search.run(Digits, make_data)

@@ -61,7 +61,7 @@ def test_sweep_searches_at_every_rate(tmp_path):
     run(tmp_path, "sh", EXAMPLES / "sweep.sh", *small)
     for job, rate in enumerate((0.2, 0.4, 0.6)):
         folder = tmp_path / "runs" / "sweep" / str(job)
-        assert StrategyAgent.load(folder / "strategy.pt").num_stages == 20
+        assert StrategyAgent.load(folder / "strategy.safetensors").num_stages == 20
         assert CorruptionRecord.load(folder / "corruption.pt").settings["rate"] == rate
         assert (folder / "search.png").is_file()
 
@@ -86,7 +86,7 @@ def test_the_readmes_python_runs(tmp_path):
         program = program.replace(long, short)
     (tmp_path / "readme.py").write_text(program)
     run(tmp_path, sys.executable, "readme.py")
-    assert StrategyAgent.load(tmp_path / "strategy.pt").num_stages == 20
+    assert StrategyAgent.load(tmp_path / "strategy.safetensors").num_stages == 20
     assert (tmp_path / "runs" / "python" / "metrics.csv").is_file()
 
 

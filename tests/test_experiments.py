@@ -168,7 +168,7 @@ def test_a_figure_s_settings(experiment):
 @pytest.mark.parametrize("row", ROWS["table3"])
 def test_imagenet_s_strategy_is_searched_on_resnet18_alone(row):
     config = compose("law_compare", [f"experiment=table3/{row}"])
-    assert config.strategy == "runs/table3/imagenet_resnet18/search/strategy.pt"
+    assert config.strategy == "runs/table3/imagenet_resnet18/search/strategy.safetensors"
 
 
 def test_commands_on_a_row_meet_in_its_folder():
@@ -176,7 +176,7 @@ def test_commands_on_a_row_meet_in_its_folder():
     for experiment in TABLE_ROWS:
         if not experiment.startswith("table3"):
             assert compose("law_compare", [f"experiment={experiment}"]).strategy == (
-                f"runs/{experiment}/search/strategy.pt"
+                f"runs/{experiment}/search/strategy.safetensors"
             )
     assert compose("law_search", [f"experiment={TABLE_ROWS[0]}"]).run_dir == f"runs/{TABLE_ROWS[0]}/search"
 

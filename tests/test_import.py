@@ -13,9 +13,9 @@ print(sorted({name.split(".")[0] for name in sys.modules} - before - set(sys.std
 """
 
 
-def test_the_package_needs_torch_and_lightning_only():
+def test_the_package_needs_torch_lightning_and_safetensors_only():
     out = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120)
-    assert out.stdout.split("\n")[-2] == "['law_lightning']"
+    assert out.stdout.split("\n")[-2] == "['law_lightning', 'safetensors']"
 
 
 def test_the_public_names():

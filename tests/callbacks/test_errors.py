@@ -226,7 +226,7 @@ def test_bad_arguments():
 
 
 def test_a_strategy_of_other_stages_or_features(tmp_path):
-    path = tmp_path / "strategy.pt"
+    path = tmp_path / "strategy.safetensors"
     StrategyAgent(num_stages=10, features=("loss",)).save(path)
     with pytest.raises(ValueError, match="has 10 stages, but num_stages=20"):
         LAWCallback(path, mode="apply", num_stages=20)

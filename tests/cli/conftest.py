@@ -77,6 +77,6 @@ def strategy(tmp_path_factory):
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.3)
-    path = tmp_path_factory.mktemp("strategy") / "strategy.pt"
+    path = tmp_path_factory.mktemp("strategy") / "strategy.safetensors"
     agent.save(path)
     return path

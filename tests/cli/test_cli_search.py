@@ -12,10 +12,10 @@ from law_lightning.data.corruption import CorruptionRecord
 def test_search_writes_everything_into_its_folder(command, small_search, tmp_path):
     out = command(main, *small_search, "corruption.rate=0.4", "seed=3", "run_dir=run")
     run = tmp_path / "run"
-    for name in ("strategy.pt", "replay.pt", "metrics.csv", "search.png"):
+    for name in ("strategy.safetensors", "replay.pt", "metrics.csv", "search.png"):
         assert (run / name).is_file()
         assert str(run / name) in out
-    assert StrategyAgent.load(run / "strategy.pt").num_stages == 3
+    assert StrategyAgent.load(run / "strategy.safetensors").num_stages == 3
     record = CorruptionRecord.load(run / "corruption.pt")
     assert record.settings == {"rate": 0.4, "seed": 0, "exclude_true": False}
     assert (record.labels != record.true_labels).nonzero().flatten().equal(record.indices)
@@ -34,7 +34,9 @@ def test_the_same_command_goes_on(command, small_search, tmp_path, rows):
     again = command(main, *small_search, "run_dir=twice")
     assert rows(tmp_path / "twice" / "metrics.csv") == resumed
     assert "Best strategy" in again
-    whole, parts = (StrategyAgent.load(tmp_path / name / "strategy.pt").state_dict() for name in ("once", "twice"))
+    whole, parts = (
+        StrategyAgent.load(tmp_path / name / "strategy.safetensors").state_dict() for name in ("once", "twice")
+    )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     with pytest.raises(SystemExit, match=r"law-search: .* other settings: .*trainer\.max_epochs was 3, now 4"):
         command(main, *small_search, "run_dir=twice", "trainer.max_epochs=4")
@@ -63,7 +65,7 @@ def test_sweep_gives_each_job_a_folder_and_a_wandb_run(command, small_search, tm
     for job, (identifier, rate) in enumerate(runs):
         folder = tmp_path / "sweep" / str(job)
         assert CorruptionRecord.load(folder / "corruption.pt").settings["rate"] == rate
-        assert StrategyAgent.load(folder / "strategy.pt").num_stages == 3
+        assert StrategyAgent.load(folder / "strategy.safetensors").num_stages == 3
         assert len(list(folder.glob(f"wandb/offline-run-*/*{identifier}.wandb"))) == 1
         metrics = [row for each, row in logged if each == identifier]
         rewards = [row["law/reward"] for row in metrics if "law/reward" in row]
@@ -76,7 +78,7 @@ def test_sweep_gives_each_job_a_folder_and_a_wandb_run(command, small_search, tm
 def test_ddp_in_a_sweep_is_refused(command, small_search, tmp_path):
     with pytest.raises(SystemExit, match=r"trainer\.strategy=ddp_spawn does not work in a sweep .* without -m"):
         command(main, "-m", *small_search, "trainer.strategy=ddp_spawn", "seed=1,2", "run_dir=sweep")
-    assert not list(tmp_path.glob("sweep/*/strategy.pt"))
+    assert not list(tmp_path.glob("sweep/*/strategy.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -98,4 +100,4 @@ def test_bad_input_is_one_line(command, small_search, tmp_path, overrides, messa
         arguments = [argument for argument in arguments if not argument.startswith("data.train_size")]
     with pytest.raises(SystemExit, match=f"^law-search: .*{message}"):
         command(main, *arguments)
-    assert not (tmp_path / "run" / "strategy.pt").exists()
+    assert not (tmp_path / "run" / "strategy.safetensors").exists()

@@ -55,25 +55,26 @@ def spread(agent, scale=0.5):
 
 
 class Naive:
-    """DDPG in plain torch: layers as matrices, Adam by hand, transitions in Python loops.
+    """DDPG of one member in plain torch: layers as matrices, Adam by hand, transitions in Python loops.
 
     Several workers are one learner that averages their gradients, each of its part of a batch.
     """
 
-    def __init__(self, agent):
+    def __init__(self, agent, member=0):
         def layers(network):
-            tensors = [p.detach().clone().requires_grad_() for p in network.parameters()]
+            tensors = [p[member].detach().clone().requires_grad_() for p in network.parameters()]
             return list(zip(tensors[::2], tensors[1::2], strict=True))
 
         options = self.options = dict(agent.hparams)
-        self.embedding = agent.embedding.weight.detach().clone().requires_grad_()
+        self.member = member
+        self.embedding = agent.embedding.weight[member].detach().clone().requires_grad_()
         self.actor = layers(agent.actor)
         self.critic = layers(agent.critic)
         self.bound = options["theta_bound"]
         self.scale = torch.tensor([options["feature_scale"]] * len(agent.features) + [1.0])
         self.rate = options["target_rate"]
         if self.rate is not None:  # the target networks may lag behind
-            slow = agent.target_embedding.weight, layers(agent.target_actor), layers(agent.target_critic)
+            slow = agent.target_embedding.weight[member], layers(agent.target_actor), layers(agent.target_critic)
             self.slow = self.copy(*slow)
         self.moments = {}
         self.updates = self.learned = 0
@@ -88,7 +89,7 @@ class Naive:
     @staticmethod
     def forward(layers, x):
         for i, (w, b) in enumerate(layers):
-            x = x @ w.T + b
+            x = x @ w + b
             if i < len(layers) - 1:
                 x = x.clamp(min=0)
         return x
@@ -205,9 +206,12 @@ class Naive:
         generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.updates += 1
         self.learned += len(buffers)
-        logs, size = [], batch_size * len(buffers)
-        for _ in range(epochs):
-            order = torch.randperm(len(rows), generator=generator).tolist()
+        logs, size, members = [], batch_size * len(buffers), self.options["members"]
+        left = math.ceil(epochs * len(rows) / members)
+        while left > 0:
+            orders = [torch.randperm(len(rows), generator=generator).tolist() for _ in range(members)]
+            order = orders[self.member][:left]
+            left -= len(order)
             batches = [order[at : at + size] for at in range(0, len(order), size)]
             logs += [self.step([rows[i] for i in batch], len(buffers)) for batch in batches]
         return [sum(column) / len(logs) for column in zip(*logs, strict=True)]
@@ -218,15 +222,12 @@ def flat(layers):
 
 
 def compare(agent, naive):
-    close = {"atol": 2e-5, "rtol": 1e-3}
-    torch.testing.assert_close(agent.embedding.weight, naive.embedding, **close)
-    for mine, theirs in zip(agent.actor.parameters(), flat(naive.actor), strict=True):
-        torch.testing.assert_close(mine, theirs, **close)
-    for mine, theirs in zip(agent.critic.parameters(), flat(naive.critic), strict=True):
-        torch.testing.assert_close(mine, theirs, **close)
+    """The member of an agent is the naive one, to within rounding."""
+    mine = [agent.embedding, agent.actor, agent.critic]
+    theirs = [naive.embedding, *flat(naive.actor), *flat(naive.critic)]
     if naive.rate is not None:
-        torch.testing.assert_close(agent.target_embedding.weight, naive.slow[0], **close)
-        mine = [*agent.target_actor.parameters(), *agent.target_critic.parameters()]
-        theirs = [*flat(naive.slow[1]), *flat(naive.slow[2])]
-        for a, b in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(a, b, **close)
+        mine += [agent.target_embedding, agent.target_actor, agent.target_critic]
+        theirs += [naive.slow[0], *flat(naive.slow[1]), *flat(naive.slow[2])]
+    parameters = [parameter[naive.member] for module in mine for parameter in module.parameters()]
+    for a, b in zip(parameters, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)

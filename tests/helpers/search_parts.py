@@ -68,7 +68,7 @@ def search_and_watch(group, report, *parts):
 
     def watched(self, *args, **kwargs):
         logs = update(self, *args, **kwargs)
-        learned = {name: self.full_state()[name] for name in ("networks", "optimizers", "others")}
+        learned = {name: self.full_state()[name] for name in ("networks", "optimizers")}
         seen.append(digest(learned))
         return logs
 

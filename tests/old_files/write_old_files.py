@@ -66,9 +66,9 @@ def main(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as run_dir:
         search(run_dir, episodes=2)
-        for name in SEARCHED:
+        for name in ("strategy.safetensors", *SEARCHED[1:]):
             (folder / name).write_bytes(Path(run_dir, name).read_bytes())
-    expected = {"theta": StrategyAgent.load(folder / "strategy.pt").act(2, 0.5, 0.5).tolist()}
+    expected = {"theta": StrategyAgent.load(folder / "strategy.safetensors").act(2, 0.5, 0.5).tolist()}
     for mode in ("search", "apply"):
         callback = law(mode)
         fit(AdamCosine, [callback, SaveAt(STEP, folder / f"{mode}.ckpt")])

@@ -72,12 +72,12 @@ def test_what_workers_share(tmp_path):
 
 @pytest.mark.parametrize(("members", "epochs", "pool"), [(3, 3, 0), (1, 1, 2)])
 def test_workers_agree_after_every_update(members, epochs, pool):
-    """Promise 4, bit for bit; with six passes for three members, of whom one changes hands within the update."""
+    """Promise 4, bit for bit."""
     search = new_search(episodes=4, workers=2, members=members, epochs=epochs, seed_pool=pool)
     found = in_processes(2, search_and_watch, parts_of(search), silent)
     assert found["lengths"] == [12, 12]
     first, second = found["seen"]
-    assert len(first) == 2 * 3 - 1  # at the first stage nothing has arrived yet
+    assert len(first) == 2 * 3
     assert first == second
     assert len(set(first)) == len(first)
 
@@ -150,7 +150,7 @@ def test_a_training_that_stops_early_does_not_keep_the_others_waiting():
     found = in_processes(2, search_and_watch, parts_of(search), silent)
     assert found["lengths"] == [10, 10]
     assert found["seen"][0] == found["seen"][1]
-    assert len(found["seen"][0]) == 2 * 3 - 1
+    assert len(found["seen"][0]) == 2 * 3
 
 
 def test_another_number_of_workers_goes_on(tmp_path):

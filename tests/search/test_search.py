@@ -28,7 +28,7 @@ def test_what_a_search_returns_and_writes(tmp_path):
     assert [record["gain"] is not None for record in result.history] == [False, True, False, True]
     assert result.best_gain >= max(record["gain"] for record in result.history if record["gain"] is not None)
     assert len(result.buffer) == 4 * 3
-    assert_same(StrategyAgent.load(tmp_path / "run/strategy.pt").full_state(), result.agent.full_state())
+    assert_same(StrategyAgent.load(tmp_path / "run/strategy.safetensors").full_state(), result.agent.full_state())
     assert_same(ReplayBuffer.load(tmp_path / "run/replay.pt").state_dict(), result.buffer.state_dict())
     with (tmp_path / "run/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -140,7 +140,7 @@ def test_the_last_strategy_is_kept_if_it_is_to_be(tmp_path):
     state = kept._state
     assert same(result.agent.full_state(), state.agent)
     assert result.best_gain == state.history[-1]["gain"]
-    assert same(StrategyAgent.load(tmp_path / "last/strategy.pt").full_state(), state.agent)
+    assert same(StrategyAgent.load(tmp_path / "last/strategy.safetensors").full_state(), state.agent)
     with pytest.raises(MisconfigurationException, match=r"other settings .*keep"):
         search(tmp_path / "last", episodes=2).run(make_module, make_data)
     with pytest.raises(ValueError, match="keep must be 'best' or 'last'"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from law_lightning import ReplayBuffer
+from law_lightning.agent.replay import Transitions, joined
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.workers import Workers
 from law_lightning.stages.schedule import TrainingPhase
@@ -20,17 +21,12 @@ class Threads(Workers):
     def __init__(self, rank, brought, barrier):
         self.rank, self.size, self.brought, self.barrier = rank, len(brought), brought, barrier
 
-    def send(self, mine):
-        mine = mine.clone()
-
-        def arrived():
-            self.brought[self.rank] = mine
-            self.barrier.wait(20)
-            everyones = list(self.brought)
-            self.barrier.wait(20)
-            return everyones
-
-        return arrived
+    def gather(self, mine):
+        self.brought[self.rank] = mine
+        self.barrier.wait(20)
+        everyones = list(self.brought)
+        self.barrier.wait(20)
+        return everyones
 
 
 def together(size, work):
@@ -81,45 +77,31 @@ def test_workers_average_their_gradients(options):
         compare(agent, naive)
 
 
-def test_every_worker_holds_what_all_have_gone_through():
+@pytest.mark.parametrize("reached", [5, 1, 0])
+def test_every_worker_holds_the_transitions_of_all(reached):
+    """Also where the training of one stopped early."""
     episodes = [filled(4, seed=rank).transitions() for rank in range(3)]
     past = [filled(7, seed=10), ReplayBuffer(), filled(2, seed=12)]
+    expected = [*episodes[:2], Transitions(*(column[:reached] for column in episodes[2]))]
 
     def work(workers):
         buffer = SharedBuffer(workers, WIDTH, past)
-        add_all(buffer, episodes[workers.rank])
-        underway = len(buffer)
-        buffer.settle()
-        buffer.settle()  # nothing more is on its way
-        return underway, buffer
-
-    for underway, buffer in together(3, work):
-        assert underway == len(buffer) - 3  # the last stage's
-        lanes = [past[0].transitions(), None, past[2].transitions()]
-        for lane, before, new in zip(buffer.lanes, lanes, episodes, strict=True):
-            expected = new if before is None else [torch.cat(pair) for pair in zip(before, new, strict=True)]
-            assert same(list(lane), list(expected))
-            assert [column.dtype for column in lane] == [column.dtype for column in new]
-        assert same(list(buffer.transitions()), [torch.cat(parts) for parts in zip(*buffer.lanes, strict=True)])
-        assert len(buffer) == sum(map(len, past)) + 3 * 5
-        assert buffer.workers == 3
-
-
-def test_a_worker_that_stopped_early_keeps_what_the_others_go_through():
-    episodes = [filled(4, seed=rank).transitions() for rank in range(2)]
-
-    def work(workers):
-        buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer(), ReplayBuffer()])
-        reached = 1 if workers.rank else 5
-        add_all(buffer, [column[:reached] for column in episodes[workers.rank]])
-        for _ in range(5 - reached):
+        add_all(buffer, expected[workers.rank])
+        for _ in range(5 - len(expected[workers.rank].reward)):
             buffer.skip()
-        buffer.settle()
         return buffer
 
-    for buffer in together(2, work):
-        assert same(list(buffer.lanes[0]), list(episodes[0]))
-        assert same(list(buffer.lanes[1]), [column[:1] for column in episodes[1]])
+    for buffer in together(3, work):
+        lanes = [
+            joined([past[0].transitions(), expected[0]]),
+            expected[1],
+            joined([past[2].transitions(), expected[2]]),
+        ]
+        assert same(list(buffer.transitions()), list(joined(lanes)))
+        assert [column.dtype for column in buffer.transitions()] == [column.dtype for column in lanes[0]]
+        assert buffer.workers == 3
+        assert same(list(map(list, buffer.take_new())), list(map(list, expected)))
+        assert [len(new.reward) for new in buffer.take_new()] == [0, 0, 0]
 
 
 def test_agents_stay_one_bit_for_bit():
@@ -131,12 +113,11 @@ def test_agents_stay_one_bit_for_bit():
         buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer() for _ in range(3)])
         for row in zip(*filled(6, seed=workers.rank).transitions(), strict=True):
             add_all(buffer, [column.unsqueeze(0) for column in row])
-            if len(buffer):
-                seen.append((agent.full_data_update(buffer), agent.full_state()))
+            seen.append((agent.full_data_update(buffer), agent.full_state()))
         return seen
 
     first, *others = together(3, work)
-    assert len(first) == 5
+    assert len(first) == 6
     assert all(same(first, other) for other in others)
 
 
@@ -167,7 +148,7 @@ def test_a_capacity_keeps_the_newest(capacity):
     add_all(limited, alone.transitions())
     expected = [column[-capacity:] for column in alone.transitions()]
     assert same(list(limited.transitions()), expected)
-    assert limited.received == [9]
+    assert same(list(limited.take_new()[0]), list(alone.transitions()))
     begun = SharedBuffer(Workers(), WIDTH, [alone], capacity)  # as a search that goes on begins
     assert same(list(begun.transitions()), expected)
 
@@ -176,10 +157,8 @@ def test_each_worker_keeps_its_share_of_the_capacity():
     def work(workers):
         buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer(), ReplayBuffer()], capacity=6)
         add_all(buffer, filled(9, seed=workers.rank).transitions())
-        buffer.settle()
-        return [list(lane) for lane in buffer.lanes]
+        return list(buffer.transitions())
 
-    first, second = together(2, work)
-    assert same(first, second)
-    for rank, lane in enumerate(first):
-        assert same(lane, [column[-3:] for column in filled(9, seed=rank).transitions()])
+    newest = [Transitions(*(column[-3:] for column in filled(9, seed=rank).transitions())) for rank in range(2)]
+    for held in together(2, work):
+        assert same(held, list(joined(newest)))

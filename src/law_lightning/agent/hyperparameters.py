@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from law_lightning import functional as LF
 
-_AT_LEAST_ONE = ("num_stages", "embedding_dim", "epochs", "batch_size", "n_step", "members")
-_POSITIVE = ("actor_lr", "critic_lr", "theta_bound", "feature_scale")
+_AT_LEAST_ONE = ("num_stages", "embedding_dim", "batch_size", "n_step", "members")
+_POSITIVE = ("epochs", "actor_lr", "critic_lr", "theta_bound", "feature_scale")
 _AT_LEAST_ZERO = ("action_penalty", "imitation")
 _SHARE = ("discount", "target_rate")
 _ONE_OF = {"phase_accuracy": ("validation", "training"), "embedding_loss": ("actor", "both")}
@@ -18,6 +18,17 @@ _ONE_OF = {"phase_accuracy": ("validation", "training"), "embedding_loss": ("act
 # Strategies are tiny. Beyond these a slip, or a damaged file, would use up the memory instead of being named.
 _MOST_PARAMETERS = 10**8
 _MOST = {"members": 1000, "layers": 100}
+
+
+def plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters as plain Python, whatever kinds of numbers and lists they were given as."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [one(each) for each in value]
+        return value.item() if hasattr(value, "item") else value
+
+    return {name: one(value) for name, value in given.items()}
 
 
 def check_hyperparameters(given: Mapping[str, Any]) -> None:
@@ -28,6 +39,7 @@ def check_hyperparameters(given: Mapping[str, Any]) -> None:
     for name in _AT_LEAST_ONE:
         if given[name] is not None and given[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {given[name]}.")
+    for name in (*_AT_LEAST_ONE, "epochs"):
         if given[name] is not None and given[name] >= 2**31:
             raise ValueError(f"{name} must be below 2**31, not {given[name]}.")
     for name in _POSITIVE:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from law_lightning import functional as LF
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.utilities.files import is_finite, load_state, save_state
-
-if TYPE_CHECKING:
-    from law_lightning.agent.study import Study
 
 
 class Transitions(NamedTuple):
@@ -30,29 +27,51 @@ class Transitions(NamedTuple):
     done: Tensor  # [N], 0 or 1
 
 
+class Returns(NamedTuple):
+    """N transitions of up to n stages each, the columns of :class:`Transitions` and gamma^n."""
+
+    stage: Tensor
+    phase: Tensor
+    theta: Tensor
+    reward: Tensor
+    next_stage: Tensor
+    next_phase: Tensor
+    done: Tensor
+    discount: Tensor  # [N]
+
+    def rows(self, index: Tensor) -> Returns:
+        """A batch: the rows of an index of any shape, which takes the place of N."""
+        return Returns(*(column[index] for column in self))
+
+
 def single_transition(
     phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool
 ) -> Transitions:
-    """One transition, without the dimension N.
+    """One transition, N = 1.
 
     Raises:
         ValueError: a number in it is not finite; it would poison the strategy.
     """
     row = Transitions(
-        stage=torch.tensor(phase.stage),
-        phase=torch.tensor([phase.loss_smooth, phase.acc_smooth]),
-        theta=theta.detach().float().cpu(),
-        reward=torch.tensor(float(reward)),
-        next_stage=torch.tensor(next_phase.stage),
-        next_phase=torch.tensor([next_phase.loss_smooth, next_phase.acc_smooth]),
-        done=torch.tensor(float(done)),
+        stage=torch.tensor([phase.stage]),
+        phase=torch.tensor([[phase.loss_smooth, phase.acc_smooth]]),
+        theta=theta.detach().float().cpu().unsqueeze(0),
+        reward=torch.tensor([float(reward)]),
+        next_stage=torch.tensor([next_phase.stage]),
+        next_phase=torch.tensor([[next_phase.loss_smooth, next_phase.acc_smooth]]),
+        done=torch.tensor([float(done)]),
     )
-    if not all(bool(column.isfinite().all()) for column in row):
+    if not is_finite(row):
         raise ValueError(f"A transition must be finite, not {row}.")
     return row
 
 
-def n_step_transitions(transitions: Transitions, steps: int, discount: float) -> tuple[Transitions, Tensor]:
+def joined(parts: Iterable[Transitions]) -> Transitions:
+    """Transitions one after the other."""
+    return Transitions(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def n_step_transitions(transitions: Transitions, steps: int, discount: float) -> Returns:
     """Transitions that lead over up to ``steps`` stages, as far as an episode goes.
 
     Args:
@@ -61,34 +80,14 @@ def n_step_transitions(transitions: Transitions, steps: int, discount: float) ->
         discount: gamma.
 
     Returns:
-        The transitions, their rewards summed up and their next phases n stages on; and gamma^n for each, [N].
+        The transitions, their rewards summed up and their next phases n stages on.
     """
     linked = torch.zeros_like(transitions.stage, dtype=torch.bool)
     linked[:-1] = (transitions.done[:-1] == 0) & (transitions.stage[1:] == transitions.next_stage[:-1])
     returns, count = LF.n_step_returns(transitions.reward, linked, steps, discount)
     last = torch.arange(len(count)) + count - 1
     ahead = {name: getattr(transitions, name)[last] for name in ("next_stage", "next_phase", "done")}
-    return transitions._replace(reward=returns, **ahead), torch.as_tensor(discount) ** count
-
-
-def _check_columns(columns: dict[str, Tensor]) -> None:
-    """Raise a ValueError that names the first column which :func:`single_transition` could not have led to."""
-    for name, column in columns.items():
-        whole, wide = name.endswith("stage"), name.endswith("phase") or name == "theta"
-        right = column.dtype == (torch.int64 if whole else torch.float32) and column.ndim == (2 if wide else 1)
-        # One number that stands for any number of rows is not contiguous: a copy might fill the memory.
-        if (
-            not right
-            or not column.is_contiguous()
-            or (name.endswith("phase") and column.shape[1] != 2)
-            or not is_finite(column)
-        ):
-            raise ValueError(
-                f"{name} of the transitions must be finite numbers, one or a row for each, not {column.dtype} of "
-                f"shape {list(column.shape)}."
-            )
-        if whole and bool((column < 0).any()):
-            raise ValueError(f"{name} of the transitions must be at least 0, not {int(column.min())}.")
+    return Returns(*transitions._replace(reward=returns, **ahead), torch.as_tensor(discount) ** count)
 
 
 class ReplayBuffer:
@@ -104,14 +103,12 @@ class ReplayBuffer:
     workers = 1
 
     def __init__(self, capacity: int | None = None) -> None:
-        if capacity is not None and capacity < 1:
-            raise ValueError(f"capacity must be at least 1 or None, not {capacity}.")
+        _check_capacity(capacity)
         self.capacity = capacity
         self._columns: Transitions | None = None
-        self._first = self._size = 0  # the rows in use
 
     def __len__(self) -> int:
-        return self._size
+        return 0 if self._columns is None else len(self._columns.reward)
 
     def add(self, phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool) -> None:
         """Keep one transition.
@@ -119,32 +116,15 @@ class ReplayBuffer:
         Raises:
             ValueError: a number in it is not finite; it would poison the strategy.
         """
-        row = single_transition(phase, theta, reward, next_phase, done)
-        if self._columns is None:
-            self._columns = Transitions(*(column.new_empty(0, *column.shape) for column in row))
-        if len(row.theta) != self._columns.theta.shape[1]:
-            raise ValueError(f"theta has length {len(row.theta)}, the buffer's have {self._columns.theta.shape[1]}.")
-        if self._size == self.capacity:
-            self._first += 1
-            self._size -= 1
-        end = self._first + self._size
-        if end == len(self._columns.reward):  # full: as much room again, so that adding costs O(1) on average
-            room = max(64, self._size)
-            self._columns = Transitions(
-                *(torch.cat([c[self._first : end], c.new_zeros(room, *c.shape[1:])]) for c in self._columns)
-            )
-            self._first, end = 0, self._size
-        for column, value in zip(self._columns, row, strict=True):
-            column[end] = value
-        self._size += 1
+        self.extend(single_transition(phase, theta, reward, next_phase, done))
 
     def extend(self, transitions: Transitions) -> None:
         """Keep transitions that another buffer gave, in their order."""
-        columns = self.transitions() if self._size else Transitions(*(column[:0] for column in transitions))
-        self._columns = Transitions(
-            *(torch.cat([mine, new])[-(self.capacity or 0) :] for mine, new in zip(columns, transitions, strict=True))
-        )
-        self._first, self._size = 0, len(self._columns.reward)
+        parts = [transitions] if self._columns is None else [self._columns, transitions]
+        widths = [part.theta.shape[1] for part in parts]
+        if widths[0] != widths[-1]:
+            raise ValueError(f"theta has length {widths[-1]}, the buffer's have {widths[0]}.")
+        self._columns = Transitions(*(column[-(self.capacity or 0) :] for column in joined(parts)))
 
     def transitions(self) -> Transitions:
         """All transitions, oldest first.
@@ -152,14 +132,9 @@ class ReplayBuffer:
         Raises:
             ValueError: the buffer is empty.
         """
-        if self._columns is None or not self._size:
+        if self._columns is None:
             raise ValueError("The replay buffer is empty: run at least one stage after the warm-up first.")
-        return Transitions(*(column[self._first : self._first + self._size] for column in self._columns))
-
-    def take_passes(self, studies: Sequence[Study], passes: Sequence[int]) -> None:
-        """Take each study's passes over this buffer. Workers that share one share the passes out."""
-        for study, number in zip(studies, passes, strict=True):
-            study.run(0, number)
+        return self._columns
 
     def dataloader(
         self, batch_size: int = 64, shuffle: bool = True, generator: torch.Generator | None = None
@@ -173,7 +148,7 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """All transitions as tensors."""
-        columns = {} if not self._size else {k: v.clone() for k, v in self.transitions()._asdict().items()}
+        columns = {k: v.clone() for k, v in self.transitions()._asdict().items()} if len(self) else {}
         return {"capacity": self.capacity, "columns": columns}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,25 +157,14 @@ class ReplayBuffer:
         Raises:
             ValueError: the columns are not those of a replay buffer.
         """
-        columns: dict[str, Tensor] = state["columns"]
-        capacity = state["capacity"]
-        if capacity is not None and not (isinstance(capacity, int) and 0 < capacity < 2**63):
-            raise ValueError(f"capacity must be at least 1 or None, not {capacity!r}.")
-        if not columns:
-            self.capacity = capacity
-            self._columns, self._first, self._size = None, 0, 0
-            return
-        if set(columns) != set(Transitions._fields):
-            raise ValueError(f"Expected the columns {Transitions._fields}, found {tuple(columns)}.")
-        lengths = {len(column) for column in columns.values()}
-        if len(lengths) != 1:
-            raise ValueError(f"The columns of a replay buffer must be equally long, found lengths {sorted(lengths)}.")
-        _check_columns(columns)
-        if capacity is not None and lengths.pop() > capacity:
-            raise ValueError(f"A replay buffer with a capacity of {capacity} cannot hold more.")
+        capacity, columns = state["capacity"], state["columns"]
+        _check_capacity(capacity)
+        if columns:
+            _check_columns(columns)
+            if capacity is not None and len(columns["reward"]) > capacity:
+                raise ValueError(f"A replay buffer with a capacity of {capacity} cannot hold more.")
         self.capacity = capacity
-        self._columns = Transitions(**{name: columns[name].clone() for name in Transitions._fields})
-        self._first, self._size = 0, len(self._columns.reward)
+        self._columns = Transitions(**{n: columns[n].clone() for n in Transitions._fields}) if columns else None
 
     def save(self, path: str | Path) -> None:
         """Write the buffer to a file that loads with ``weights_only=True``."""
@@ -220,3 +184,30 @@ class ReplayBuffer:
         except Exception as error:  # a state that another program made up can fail in any way
             raise ValueError(f"{path} is not a complete replay file: {error!r}.") from error
         return buffer
+
+
+def _check_capacity(capacity: Any) -> None:
+    if capacity is not None and not (isinstance(capacity, int) and 0 < capacity < 2**63):
+        raise ValueError(f"capacity must be at least 1 or None, not {capacity!r}.")
+
+
+def _check_columns(columns: dict[str, Tensor]) -> None:
+    """Raise a ValueError unless columns, of at least one row, are those of a replay buffer."""
+    if set(columns) != set(Transitions._fields):
+        raise ValueError(f"Expected the columns {Transitions._fields}, found {tuple(columns)}.")
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(f"The columns of a replay buffer must be equally long, found lengths {sorted(lengths)}.")
+    phase = TrainingPhase(0, 1, 0.0, 0.0)
+    for name, like in single_transition(phase, torch.zeros(1), 0.0, phase, False)._asdict().items():
+        column = columns[name]
+        width = column.shape[1:] if name == "theta" and column.ndim == 2 else like.shape[1:]
+        # One number that stands for any number of rows is not contiguous: a copy might fill the memory.
+        right = column.dtype == like.dtype and column.shape[1:] == width and column.is_contiguous()
+        if not right or not is_finite(column):
+            raise ValueError(
+                f"{name} of the transitions must be finite numbers, one or a row for each, not {column.dtype} of "
+                f"shape {list(column.shape)}."
+            )
+        if column.dtype == torch.int64 and bool((column < 0).any()):
+            raise ValueError(f"{name} of the transitions must be at least 0, not {int(column.min())}.")

@@ -13,23 +13,25 @@ _FOLDER = Path(__file__).parents[1] / "strategies"
 
 def shipped_strategies() -> list[str]:
     """Names of the strategies that come with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.pt"))
+    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
 
 
 def strategy_path(strategy: str | Path) -> Path:
-    """The file of a strategy given by path or by name.
+    """The file of a strategy given by path, by the folder of its search or by name.
 
     Raises:
-        FileNotFoundError: it is neither a file nor the name of a shipped strategy.
+        FileNotFoundError: it is neither of them.
     """
     path = Path(strategy)
-    if path.is_file():
-        return path
+    for file in (path, path / "strategy.safetensors", path / "strategy.pt"):  # the last is of earlier versions
+        if file.is_file():
+            return file
     if str(strategy) in shipped_strategies():
-        return _FOLDER / f"{strategy}.pt"
+        return _FOLDER / f"{strategy}.safetensors"
     raise FileNotFoundError(
         f"No strategy file at {path.absolute()}, and no shipped strategy of that name (there are: "
-        f"{', '.join(shipped_strategies()) or 'none'}). law-search writes one, strategy.pt, into its run folder."
+        f"{', '.join(shipped_strategies()) or 'none'}). law-search writes one, strategy.safetensors, into its run "
+        "folder."
     )
 
 
@@ -42,7 +44,8 @@ def resolve_agent(
     """The agent that is meant, checked against what is asked for.
 
     Args:
-        agent: an agent, the path of a strategy file, the name of a shipped strategy, or None for a new agent.
+        agent: an agent, the path of a strategy file or of its search's folder, the name of a shipped strategy, or None
+            for a new agent.
         num_stages: T_max asked for, or None.
         warmup_stages: of a new agent, or None.
         features: the sample features asked for, or None.

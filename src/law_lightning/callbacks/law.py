@@ -14,8 +14,8 @@ from torch import Tensor
 
 from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
-from law_lightning.agent.ddpg import MOST_REWARD
 from law_lightning.agent.resolve import resolve_agent
+from law_lightning.agent.update import MOST_REWARD
 from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
@@ -229,7 +229,7 @@ class LAWCallback(WeightingCallback):
         if self.mode == "search" and theta is not None:
             done = record["stage"] == self.num_stages - 1
             self.buffer.add(self.clock.phase, theta, record["reward"], phase, done)
-            if self.learn and len(self.buffer):  # workers hear of each other a stage later
+            if self.learn:
                 record |= self.agent.full_data_update(self.buffer)
 
     def finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -37,7 +37,7 @@ def main(config: DictConfig) -> float | None:
     if "law" in config.methods:
         if config.strategy is None:
             raise ValueError(
-                "No strategy is given: add strategy=PATH, the strategy.pt that law-search wrote into its run "
+                "No strategy is given: add strategy=PATH, the strategy.safetensors that law-search wrote into its run "
                 "folder, or the name of a shipped strategy."
             )
         digest = hashlib.sha256(strategy_path(config.strategy).read_bytes()).hexdigest()

@@ -53,7 +53,7 @@ def main(config: DictConfig) -> float:
     if first:
         figure = draw_search(result.history, folder / "search.png")
         print(f"Best strategy: {100 * result.best_gain:+.2f} points of validation accuracy over plain training")
-        print(f"  strategy  {folder / 'strategy.pt'}")
+        print(f"  strategy  {folder / 'strategy.safetensors'}")
         print(f"  replay    {folder / 'replay.pt'}")
         print(f"  metrics   {folder / 'metrics.csv'}")
         print(f"  figure    {figure}")

@@ -67,13 +67,13 @@ def td_target(reward: Tensor, next_value: Tensor, done: Tensor, discount: float 
     .. math:: y_i = r_i + \gamma \, (1 - \mathrm{done}_i) \, Q(s_{i+1}, \mu(s_{i+1}))
 
     Args:
-        reward: r, [N].
-        next_value: Q at the next state, [N].
-        done: whether the episode ended, [N], bool or 0/1.
-        discount: gamma, in [0, 1]; gamma^n, [N], where r is an n-step return.
+        reward: r, [..., N].
+        next_value: Q at the next state, [..., N].
+        done: whether the episode ended, [..., N], bool or 0/1.
+        discount: gamma, in [0, 1]; gamma^n, [..., N], where r is an n-step return.
 
     Returns:
-        [N], detached.
+        y, [..., N], detached.
     """
     return (reward + discount * (1.0 - done.to(reward.dtype)) * next_value).detach()
 
@@ -82,25 +82,25 @@ def critic_loss(value: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of the critic (Equation 11).
 
     Args:
-        value: Q(s, a), [N].
-        target: y of :func:`td_target`, [N].
+        value: Q(s, a), [..., N].
+        target: y of :func:`td_target`, [..., N].
 
     Returns:
-        A scalar.
+        The mean over the last dimension, [...].
     """
-    return (value - target).square().mean()
+    return (value - target).square().mean(dim=-1)
 
 
 def actor_loss(value: Tensor) -> Tensor:
     """The actor ascends Q(s, mu(s)) (Equation 13).
 
     Args:
-        value: Q at the actor's own actions, [N].
+        value: Q at the actor's own actions, [..., N].
 
     Returns:
-        A scalar, the negative mean.
+        The negative mean over the last dimension, [...].
     """
-    return -value.mean()
+    return -value.mean(dim=-1)
 
 
 def imitation_weight(advantage: Tensor) -> Tensor:
@@ -111,10 +111,10 @@ def imitation_weight(advantage: Tensor) -> Tensor:
     (Peng et al., *Advantage-Weighted Regression*, 2019, with their bound.)
 
     Args:
-        advantage: A, [N]; of rewards that are standardised, or the exponential says little.
+        advantage: A, of any shape; of rewards that are standardised, or the exponential says little.
 
     Returns:
-        [N], detached.
+        w, of the same shape, detached.
 
     Example:
         >>> imitation_weight(torch.tensor([0.0, 9.0]))
@@ -129,11 +129,11 @@ def imitation_loss(theta: Tensor, taken: Tensor, weight: Tensor) -> Tensor:
     .. math:: \frac{1}{2 n} \sum_i w_i \lVert \mu(s_i) - \theta_i \rVert^2
 
     Args:
-        theta: mu(s), [N, A].
-        taken: the actions in the buffer, [N, A].
-        weight: w of :func:`imitation_weight`, [N].
+        theta: mu(s), [..., N, A].
+        taken: the actions in the buffer, [..., N, A].
+        weight: w of :func:`imitation_weight`, [..., N].
 
     Returns:
-        A scalar.
+        The sum over N, divided as above, [...].
     """
-    return 0.5 * (weight * (theta - taken).square().sum(dim=1)).mean()
+    return 0.5 * (weight * (theta - taken).square().sum(dim=-1)).mean(dim=-1)

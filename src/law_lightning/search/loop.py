@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import lightning as L
 
-from law_lightning.agent import ReplayBuffer, StrategyAgent
+from law_lightning.agent import StrategyAgent
 from law_lightning.callbacks import LAWCallback
 from law_lightning.search.episodes import MakeModule, episode_seed, learning_seed, on_one_device, run_episode
 from law_lightning.search.reporting import Report
@@ -92,6 +92,8 @@ class SearchLoop:
         mine = first + (workers.rank - first) % workers.size  # episode e is of worker e mod N_a, however it resumes
         results = workers.gather(self._episode(mine))
         self._check_agreement([result["agent"] for result in results])
+        for result, new in zip(results, self._buffer.take_new(), strict=True):
+            result["transitions"] = new._asdict()
         results.sort(key=lambda result: int(result["record"]["episode"]))
         for result in results:
             state.add_episode(result["record"], result["transitions"])
@@ -113,7 +115,6 @@ class SearchLoop:
         seed = learning_seed(self.options.seed, episode, self.options.seed_pool)
         # What the reference gave depends on the seed alone; where it is not known yet, the episode fills it in.
         reference = self.state.references.get(seed, {}) if self.options.seed_pool else None
-        self._buffer.own = ReplayBuffer()
         self.agent.exploration.episode = episode
         law = LAWCallback(
             self.agent,
@@ -130,7 +131,6 @@ class SearchLoop:
                 self._buffer.skip()
                 if law.learn and len(self._buffer):
                     self.agent.full_data_update(self._buffer)
-        self._buffer.settle()
         last, learned = law.history[-1], self.agent.full_state()
         first = episode * law.num_stages
         return {
@@ -144,8 +144,7 @@ class SearchLoop:
                 "gain": None,
             },
             "reference": reference,
-            "transitions": self._buffer.own.state_dict()["columns"],
-            "agent": digest([learned["networks"], learned["optimizers"], learned["others"]]),
+            "agent": digest([learned["networks"], learned["optimizers"]]),
             "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
         }
 

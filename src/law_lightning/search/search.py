@@ -69,7 +69,8 @@ class StrategySearch:
             paper does.
         capacity: how many transitions an update learns from, the newest, which bounds what it costs in a long search;
             at least one episode of every worker. None takes all, as the paper does. The run folder keeps all anyway.
-        run_dir: folder for ``strategy.pt`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the state).
+        run_dir: folder for ``strategy.safetensors`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the
+            state).
         logger: a Lightning logger for ``law/*`` and ``agent/*`` per stage and ``search/*`` per episode.
         progress: whether to show a progress bar.
 

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
+from law_lightning.agent.strategy import save_strategy
 from law_lightning.utilities.files import load_state, save_state, write_whole
 
 
@@ -89,7 +90,7 @@ class SearchState:
             raise ValueError("the accuracies of its references are no numbers")
 
     def write(self, folder: Path, settings: dict[str, str]) -> None:
-        """Write ``search.pt``, and from the same state ``strategy.pt``, ``replay.pt`` and ``metrics.csv``.
+        """Write ``search.pt``, and from the same state ``strategy.safetensors``, ``replay.pt`` and ``metrics.csv``.
 
         Args:
             folder: where to.
@@ -98,7 +99,7 @@ class SearchState:
         Raises:
             OSError: a file could not be written; ``search.pt`` is whole all the same, of now or of before.
         """
-        save_state(folder / "strategy.pt", "strategy", self.best)
+        save_strategy(folder / "strategy.safetensors", self.best)
         self.buffer().save(folder / "replay.pt")
         rows = io.StringIO(newline="")
         writer = csv.DictWriter(rows, fieldnames=list(self.history[0]))

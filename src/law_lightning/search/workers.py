@@ -41,32 +41,13 @@ class Workers:
     rank = 0
     size = 1
 
-    def send(self, mine: Tensor) -> Callable[[], list[Tensor]]:
-        """Begin to share a tensor; what is returned waits for those of all workers, by rank.
-
-        All have the same shape and type.
-        """
-        return lambda: [mine]
-
     def share(self, mine: Tensor) -> list[Tensor]:
         """The tensor of each worker, by rank; all have the same shape and type."""
-        return self.send(mine)()
+        return [mine]
 
     def gather(self, mine: Any) -> list[Any]:
         """What each worker has, by rank: tensors and plain Python."""
         return [mine]
-
-    def broadcast(self, mine: Tensor, source: int) -> Callable[[], Tensor]:
-        """Begin to share the tensor of one worker; what is returned waits for it. All have the same shape and type."""
-        return lambda: mine
-
-    def hand_over(self, mine: Tensor, to: int) -> Callable[[], None]:
-        """Begin to send a tensor to one worker; what is returned waits until it is gone."""
-        raise NotImplementedError
-
-    def take_over(self, like: Tensor, source: int) -> Tensor:
-        """Wait for a tensor that one worker hands over, of this shape and type."""
-        raise NotImplementedError
 
 
 class GlooWorkers(Workers):
@@ -87,47 +68,17 @@ class GlooWorkers(Workers):
         """End gloo's threads: one that Python's exit finds running aborts the process."""
         self._group = self._store = None
 
-    def send(self, mine: Tensor) -> Callable[[], list[Tensor]]:
+    def share(self, mine: Tensor) -> list[Tensor]:
         """See :class:`Workers`."""
         everyones = [torch.empty_like(mine) for _ in range(self.size)]
-        with _noticing_loss(self):
-            wait = self._waiting(self._group.allgather([everyones], [mine]))
-
-        def arrived() -> list[Tensor]:
-            wait()
-            return everyones
-
-        return arrived
-
-    def broadcast(self, mine: Tensor, source: int) -> Callable[[], Tensor]:
-        """See :class:`Workers`."""
-        with _noticing_loss(self):
-            wait = self._waiting(self._group.broadcast(mine, source))
-
-        def arrived() -> Tensor:
-            wait()
-            return mine
-
-        return arrived
-
-    def hand_over(self, mine: Tensor, to: int) -> Callable[[], None]:
-        """See :class:`Workers`."""
-        with _noticing_loss(self):
-            return self._waiting(self._group.send([mine], to, 0))
-
-    def take_over(self, like: Tensor, source: int) -> Tensor:
-        """See :class:`Workers`."""
-        theirs = torch.empty_like(like)
-        with _noticing_loss(self):
-            self._waiting(self._group.recv([theirs], source, 0))()
-        return theirs
-
-    def _waiting(self, work: Any) -> Callable[[], None]:
-        def wait() -> None:
-            with _noticing_loss(self):
-                work.wait()
-
-        return wait
+        try:
+            self._group.allgather([everyones], [mine]).wait()
+        except RuntimeError as error:  # gloo has no error type of its own
+            raise WorkerLostError(
+                f"Worker {self.rank} of {self.size} lost another worker of the search: it died or its machine cannot "
+                f"be reached ({str(error).strip().splitlines()[0]})."
+            ) from error
+        return everyones
 
     def gather(self, mine: Any) -> list[Any]:
         """See :class:`Workers`."""
@@ -149,17 +100,6 @@ def packed(content: Any) -> bytes:
 def unpacked(content: bytes) -> Any:
     """What :func:`packed` packed; nothing in it is executed."""
     return torch.load(io.BytesIO(content), weights_only=True)
-
-
-@contextmanager
-def _noticing_loss(workers: Workers) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # gloo has no error type of its own
-        raise WorkerLostError(
-            f"Worker {workers.rank} of {workers.size} lost another worker of the search: it died or its machine "
-            f"cannot be reached ({str(error).strip().splitlines()[0]})."
-        ) from error
 
 
 def launched_outside() -> int:

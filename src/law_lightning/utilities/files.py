@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import os
-import pickletools
-import re
 import reprlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.utils.serialization import config
 
 FORMAT = 1
-
-#: All that a pickle of tensors and plain Python names. What torch allows beyond that can fill the memory:
-#: ``bytearray(n)``, say, or a sparse tensor of any size.
-_NAMED = re.compile(r"torch\._utils _rebuild_tensor_v2|torch \w+Storage|collections OrderedDict")
+_KEY = "law_lightning"  # of the JSON in a safetensors file's header
 
 
 def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
-    """Write a state file; an interruption leaves the previous file as it was.
+    """Write a state file with torch; an interruption leaves the previous file as it was.
 
     Args:
         path: where to; its folder is made if needed.
@@ -42,6 +40,24 @@ def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
     with config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
         torch.save({"kind": kind, "format": FORMAT, "state": state}, content)  # on a full disk it raises no OSError
     write_whole(path, content.getbuffer())
+
+
+def save_tensors(path: str | Path, kind: str, state: dict[str, Any]) -> None:
+    """Write a state file in the safetensors format, which any program can read: tensors, and the rest as JSON.
+
+    Args:
+        path: where to; its folder is made if needed.
+        kind: what the state is of, checked on loading.
+        state: tensors and what JSON can hold, in dicts whose keys are text without a slash.
+
+    Raises:
+        OSError: it cannot be written; the previous file is as it was.
+    """
+    flat = dict(_flattened(state))
+    tensors = {name: leaf.contiguous() for name, leaf in flat.items() if isinstance(leaf, Tensor)}
+    rest = {name: leaf for name, leaf in flat.items() if name not in tensors}
+    content = {"kind": kind, "format": FORMAT, "state": rest, "crc32": _checksum(tensors, rest)}
+    write_whole(path, safetensors.torch.save(tensors, {_KEY: json.dumps(content)}))
 
 
 def write_whole(path: str | Path, content: bytes | memoryview) -> None:
@@ -71,7 +87,7 @@ def write_whole(path: str | Path, content: bytes | memoryview) -> None:
 
 
 def load_state(path: str | Path, kind: str) -> dict[str, Any]:
-    """Read a state file without executing anything in it.
+    """Read a state file of either format without executing anything in it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -80,13 +96,9 @@ def load_state(path: str | Path, kind: str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No {kind} file at {path}.")
+    whole = path.read_bytes()
     try:
-        whole = path.read_bytes()
-        _check_archive(whole)
-        content = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
-        _check_sizes(content, len(whole))
-    except PermissionError:
-        raise
+        content = _from_torch(whole) if whole.startswith(b"PK") else _from_safetensors(whole)
     except Exception as error:  # foreign bytes fail in every way: IndexError, struct.error, TypeError...
         raise ValueError(
             f"{path} is damaged or was not written by law-lightning ({type(error).__name__}: "
@@ -105,38 +117,55 @@ def load_state(path: str | Path, kind: str) -> dict[str, Any]:
     return state
 
 
-def _check_archive(whole: bytes) -> None:
-    """Raise an error unless a file is what torch.save writes for tensors and plain Python, every byte as written."""
-    if not whole.startswith(b"PK\x03\x04"):  # torch would take it for a file of its former format, without checksums
-        raise ValueError("it is no zip archive")
+def _from_torch(whole: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
-        parts = archive.infolist()
-        # torch.save does not compress, so nothing is larger in memory than in the file.
-        compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-        if compressed or sum(part.file_size for part in parts) > len(whole):
-            raise ValueError("it would unpack to more than there is in it")
         changed = archive.testzip()  # torch.load does not compare the checksums: it would return changed numbers
-        if changed is not None:
-            raise ValueError(f"{changed} in it was changed since it was written")
-        (pickled,) = [part for part in parts if part.filename.endswith("/data.pkl")]
-        for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
-            if opcode.name == "GLOBAL" and not _NAMED.fullmatch(str(argument)):
-                raise ValueError(f"it holds more than tensors and plain Python: {argument}")
+    if changed is not None:
+        raise ValueError(f"{changed} in it was changed since it was written")
+    return torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
 
 
-def _check_sizes(content: Any, most: int) -> None:
-    """Raise an error if the tensors of a file are larger than it: one number may stand for any number of equal ones."""
-    if sum(leaf.numel() * leaf.element_size() for leaf in _leaves(content) if isinstance(leaf, Tensor)) > most:
-        raise ValueError("its tensors are larger than the file")
+def _from_safetensors(whole: bytes) -> Any:
+    tensors = safetensors.torch.load(whole)
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    content = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+    if not content:
+        return content
+    if content["crc32"] != _checksum(tensors, content["state"]):
+        raise ValueError("it was changed since it was written")
+    state: dict[str, Any] = {}
+    for name, leaf in (content["state"] | tensors).items():
+        *above, key = name.split("/")
+        inner = state
+        for each in above:
+            inner = inner.setdefault(each, {})
+        inner[key] = leaf
+    return content | {"state": state}
+
+
+def _flattened(state: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts under names like ``networks/actor.network.0.bias``; an empty dict is a leaf."""
+    for name, value in state.items():
+        if isinstance(value, dict) and value:
+            yield from _flattened(value, f"{above}{name}/")
+        else:
+            yield f"{above}{name}", value
+
+
+def _checksum(tensors: dict[str, Tensor], rest: dict[str, Any]) -> int:
+    """Of names, types, shapes and numbers."""
+    return zlib.crc32(json.dumps(rest).encode(), zlib.crc32(safetensors.torch.save(tensors)))
 
 
 def is_finite(state: Any) -> bool:
     """Whether all numbers in a nested state are."""
-    return all(
-        bool(leaf.isfinite().all()) if isinstance(leaf, Tensor) else math.isfinite(leaf)
-        for leaf in _leaves(state)
-        if isinstance(leaf, (Tensor, float))
-    )
+    if isinstance(state, dict):
+        return all(map(is_finite, state.values()))
+    if isinstance(state, (list, tuple)):
+        return all(map(is_finite, state))
+    if isinstance(state, Tensor):
+        return bool(state.isfinite().all())
+    return not isinstance(state, float) or math.isfinite(state)
 
 
 def digest(state: Any) -> str:
@@ -154,17 +183,3 @@ def digest(state: Any) -> str:
         else:
             hashed.update(f"{each!r};".encode())
     return hashed.hexdigest()
-
-
-def _leaves(state: Any) -> Iterator[Any]:
-    """Everything in nested dicts, lists and tuples, each once: a few that hold each other may stand for very many."""
-    waiting, seen = [state], {id(state)}
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, (dict, list, tuple)):
-            inner = each.values() if isinstance(each, dict) else each
-            new = {id(one): one for one in inner if id(one) not in seen}
-            seen.update(new)
-            waiting.extend(new.values())
-        else:
-            yield each
