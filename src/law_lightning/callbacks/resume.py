@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -13,6 +15,7 @@ from law_lightning._compat import combined_loader, restore_data
 from law_lightning.capture.part import Part
 from law_lightning.stages.clock import StageClock
 from law_lightning.utilities.randomness import portable_states, set_portable_states
+from law_lightning.weighting.base import BaseWeighting, Weighting
 
 #: Of what a callback leaves in a checkpoint; raised when an earlier state can no longer be read as it is.
 STATE_FORMAT = 2
@@ -83,15 +86,70 @@ def of_every_process(mine: dict[str, Any]) -> list[dict[str, Any]]:
     return gathered
 
 
-def refuse_other_run(trainer: L.Trainer, name: str, clock: StageClock, state: dict[str, Any]) -> None:
-    """Raise a MisconfigurationException for a checkpoint from which this fit cannot go on.
+def fit_state(clock: StageClock, parts: Mapping[str, Part], weighting: Weighting, fitting: bool) -> dict[str, Any]:
+    """What a checkpoint holds of a callback: tensors and plain Python.
+
+    Args:
+        clock: of the fit.
+        parts: by name.
+        weighting: its state is kept too, if it has one.
+        fitting: whether the fit goes on. The state of one that has ended has no parts: from it none can go on.
+    """
+    own: dict[str, Any] = {}
+    if isinstance(weighting, BaseWeighting):
+        own["weighting"] = weighting.state_dict()
+    shared: dict[str, Any] = {"format": STATE_FORMAT, "ended": not fitting, "clock": clock.state_dict()}
+    for name, part in parts.items() if fitting else ():
+        (own if part.per_process else shared)[name] = part.state_dict()
+    return shared | {"processes": of_every_process(own)}
+
+
+def load_fit_state(
+    trainer: L.Trainer,
+    name: str,
+    clock: StageClock,
+    parts: Mapping[str, Part],
+    weighting: Weighting,
+    state: dict[str, Any],
+) -> None:
+    """Go on where :func:`fit_state` was taken; the parts have started.
 
     Args:
         trainer: the Trainer that resumes.
         name: of the callback.
         clock: of the fit.
+        parts: by name.
+        weighting: as for :func:`fit_state`.
         state: what the checkpoint holds of the callback.
+
+    Raises:
+        MisconfigurationException: it is of another run.
     """
+    _refuse_other_run(trainer, name, clock, state)
+    clock.load_state_dict(state["clock"])
+    own = state["processes"][trainer.global_rank]
+    if isinstance(weighting, BaseWeighting) and own.get("weighting") is not None:
+        weighting.load_state_dict(own["weighting"])
+    for key, part in parts.items():
+        if (found := (own if part.per_process else state).get(key)) is not None:
+            part.load_state_dict(found)
+
+
+@contextmanager
+def naming_damage(name: str) -> Iterator[None]:
+    """Make one clear error of whatever a damaged state of the callback ``name`` raises."""
+    try:
+        yield
+    except MisconfigurationException:
+        raise
+    except Exception as error:  # a state that another program wrote can fail in any way
+        raise MisconfigurationException(
+            f"What the checkpoint holds of {name} is damaged ({type(error).__name__}: {error}): "
+            "resume from another one, or begin anew."
+        ) from error
+
+
+def _refuse_other_run(trainer: L.Trainer, name: str, clock: StageClock, state: dict[str, Any]) -> None:
     if len(state["processes"]) != trainer.world_size:
         raise MisconfigurationException(
             f"The checkpoint is of a run on {len(state['processes'])} processes, but this one has "

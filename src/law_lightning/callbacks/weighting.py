@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -14,7 +13,7 @@ from torch import Tensor
 from law_lightning._compat import logged_step
 from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_neighbours, schedule_of
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
-from law_lightning.callbacks.resume import STATE_FORMAT, ResumePoint, of_every_process, readable, refuse_other_run
+from law_lightning.callbacks.resume import ResumePoint, fit_state, load_fit_state, naming_damage, readable
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 from law_lightning.capture.weighted_step import WeightedStep
@@ -222,30 +221,11 @@ class WeightingCallback(L.Callback):
         state, self._loaded = self._loaded, None
         if state is None:
             return
-        with self._naming_damage():
-            refuse_other_run(trainer, type(self).__name__, self.clock, state)
-            self.clock.load_state_dict(state["clock"])
+        with naming_damage(type(self).__name__):
+            load_fit_state(trainer, type(self).__name__, self.clock, parts, self.weighting, state)
             self.load_extra_state(state)
-            own = state["processes"][trainer.global_rank]
-            if isinstance(self.weighting, BaseWeighting) and own.get("weighting") is not None:
-                self.weighting.load_state_dict(own["weighting"])
-            for name, part in parts.items():
-                if (found := (own if part.per_process else state).get(name)) is not None:
-                    part.load_state_dict(found)
         if self.history:
             _show(trainer, self.scalars(self.history[-1]))
-
-    @contextmanager
-    def _naming_damage(self) -> Iterator[None]:
-        try:
-            yield
-        except MisconfigurationException:
-            raise
-        except Exception as error:  # a state that another program wrote can fail in any way
-            raise MisconfigurationException(
-                f"What the checkpoint holds of {type(self).__name__} is damaged ({type(error).__name__}: {error}): "
-                "resume from another one, or begin anew."
-            ) from error
 
     def _all_parts(self) -> dict[str, Part]:
         return {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
@@ -362,20 +342,10 @@ class WeightingCallback(L.Callback):
     # -- state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the fit depends on, as tensors and plain Python; empty before it begins.
-
-        A state of an ended fit has no parts: from it none can go on.
-        """
+        """Everything that the rest of the fit depends on, as tensors and plain Python; empty before it begins."""
         if not self._began:
             return {}
-        state: dict[str, Any] = {"format": STATE_FORMAT, "ended": not self._fitting, "clock": self.clock.state_dict()}
-        own: dict[str, Any] = {}
-        if isinstance(self.weighting, BaseWeighting):
-            own["weighting"] = self.weighting.state_dict()
-        if self._fitting:
-            for name, part in self._all_parts().items():
-                (own if part.per_process else state)[name] = part.state_dict()
-        return state | {"processes": of_every_process(own)} | self.extra_state()
+        return fit_state(self.clock, self._all_parts(), self.weighting, self._fitting) | self.extra_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of a checkpoint until the fit that resumes from it begins.
@@ -384,7 +354,7 @@ class WeightingCallback(L.Callback):
             MisconfigurationException: it is of a later version, or damaged.
         """
         if self._fitting and state_dict:
-            with self._naming_damage():
+            with naming_damage(type(self).__name__):
                 self._loaded = readable(type(self).__name__, state_dict)
 
 
