@@ -7,7 +7,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import Samples, TrainingPhase
 from law_lightning import functional as LF
-from law_lightning.weighting import LAWWeighting, checked_weights
+from law_lightning.weighting import LAWWeighting
+from law_lightning.weighting.base import checked_weights
 
 PHASE = TrainingPhase(0, 20, 1.0, 0.0)
 
