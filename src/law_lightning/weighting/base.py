@@ -21,7 +21,7 @@ def unweighted(samples: Samples, phase: TrainingPhase) -> None:
 
 
 class BaseWeighting:
-    """A weighting with a ``__call__`` that needs the Trainer, or remembers something from batch to batch.
+    """A weighting that is called when a training begins, or remembers something from batch to batch.
 
     Attributes:
         attached: whether the samples come with their graph and gradients flow through the weights, too.
@@ -38,6 +38,10 @@ class BaseWeighting:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken."""
+
+    def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
+        """Weights [B] of a batch; None for weights of one."""
+        raise NotImplementedError
 
 
 def checked_weights(weighting: Weighting, samples: Samples, phase: TrainingPhase) -> Tensor | None:
