@@ -38,18 +38,11 @@ def test_every_sample_weighs_one_in_the_warmup_and_for_a_theta_of_zero():
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("features", [("loss",), ("label", "loss")])
 def test_weights_are_those_of_the_named_features(features, renormalize):
-    samples = make_samples()
-    theta = [*torch.linspace(-1, 1, len(features)).tolist(), 0.3]
-    columns = {"loss": samples.loss.tolist(), "label": samples.target.tolist()}
-    standard = []
-    for name in features:
-        mean = sum(columns[name]) / 6
-        deviation = math.sqrt(sum((x - mean) ** 2 for x in columns[name]) / 6)
-        standard.append([(x - mean) / deviation for x in columns[name]])
-    expected = [1 + math.tanh(sum(t * c[i] for t, c in zip(theta, standard, strict=False)) + 0.3) for i in range(6)]
-    divisor = sum(expected) / 6 if renormalize else 1
+    samples, theta = make_samples(), [*torch.linspace(-1, 1, len(features)).tolist(), 0.3]
     weights = law_weighting(theta, features=features, renormalize=renormalize)(samples, PHASE)
-    assert weights.tolist() == pytest.approx([weight / divisor for weight in expected], rel=1e-5)
+    f = LF.sample_features(samples.loss, samples.logits, samples.target, features)
+    expected = LF.sample_weights(f, torch.tensor(theta))
+    torch.testing.assert_close(weights, expected / expected.mean() if renormalize else expected)
 
 
 def test_without_features_b_alone_weighs():
