@@ -1,6 +1,8 @@
-"""The compared weightings against their published formulae, computed otherwise."""
+"""The weightings against their published formulae, computed otherwise."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,55 +12,111 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    IterableDataset,
-    Subset,
-    SubsetRandomSampler,
-    TensorDataset,
-    WeightedRandomSampler,
-)
+from torch.utils import data
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchvision.ops import sigmoid_focal_loss
 
 from law_lightning import Samples, TrainingPhase, WeightingCallback
+from law_lightning import functional as LF
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.weighting import (
     ClassBalancedWeighting,
     FocalWeighting,
+    LAWWeighting,
     MentorInputs,
     MentorNetWeighting,
     MentorNetwork,
     SelfPacedWeighting,
 )
+from law_lightning.weighting.base import checked_weights
 from law_lightning.weighting.class_balanced import class_balanced_weights, labels_of, training_labels
 from law_lightning.weighting.focal import focal_factor
 from law_lightning.weighting.mentornet import predefined_curriculum
 from law_lightning.weighting.self_paced import self_paced_weights
 from zoo import DropoutMLP, assert_identical, fit, make_data, make_trainer
 
+PHASE = TrainingPhase(0, 20, 1.0, 0.0)
 
-def samples_of(loss, num_classes=4, target=None, valid=None):
+
+def weigh(weighting, loss, stage=0, num_stages=20, num_classes=4, target=None, valid=None):
     loss = torch.as_tensor(loss, dtype=torch.float32)
     target = torch.zeros(len(loss), dtype=torch.long) if target is None else torch.as_tensor(target)
-    return Samples(loss, torch.zeros(len(loss), num_classes), target, valid=valid)
-
-
-def weigh(weighting, loss, stage=0, num_stages=20, **kwargs):
-    return weighting(samples_of(loss, **kwargs), TrainingPhase(stage, num_stages, 1.0, 0.0))
+    samples = Samples(loss, torch.zeros(len(loss), num_classes), target, valid=valid)
+    return weighting(samples, TrainingPhase(stage, num_stages, 1.0, 0.0))
 
 
 def weighted(weighting, loss_of):
     """The loss that a step would return, with its graph."""
-    with LossCapture(lambda samples: weighting(samples, TrainingPhase(0, 20, 1.0, 0.0)), attached=weighting.attached):
+    with LossCapture(lambda samples: weighting(samples, PHASE), attached=weighting.attached):
         return loss_of()
 
 
 def same_with_gradient(ours, theirs, logits):
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
+
+
+# -- LAW, and any function ---------------------------------------------------------------------------------------
+
+
+def law_weighting(theta, **options):
+    weighting = LAWWeighting(**options)
+    weighting.theta = torch.tensor(theta)
+    return weighting
+
+
+@pytest.fixture
+def samples():
+    draw = torch.Generator().manual_seed(2)
+    logits, target = torch.randn(6, 3, generator=draw), torch.randint(3, (6,), generator=draw)
+    return Samples(torch.rand(6, generator=draw), logits, target)
+
+
+def test_every_sample_weighs_one_in_the_warmup_and_for_a_theta_of_zero(samples):
+    assert LAWWeighting().features == LF.FEATURES  # the paper's
+    assert LAWWeighting()(samples, PHASE) is None
+    assert law_weighting([0.0] * 5)(samples, PHASE).tolist() == [1.0] * 6
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("features", [("loss",), ("label", "loss")])
+def test_weights_are_those_of_the_named_features(samples, features, renormalize):
+    theta = [*torch.linspace(-1, 1, len(features)).tolist(), 0.3]
+    weights = law_weighting(theta, features=features, renormalize=renormalize)(samples, PHASE)
+    f = LF.sample_features(samples.loss, samples.logits, samples.target, features)
+    expected = LF.sample_weights(f, torch.tensor(theta))
+    torch.testing.assert_close(weights, expected / expected.mean() if renormalize else expected)
+
+
+def test_without_features_b_alone_weighs(samples):
+    """A sample without a label has none, nor has a batch of one."""
+    weighting, valid = law_weighting([1.0, 2.0, -1.0, 0.5, -0.4]), torch.arange(6) != 2
+    weights = weighting(replace(samples, valid=valid), PHASE)
+    assert weights[2].item() == weigh(weighting, [3.0]).item() == pytest.approx(1 + math.tanh(-0.4))
+    assert not torch.equal(weights[valid], weighting(samples, PHASE)[valid])
+
+
+def test_weights_carry_no_gradient_and_theta_moves_to_the_samples_device(samples):
+    weighting = law_weighting([0.0, 0.0], features=("loss",))
+    weighting.theta.requires_grad_()
+    assert not weighting(samples, PHASE).requires_grad
+    elsewhere = Samples(*(tensor.to("meta") for tensor in (samples.loss, samples.logits, samples.target)))
+    assert weighting(elsewhere, PHASE).device.type == weighting.theta.device.type == "meta"
+
+
+def test_any_function_is_a_weighting_whose_weights_are_constants(samples):
+    two = torch.tensor(2.0, requires_grad=True)
+    weights = checked_weights(lambda samples, phase: samples.loss * two + phase.stage, samples, PHASE)
+    assert torch.equal(weights, samples.loss * 2)
+    assert not weights.requires_grad
+    assert checked_weights(lambda samples, phase: None, samples, PHASE) is None
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (6, 1), (1, 6)])
+def test_weights_of_another_shape_are_named(samples, shape):
+    message = f"weights of shape {re.escape(str(list(shape)))} for 6 samples; it must return .6.,"
+    with pytest.raises(MisconfigurationException, match=f"The weighting <function.*{message}"):
+        checked_weights(lambda samples, phase: torch.ones(shape), samples, PHASE)
 
 
 # -- focal --------------------------------------------------------------------------------------------------------
@@ -138,9 +196,11 @@ def test_bad_arguments_are_named(weighting, message, arguments):
             weighting(**each)
 
 
-def test_an_alpha_of_other_classes_is_named():
-    with pytest.raises(MisconfigurationException, match="alpha has 2 entries, but the network has 4"):
-        weigh(FocalWeighting(alpha=[1.0, 2.0]), [1.0, 2.0])
+@pytest.mark.parametrize("weighting", [FocalWeighting(alpha=[1, 2]), ClassBalancedWeighting(class_counts=[1, 2])])
+def test_a_head_of_other_classes_is_named(weighting):
+    weigh(weighting, [1.0], num_classes=2)
+    with pytest.raises(MisconfigurationException, match=r"(alpha has|counts of) 2 .*, but the network has 4"):
+        weigh(weighting, [1.0, 2.0])
 
 
 # -- class-balanced -----------------------------------------------------------------------------------------------
@@ -158,7 +218,7 @@ def test_class_balanced_weights_are_the_published_formula(beta, counts):
     assert bool((found[order].diff() <= 1e-9).all())  # the rarer, the heavier
 
 
-class Named(Dataset):
+class Named(data.Dataset):
     """Three samples, whose labels are an attribute."""
 
     def __init__(self, name, labels):
@@ -168,23 +228,22 @@ class Named(Dataset):
         return 3
 
 
-class Stream(IterableDataset):
+class Stream(data.IterableDataset):
     def __iter__(self):
         return iter(make_data(3))
 
 
+COUNTED = [[2, 0, 1], np.array([2, 0, 1]), torch.tensor([2, 0, 1], dtype=torch.uint8)]
+NO_LABELS = [[0.5, 1.0, 2.0], ["a", "b", "c"], [[0], [1], [2]], [0, 1], None]
+
+
 @pytest.mark.parametrize("name", ["targets", "labels", "y"])
-@pytest.mark.parametrize("labels", [[2, 0, 1], np.array([2, 0, 1]), torch.tensor([2, 0, 1], dtype=torch.uint8)])
+@pytest.mark.parametrize("labels", COUNTED + NO_LABELS)
 def test_where_data_sets_keep_their_labels(name, labels):
-    data = Named(name, labels)
-    assert labels_of(data).tolist() == [2, 0, 1]
-    assert labels_of(Subset(data, [2, 0])).tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("labels", [[0.5, 1.0, 2.0], ["a", "b", "c"], [[0], [1], [2]], [0, 1], None])
-def test_what_is_no_label_is_not_counted(labels):
-    assert labels_of(Named("targets", labels)) is None
-    assert labels_of(Subset(Named("targets", labels), [0])) is None
+    named, expected = Named(name, labels), [2, 0, 1] if any(labels is each for each in COUNTED) else None
+    for dataset, rows in [(named, [0, 1, 2]), (data.Subset(named, [2, 0]), [2, 0])]:
+        found = labels_of(dataset)
+        assert found is expected is None or found.tolist() == [expected[row] for row in rows]
 
 
 DATA = Named("targets", [2, 0, 1])
@@ -193,15 +252,15 @@ DATA = Named("targets", [2, 0, 1])
 @pytest.mark.parametrize(
     ("loader", "labels"),
     [
-        (DataLoader(DATA, 2, shuffle=True), [2, 0, 1]),
+        (data.DataLoader(DATA, 2, shuffle=True), [2, 0, 1]),
         (StatefulDataLoader(DATA, 2, shuffle=True), [2, 0, 1]),
-        (DataLoader(DATA, 2, sampler=DistributedSampler(DATA, 2, 0)), [2, 0, 1]),  # of all processes
-        (DataLoader(DATA, 2, sampler=SubsetRandomSampler([2, 0])), [1, 2]),
-        (DataLoader(DATA, 2, sampler=WeightedRandomSampler(torch.ones(3), 3)), None),
-        (DataLoader(DATA, 2, sampler=DistributedSamplerWrapper(SubsetRandomSampler([2]), 2, 0)), None),
-        (DataLoader(DATA, batch_sampler=[[0, 1], [2]]), None),
-        (DataLoader(Stream(), 2), None),
-        ([DataLoader(DATA, 2)], None),
+        (data.DataLoader(DATA, 2, sampler=data.DistributedSampler(DATA, 2, 0)), [2, 0, 1]),  # of all processes
+        (data.DataLoader(DATA, 2, sampler=data.SubsetRandomSampler([2, 0])), [1, 2]),
+        (data.DataLoader(DATA, 2, sampler=data.WeightedRandomSampler(torch.ones(3), 3)), None),
+        (data.DataLoader(DATA, 2, sampler=DistributedSamplerWrapper(data.SubsetRandomSampler([2]), 2, 0)), None),
+        (data.DataLoader(DATA, batch_sampler=[[0, 1], [2]]), None),
+        (data.DataLoader(Stream(), 2), None),
+        ([data.DataLoader(DATA, 2)], None),
     ],
 )
 def test_the_labels_that_a_loader_draws(loader, labels):
@@ -211,14 +270,14 @@ def test_the_labels_that_a_loader_draws(loader, labels):
 
 def fit_on(weighting, dataset):
     trainer = make_trainer([WeightingCallback(weighting, num_stages=2)], max_epochs=1)
-    trainer.fit(DropoutMLP(), DataLoader(dataset, batch_size=10))
+    trainer.fit(DropoutMLP(), data.DataLoader(dataset, batch_size=10))
 
 
 def test_the_training_labels_are_counted():
     x, y = make_data(60).tensors
     y = y.clone()
     y[::4] = -100  # samples without a label
-    fit_on(weighting := ClassBalancedWeighting(0.9), TensorDataset(x, y))
+    fit_on(weighting := ClassBalancedWeighting(0.9), data.TensorDataset(x, y))
     assert weighting.counts.tolist() == y[y >= 0].bincount().tolist()
     by_class = class_balanced_weights(weighting.counts, 0.9).float()
     assert torch.equal(weigh(weighting, [1.0, 1.0], target=[3, 0]), by_class[[3, 0]])
@@ -230,14 +289,7 @@ def test_labels_that_cannot_be_counted_are_not_guessed():
     with pytest.raises(MisconfigurationException, match=message):
         fit_on(ClassBalancedWeighting(), [*zip(x, y, strict=True)])
     with pytest.raises(ValueError, match=r"those of the classes \[3\] are not"):
-        fit_on(ClassBalancedWeighting(), TensorDataset(x, y.clamp(max=2)))
-
-
-def test_a_head_of_other_classes_is_named():
-    weighting = ClassBalancedWeighting(class_counts=[1, 2])
-    weigh(weighting, [1.0], num_classes=2)
-    with pytest.raises(MisconfigurationException, match="counts of 2 classes, but the network has 4"):
-        weigh(weighting, [1.0, 2.0])
+        fit_on(ClassBalancedWeighting(), data.TensorDataset(x, y.clamp(max=2)))
 
 
 # -- self-paced ---------------------------------------------------------------------------------------------------
