@@ -12,27 +12,30 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning import Samples
-from law_lightning.capture.loss_capture import LossCapture, explicit_samples
+from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.losses import check_target
 
-CLASS_WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
+BCE = F.binary_cross_entropy_with_logits
 
 
 @dataclass
 class Case:
-    """One way to call a loss: as the user writes it, and what it means."""
+    """One way to call a loss: what it means, and how the user writes it."""
 
     name: str
-    call: Callable[[Tensor, Tensor], Tensor]
     loss: Callable[..., Tensor] = F.cross_entropy
     shape: tuple[int, ...] = (5, 4)
-    target: str = "index"
     options: dict[str, Any] = field(default_factory=dict)
+    target: str = "index"
     ignored: float = 0.0
+    written: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def call(self, z, y):
+        return self.loss(z, y, **self.options) if self.written is None else self.written(z, y)
 
     @property
     def batched(self):
-        return len(self.shape) > (0 if self.loss is F.binary_cross_entropy_with_logits else 1)
+        return len(self.shape) > (0 if self.loss is BCE else 1)
 
     def draw(self, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -83,46 +86,44 @@ class Case:
         return sum(w * row.sum() for w, row in zip(weights.tolist(), rows, strict=True)) / self.denominator(y)
 
 
-W, POSITIVE = CLASS_WEIGHT, torch.tensor([0.5, 1.0, 2.0, 4.0])
+W, POSITIVE = torch.tensor([0.5, 2.0, 1.0, 3.0]), torch.tensor([0.5, 1.0, 2.0, 4.0])
+WEIGHT = {"weight": W}
 EVERYTHING = {"weight": W, "label_smoothing": 0.2, "ignore_index": 1}
-BCE = F.binary_cross_entropy_with_logits
-SAMPLE_WEIGHT = torch.tensor([0.2, 1.0, 3.0, 0.0, 1.5])
+NLL = {"weight": W, "ignore_index": 1}
+BOTH = {"weight": W, "pos_weight": POSITIVE}
+IMAGES = (3, 4, 2, 5)
 CASES = [
-    Case("ce positional", lambda z, y: F.cross_entropy(z, y)),
-    Case("ce all positional", lambda z, y: F.cross_entropy(z, y, W, None, 1, None, "mean", 0.2),
-         options=EVERYTHING, ignored=0.4),
-    Case("ce module weight", lambda z, y: nn.CrossEntropyLoss(weight=W)(z, y), options={"weight": W}),
-    Case("ce weight smoothing", lambda z, y: nn.CrossEntropyLoss(W, label_smoothing=0.3)(z, y),
-         options={"weight": W, "label_smoothing": 0.3}),
-    Case("ce ignored", lambda z, y: F.cross_entropy(z, y), ignored=0.5),
-    Case("ce ignored, one kept", lambda z, y: F.cross_entropy(z, y), ignored=1.0),
-    Case("ce everything", lambda z, y: nn.CrossEntropyLoss(**EVERYTHING)(z, y), options=EVERYTHING, ignored=0.4),
-    Case("ce probability weight smoothing", lambda z, y: F.cross_entropy(z, y, weight=W, label_smoothing=0.2),
-         target="probability", options={"weight": W, "label_smoothing": 0.2}),
-    Case("ce unbatched", lambda z, y: F.cross_entropy(z, y, W), shape=(4,), options={"weight": W}),
-    Case("ce [B, C, L]", lambda z, y: F.cross_entropy(z, y), shape=(3, 4, 6)),
-    Case("ce [B, C, H, W] everything", lambda z, y: nn.CrossEntropyLoss(**EVERYTHING)(z, y), shape=(3, 4, 2, 5),
-         options=EVERYTHING, ignored=0.5),
-    Case("ce [B, C, L] ignored", lambda z, y: F.cross_entropy(z, y), shape=(4, 4, 3), ignored=0.7),
-    Case("ce [B, C, H, W] probability", lambda z, y: F.cross_entropy(z, y, W), shape=(3, 4, 2, 3),
-         target="probability", options={"weight": W}),
-    Case("nll all positional", lambda z, y: F.nll_loss(z, y, W, None, 1, None, "mean"), F.nll_loss,
-         options={"weight": W, "ignore_index": 1}, ignored=0.4),
-    Case("nll keywords", lambda z, y: F.nll_loss(input=z, target=y, weight=W), F.nll_loss, options={"weight": W}),
-    Case("nll module", lambda z, y: nn.NLLLoss(ignore_index=0)(z, y), F.nll_loss, options={"ignore_index": 0},
-         ignored=0.3),
-    Case("nll unbatched", lambda z, y: F.nll_loss(z, y), F.nll_loss, shape=(4,)),
-    Case("nll [B, C, H, W]", lambda z, y: F.nll_loss(z, y, W), F.nll_loss, shape=(3, 4, 2, 5),
-         options={"weight": W}, ignored=0.3),
-    Case("bce [B]", lambda z, y: BCE(z, y), BCE, shape=(5,), target="binary"),
-    Case("bce [B, 1]", lambda z, y: BCE(input=z, target=y), BCE, shape=(5, 1), target="binary"),
-    Case("bce module", lambda z, y: nn.BCEWithLogitsLoss(pos_weight=POSITIVE)(z, y), BCE, target="binary",
-         options={"pos_weight": POSITIVE}),
-    Case("bce all positional", lambda z, y: BCE(z, y, W, None, None, "mean", POSITIVE), BCE, target="binary",
-         options={"weight": W, "pos_weight": POSITIVE}),
-    Case("bce sample weight", lambda z, y: BCE(z, y, weight=SAMPLE_WEIGHT), BCE, shape=(5,), target="binary",
-         options={"weight": SAMPLE_WEIGHT}),
-    Case("bce unbatched", lambda z, y: BCE(z, y), BCE, shape=(), target="binary"),
+    Case("ce"),
+    Case("ce keywords", written=lambda z, y: F.cross_entropy(input=z, target=y, reduction="mean")),
+    Case("ce positional", options=EVERYTHING, ignored=0.4,
+         written=lambda z, y: F.cross_entropy(z, y, W, None, 1, None, "mean", 0.2)),
+    Case("ce module", options=EVERYTHING, ignored=0.4, written=nn.CrossEntropyLoss(**EVERYTHING)),
+    Case("ce weight", options=WEIGHT),
+    Case("ce smoothing", options={"label_smoothing": 0.1}),
+    Case("ce ignored", ignored=0.5),
+    Case("ce ignored, one kept", ignored=1.0),
+    Case("ce probability", target="probability"),
+    Case("ce probability weight smoothing", options=WEIGHT | {"label_smoothing": 0.2}, target="probability"),
+    Case("ce unbatched", shape=(4,), options=WEIGHT),
+    Case("ce unbatched probability", shape=(4,), target="probability"),
+    Case("ce [B, C, L] ignored", shape=(4, 4, 3), ignored=0.7),
+    Case("ce [B, C, H, W]", shape=IMAGES),
+    Case("ce [B, C, H, W] everything", shape=IMAGES, options=EVERYTHING, ignored=0.5),
+    Case("ce [B, C, H, W] probability", shape=IMAGES, options=WEIGHT, target="probability"),
+    Case("nll", F.nll_loss),
+    Case("nll positional", F.nll_loss, options=NLL, ignored=0.4,
+         written=lambda z, y: F.nll_loss(z, y, W, None, 1, None, "mean")),
+    Case("nll module", F.nll_loss, options=NLL, ignored=0.4, written=nn.NLLLoss(**NLL)),
+    Case("nll unbatched", F.nll_loss, shape=(4,)),
+    Case("nll [B, C, H, W]", F.nll_loss, shape=IMAGES, options=WEIGHT, ignored=0.3),
+    Case("bce [B]", BCE, shape=(5,), target="binary"),
+    Case("bce [B, 1]", BCE, shape=(5, 1), target="binary"),
+    Case("bce [B, C]", BCE, target="binary"),
+    Case("bce module", BCE, options=BOTH, target="binary", written=nn.BCEWithLogitsLoss(**BOTH)),
+    Case("bce positional", BCE, options=BOTH, target="binary",
+         written=lambda z, y: BCE(z, y, W, None, None, "mean", POSITIVE)),
+    Case("bce sample weight", BCE, shape=(5,), options={"weight": torch.tensor([0.2, 1, 3, 0, 1.5])}, target="binary"),
+    Case("bce unbatched", BCE, shape=(), target="binary"),
 ]  # fmt: skip
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -219,32 +220,21 @@ def naive_sample(case, z, y, elements, ignore):
     """Loss, logits, target, correct and valid of one sample, position by position."""
     if case.target == "binary":
         scores, labels = z.reshape(-1), y.reshape(-1)
+        best = int(scores.argmax())
         if len(scores) == 1:
-            return elements.mean().item(), torch.tensor([0.0, scores[0]]), int(labels[0]), float(
-                (scores[0] > 0) == (labels[0] > 0.5)
-            ), True  # fmt: skip
-        best = max(range(4), key=lambda c: scores[c].item())
+            right = float((scores[0] > 0) == (labels[0] > 0.5))
+            return elements.mean().item(), torch.tensor([0.0, scores[0]]), int(labels[0]), right, True
         return elements.mean().item(), scores, int(np.argmax(labels.numpy())), labels[best].item(), True
     scores = z.reshape(4, -1)
-    if case.target == "probability":
-        labels = [int(np.argmax(column)) for column in y.reshape(4, -1).T.numpy()]
-    else:
-        labels = y.reshape(-1).tolist()
-    right, losses, counts = 0, 0.0, [0] * 4
-    for position, label in enumerate(labels):
-        if case.target == "index" and label == ignore:
-            continue
-        counts[label] += 1
-        losses += elements[position].item()
-        right += int(np.argmax(scores[:, position].numpy())) == label
-    seen_positions = sum(counts)
-    return (
-        losses / max(seen_positions, 1),
-        scores.mean(dim=1),
-        counts.index(max(counts)),  # of equally frequent labels the lowest
-        right / max(seen_positions, 1),
-        seen_positions > 0,
-    )
+    labels = y.reshape(4, -1).numpy().argmax(axis=0) if case.target == "probability" else y.reshape(-1).numpy()
+    right, loss, counts = 0, 0.0, [0] * 4
+    for position, label in enumerate(labels.tolist()):
+        if case.target == "probability" or label != ignore:
+            counts[label] += 1
+            loss += elements[position].item()
+            right += int(scores[:, position].argmax()) == label
+    n = max(sum(counts), 1)  # of equally frequent labels the lowest
+    return loss / n, scores.mean(dim=1), counts.index(max(counts)), right / n, sum(counts) > 0
 
 
 def test_the_label_of_a_dense_sample_is_that_of_its_labelled_positions():
@@ -296,9 +286,7 @@ def test_one_sample_and_one_class():
     assert value.item() == pytest.approx(0.25 * (math.log(math.e + math.e**2) - 1))
     z, y = torch.randn(3, 1, requires_grad=True), torch.zeros(3, dtype=torch.int64)
     value, gradient, capture = seen(F.cross_entropy, z, y, by_loss)
-    assert value.item() == 0.0
-    assert gradient.tolist() == [[0.0]] * 3
-    assert capture.samples[0].num_classes == 1
+    assert (value.item(), gradient.tolist(), capture.samples[0].num_classes) == (0.0, [[0.0]] * 3, 1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -312,11 +300,9 @@ def test_a_loss_that_is_not_finite_stays_so(bad):
 
 def test_labels_of_eight_bits():
     z, y = CASES[0].draw()
-    value, gradient, capture = seen(lambda z, y: F.cross_entropy(z, y, W), z, y.to(torch.uint8), by_loss)
-    expected, by_z, _ = seen(lambda z, y: F.cross_entropy(z, y, W), z, y, by_loss)
-    assert torch.equal(value, expected)
-    assert torch.equal(gradient, by_z)
-    assert capture.samples[0].target.dtype == torch.int64
+    found, expected = (seen(lambda z, y: F.cross_entropy(z, y, W), z, labels, by_loss) for labels in (y.byte(), y))
+    assert all(map(torch.equal, found[:2], expected[:2]))
+    assert found[2].samples[0].target.dtype == torch.int64
 
 
 # -- several losses in one step --------------------------------------------------------------------------------
@@ -385,19 +371,14 @@ def test_the_same_memory_seen_otherwise_is_another_target():
 
 
 def test_a_loss_inside_a_sub_modules_forward():
-    class HeadWithLoss(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(3, 4)
-
+    class HeadWithLoss(nn.Linear):
         def forward(self, x, labels):
-            logits = self.linear(x)
-            return {"loss": nn.CrossEntropyLoss()(logits.view(-1, 4), labels.view(-1)), "logits": logits}
+            return {"loss": nn.CrossEntropyLoss()(super().forward(x), labels.view(-1))}
 
-    head, x, y = HeadWithLoss(), torch.randn(5, 3), torch.tensor([0, 3, 2, 1, 1])
+    head, x, y = HeadWithLoss(3, 4), torch.randn(5, 3), torch.tensor([0, 3, 2, 1, 1])
     with LossCapture(by_loss) as capture:
         output = head(x, labels=y)
-    losses = per_sample(head.linear(x), y)
+    losses = per_sample(F.linear(x, head.weight, head.bias), y)
     torch.testing.assert_close(output["loss"], naive_mean((losses, losses)))
     assert capture.samples[0].target.tolist() == y.tolist()
 
@@ -415,26 +396,21 @@ def test_other_terms_are_left_alone():
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-POSITIONAL = {F.cross_entropy: (None, None, -100, None), F.nll_loss: (None, None, -100, None), BCE: (None,) * 3}
+OTHERS = [
+    {"reduction": "sum"}, {"reduction": "none"}, {"size_average": False}, {"size_average": True},
+    {"reduce": False}, {"reduce": True},
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", POSITIONAL)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"reduction": "sum"}, {"reduction": "none"}, {"size_average": False}, {"size_average": True},
-        {"reduce": False}, {"reduce": True}, "sum",
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss, BCE])
+@pytest.mark.parametrize("options", OTHERS, ids=str)
 @pytest.mark.filterwarnings("ignore:size_average and reduce")
 def test_other_reductions_are_left_alone(loss, options):
     z, y = torch.randn(5, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 0])
     y = F.one_hot(y, 4).float() if loss is BCE else y
-    args, options = ((*POSITIONAL[loss], options), {}) if options == "sum" else ((), options)
     with LossCapture(lambda s: torch.zeros(5)) as capture:
-        value = loss(z, y, *args, **options)
-    assert torch.equal(value, loss(z, y, *args, **options))
+        value = loss(z, y, **options)
+    assert torch.equal(value, loss(z, y, **options))
     assert capture.samples == []
 
 
@@ -568,12 +544,11 @@ def test_a_step_that_called_a_loss_is_not_weighted_twice():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"logits": None}, r"'logits'"),
-        ({"target": None}, r"'target'"),
-        ({"loss": None}, r"'loss'"),
-        ({"loss": 1.5}, r"'loss'"),
-        ({"losses": [1.0, 2.0]}, r"'losses'"),
-        ({"logits": None, "target": None}, r"'logits' and 'target'"),
+        ({"logits": None}, "'logits'"),
+        ({"target": None}, "'target'"),
+        ({"loss": 1.5}, "'loss'"),
+        ({"losses": [1.0, 2.0]}, "'losses'"),
+        ({"logits": None, "target": None}, "'logits' and 'target'"),
     ],
 )
 def test_entries_missing_from_the_dict_are_named(changes, named):
@@ -583,19 +558,14 @@ def test_entries_missing_from_the_dict_are_named(changes, named):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"losses": torch.zeros(2, 1)}, {"losses": torch.zeros(2, 1), "target": torch.zeros(2, 1)},
-        {"losses": torch.zeros(3)}, {"logits": torch.zeros(2)}, {"logits": torch.zeros(3, 3)},
-        {"target": torch.zeros(2, 3)},
-    ],
-)  # fmt: skip
-def test_shapes_that_do_not_fit_are_named(changes):
-    _, output = explicit(**changes)
+    ("entry", "shape"), [("losses", (2, 1)), ("losses", (3,)), ("logits", (2,)), ("logits", (3, 3)), ("target", (2, 3))]
+)
+def test_shapes_that_do_not_fit_are_named(entry, shape):
+    _, output = explicit(**{entry: torch.zeros(shape)})
     losses, logits, target = (re.escape(str(list(output[name].shape))) for name in ("losses", "logits", "target"))
     message = f"losses {losses}, logits {logits} and target {target}; they must be"
     with pytest.raises(MisconfigurationException, match=message):
-        explicit_samples(output)
+        LossCapture().take_output(output)
 
 
 def test_labels_in_the_dict():
