@@ -1,7 +1,6 @@
 """The private names of Lightning and torch that the package relies on, each with its reason.
 
-No other module uses one (``tests/test_compat.py``). Where a version lacks a name that is called here, what needs it is
-refused by name. The two classes that are imported at once must be there.
+No other module uses one (``tests/test_compat.py``). Where a version lacks a name, what needs it is refused by name.
 """
 
 from __future__ import annotations
@@ -11,25 +10,22 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-_MISSING = object()
-
 
 def _private(owner: Any, name: str, feature: str) -> Any:
     """An attribute that may be gone in a later version."""
-    value = getattr(owner, name, _MISSING)
-    if value is _MISSING:
-        kind = owner.__name__ if isinstance(owner, type(torch)) else type(owner).__name__
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        kind = getattr(owner, "__name__", type(owner).__name__)
         raise MisconfigurationException(
             f"{feature} needs {kind}.{name}, which torch {torch.__version__} with lightning {L.__version__} does not "
             "have: install versions that law-lightning was tested with (constraints.txt)."
-        )
-    return value
+        ) from None
 
 
 # -- batches and loaders -------------------------------------------------------------------------------------------
@@ -108,11 +104,6 @@ def restore_data(trainer: L.Trainer, within_epoch: bool) -> None:
         fetcher.iterator = batches()
 
 
-def sampler_within(wrapper: Any) -> Any:
-    """The user's sampler in what Lightning makes of it on several processes."""
-    return _private(wrapper.dataset, "_sampler", "Reading the labels of a sampler on several processes")
-
-
 # -- the Trainer's course ------------------------------------------------------------------------------------------
 
 
@@ -122,23 +113,26 @@ def logged_step(trainer: L.Trainer) -> int:
     return step
 
 
-class _StayingMetric(_ResultMetric):
-    """A logged number, which Lightning moves to its device at every ``log``, whether it is there or not."""
-
-    def to(self, *args: Any, **kwargs: Any) -> _ResultMetric:  # type: ignore[override]
-        if self.is_tensor and args == (self.value.device,) and not kwargs:
-            return self
-        return super().to(*args, **kwargs)
-
-
-class _StayingResults(_ResultCollection):
-    def __setitem__(self, key: str, metric: _ResultMetric) -> None:
-        super().__setitem__(key, _StayingMetric(metric.meta, metric.is_tensor))
-
-
 def log_at_less_cost(trainer: L.Trainer) -> None:
-    """Let what modules log in a fit that has not begun cost less: a tenth of the time of a search's small networks."""
-    trainer.fit_loop.epoch_loop._results = _StayingResults(training=True)
+    """Let what modules log in a fit that has not begun cost less: a tenth of the time of a search's small networks.
+
+    Lightning moves a logged number to its device at every ``log``, whether it is there or not.
+    """
+    from lightning.pytorch.trainer.connectors.logger_connector import result
+
+    metric_class: Any = _private(result, "_ResultMetric", "Logging in a search")
+    collection_class: Any = _private(result, "_ResultCollection", "Logging in a search")
+
+    class Metric(metric_class):  # type: ignore[misc]
+        def to(self, *args: Any, **kwargs: Any) -> Any:
+            there = self.is_tensor and args == (self.value.device,) and not kwargs
+            return self if there else super().to(*args, **kwargs)
+
+    class Results(collection_class):  # type: ignore[misc]
+        def __setitem__(self, key: str, metric: Any) -> None:
+            super().__setitem__(key, Metric(metric.meta, metric.is_tensor))
+
+    trainer.fit_loop.epoch_loop._results = Results(training=True)
 
 
 # -- a second network under DDP --------------------------------------------------------------------------------------

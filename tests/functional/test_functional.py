@@ -36,9 +36,6 @@ def test_entropy_lies_between_certain_and_uniform():
     assert LF.entropy(torch.tensor([[3.0], [-8.0]])).tolist() == [0.0, 0.0]  # one class
 
 
-# -- density ---------------------------------------------------------------------------------------------------
-
-
 @quick
 @given(arrays(min_rows=2))
 def test_density_is_the_mean_product_with_the_others(logits):
@@ -48,13 +45,6 @@ def test_density_is_the_mean_product_with_the_others(logits):
         products = [sum(a * b for a, b in zip(mine, other, strict=True)) for j, other in enumerate(rows) if j != i]
         expected.append(sum(products) / len(products))
     np.testing.assert_allclose(LF.density(torch.from_numpy(logits)), expected, rtol=1e-4, atol=5e-2)
-
-
-def test_density_of_a_batch_of_one_is_zero():
-    assert LF.density(torch.tensor([[2.0, -3.0]])).tolist() == [0.0]
-
-
-# -- label -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 1000])
@@ -151,11 +141,7 @@ def test_sample_features_are_the_named_columns_in_order(batch, names):
     features = LF.sample_features(*batch, names)
     np.testing.assert_allclose(features, expected, atol=1e-5)
     assert features.dtype == torch.float32
-
-
-def test_the_papers_features_are_the_default(batch):
-    assert LF.FEATURES == ("loss", "entropy", "density", "label")
-    assert torch.equal(LF.sample_features(*batch), LF.sample_features(*batch, LF.FEATURES))
+    assert torch.equal(LF.sample_features(*batch), LF.sample_features(*batch, ("loss", "entropy", "density", "label")))
 
 
 def test_low_precision_input_gives_float32_features(batch):
@@ -212,10 +198,7 @@ def test_sample_weights_are_equation_3(features, data):
         inner = sum(t * f for t, f in zip(theta.tolist(), row, strict=False)) + theta.tolist()[-1]
         assert weight == pytest.approx(1 + math.tanh(inner), abs=1e-4)
         assert 0 <= weight <= 2
-
-
-def test_a_theta_of_zero_gives_exactly_one():
-    assert LF.sample_weights(torch.randn(5, 4) * 1e6, torch.zeros(5)).tolist() == [1.0] * 5
+    assert LF.sample_weights(torch.from_numpy(features), torch.zeros(width + 1)).tolist() == [1.0] * len(features)
 
 
 @pytest.mark.parametrize("shape", [(4,), (6,), (5, 1), (1, 5), ()])
@@ -272,9 +255,6 @@ def test_smooth_skips_what_is_not_finite(bad):
     assert LF.smooth(None, bad, 0.5) == 0.0
 
 
-# -- the reward ------------------------------------------------------------------------------------------------
-
-
 @quick
 @given(st.integers(0, 50), st.integers(1, 50), st.floats(-3, 3), st.floats(0.1, 5))
 def test_reward_weight_is_equation_9(current, more, k, s):
@@ -322,33 +302,16 @@ def test_n_step_returns_are_the_naive_sums(rows, steps, discount):
         assert totals[i].item() == pytest.approx(total, rel=1e-4, abs=1e-3)
 
 
-def test_n_step_returns_leave_the_rewards_as_they_were():
-    reward = torch.ones(3)
-    LF.n_step_returns(reward, torch.ones(3, dtype=torch.bool), 3, 0.9)
-    assert reward.tolist() == [1.0] * 3
-
-
-def test_td_target_takes_a_discount_for_each():
-    y = LF.td_target(torch.zeros(3), torch.ones(3), torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.5, 0.25, 0.5]))
-    assert y.tolist() == [0.5, 0.25, 0.0]
-
-
-def test_td_target_is_detached():
-    value = torch.ones(2, requires_grad=True)
-    assert not LF.td_target(torch.ones(2), value, torch.zeros(2), 0.9).requires_grad
-
-
-def test_critic_loss_is_the_mean_squared_error():
-    value, target = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.0, 2.0, 0.5])
+def test_the_losses_of_critic_and_actor_and_what_has_no_gradient():
+    value, target = torch.tensor([1.0, -2.0, 0.5], requires_grad=True), torch.tensor([0.0, 2.0, 0.5])
     assert LF.critic_loss(value, target).item() == pytest.approx((1 + 16 + 0) / 3)
-
-
-def test_actor_loss_ascends_the_value():
-    value = torch.tensor([1.0, 2.0, 6.0], requires_grad=True)
-    loss = LF.actor_loss(value)
-    assert loss.item() == -3.0
-    loss.backward()
+    LF.actor_loss(value).backward()  # ascends the value
     torch.testing.assert_close(value.grad, torch.full((3,), -1 / 3))
+    y = LF.td_target(target, value, torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.5, 0.25, 0.5]))  # a discount each
+    assert y.tolist() == [0.5, 1.5, 0.5]
+    assert not y.requires_grad
+    LF.n_step_returns(target, torch.ones(3, dtype=torch.bool), 3, 0.9)
+    assert target.tolist() == [0.0, 2.0, 0.5]  # the rewards stay as they were
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))
@@ -358,10 +321,7 @@ def test_imitation_weight_is_a_bounded_exponential(advantages):
     expected = [min(math.exp(each), 20.0) for each in given.tolist()]
     assert weight.tolist() == pytest.approx(expected, rel=1e-5)
     assert not weight.requires_grad
-
-
-def test_imitation_weight_of_what_overflows():
-    assert LF.imitation_weight(torch.tensor([1e9, -1e9])).tolist() == [20.0, 0.0]
+    assert LF.imitation_weight(torch.tensor([1e9, -1e9])).tolist() == [20.0, 0.0]  # what overflows
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 1000))
@@ -369,7 +329,6 @@ def test_imitation_loss_is_that_of_a_loop(rows, width, seed):
     draw = torch.Generator().manual_seed(seed)
     theta, taken = torch.randn(2, rows, width, generator=draw)
     weight = torch.rand(rows, generator=draw)
-    total = 0.0
-    for i in range(rows):
-        total += float(weight[i]) * sum(float(theta[i, k] - taken[i, k]) ** 2 for k in range(width)) / 2
+    squares = [sum(float(theta[i, k] - taken[i, k]) ** 2 for k in range(width)) for i in range(rows)]
+    total = sum(float(w) * square / 2 for w, square in zip(weight, squares, strict=True))
     assert float(LF.imitation_loss(theta, taken, weight)) == pytest.approx(total / rows, rel=1e-4, abs=1e-6)

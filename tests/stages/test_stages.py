@@ -26,19 +26,7 @@ def test_every_step_has_one_stage_and_every_boundary_comes_once(schedule):
         done += length
         assert schedule.end(stage) == schedule.boundaries[stage] == done
     assert len(schedule.boundaries) == schedule.num_stages
-
-
-@settings(deadline=None, max_examples=50)
-@given(schedules, st.integers(0, 100))
-def test_steps_past_the_end_stay_in_the_last_stage(schedule, more):
-    assert schedule.stage(schedule.total_steps + more) == schedule.num_stages - 1
-
-
-@settings(deadline=None, max_examples=50)
-@given(schedules)
-def test_the_first_stages_are_the_warmup(schedule):
-    warm = [schedule.is_warmup(stage) for stage in range(schedule.num_stages)]
-    assert warm == [True] * schedule.warmup_stages + [False] * (schedule.num_stages - schedule.warmup_stages)
+    assert schedule.stage(schedule.total_steps + 3) == schedule.num_stages - 1  # past the end
 
 
 def test_an_uneven_division_by_hand():
@@ -47,12 +35,8 @@ def test_an_uneven_division_by_hand():
     assert [schedule.stage(step) for step in (0, 1, 2, 4, 5, 10, 11)] == [0, 0, 1, 1, 2, 3, 3]
 
 
-def test_defaults_are_the_papers_stages_without_warmup():
-    schedule = StageSchedule(100)
-    assert (schedule.num_stages, schedule.warmup_stages) == (20, 0)
-
-
-def test_one_step_a_stage_and_one_stage():
+def test_the_ends_of_the_range():
+    assert (StageSchedule(100).num_stages, StageSchedule(100).warmup_stages) == (20, 0)  # the paper's
     assert StageSchedule(3, 3).boundaries == (1, 2, 3)
     assert StageSchedule(3, 1).boundaries == (3,)
 

@@ -1,5 +1,4 @@
 import math
-import random
 from types import SimpleNamespace
 
 import pytest
@@ -75,7 +74,7 @@ def check(got, expected):
 VALID = torch.tensor([True, False, True, False, True])
 HALF = batch(0, count=400)
 STAGES = {
-    **{f"{count} batches": [batch(i, count=1 + i % 4) for i in range(count)] for count in (1, 3, 63, 64, 65, 150)},
+    **{f"{count} batches": [batch(i, count=1 + i % 4) for i in range(count)] for count in (1, 63, 64, 65, 150)},
     "samples without a label": [batch(0, valid=VALID), batch(1), batch(2, valid=~VALID, correct=torch.ones(5))],
     "losses not finite": [batch(0, loss=torch.tensor([1.0, math.nan, 2.0, math.inf, 3.0]))],
     "no weights": [(batch(3)[0], None)],
@@ -88,13 +87,8 @@ STAGES = {
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_is_summed_up(name):
-    check(summary(added(STAGES[name])), naive(STAGES[name]))
-
-
-def test_losses_that_are_not_finite_are_counted():
-    statistics = added(STAGES["losses not finite"])
-    assert summary(statistics)["loss"] == 2.0
-    assert statistics.num_lost == 2
+    check(summary(statistics := added(STAGES[name])), naive(STAGES[name]))
+    assert statistics.num_lost == 2 * (name == "losses not finite")
 
 
 @pytest.mark.parametrize("batches", [[], [batch(0, valid=torch.zeros(5, dtype=torch.bool))]])
@@ -107,21 +101,13 @@ def test_a_stage_without_labels_has_a_defined_summary(batches):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [1, 64, 100])
-def test_the_gap_is_the_mean_over_steps(count):
-    draw = random.Random(0)
-    gaps = [draw.uniform(-1, 1) for _ in range(count)]
+@pytest.mark.parametrize("gaps", [[0.3], [i / 7 - 5 for i in range(64)], [i / 7 for i in range(100)], [3e38] * 3])
+def test_the_gap_is_the_mean_over_steps(gaps):
+    """Also beyond single precision."""
     statistics = added([batch(0)])
     for gap in [*gaps, math.nan, math.inf]:
         statistics.add_gap(torch.tensor(gap))
-    assert summary(statistics)["loss_gap"] == pytest.approx(sum(gaps) / count, abs=1e-6)
-
-
-def test_gaps_add_up_beyond_single_precision():
-    statistics = StageStatistics()
-    for _ in range(3):
-        statistics.add_gap(torch.tensor(3e38))
-    assert summary(statistics)["loss_gap"] == pytest.approx(3e38)
+    assert summary(statistics)["loss_gap"] == pytest.approx(sum(gaps) / len(gaps), rel=1e-6, abs=1e-6)
 
 
 def test_a_summary_starts_anew():
@@ -156,7 +142,7 @@ def test_processes_add_up():
     check(summary(statistics, reduce), expected | {"loss_gap": 0.25, "weight_min": 0.001, "weight_max": 1.99})
 
 
-@pytest.mark.parametrize("stop", [0, 1, 63, 64, 70, 99])
+@pytest.mark.parametrize("stop", [0, 63, 64, 70, 99])
 def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, stop):
     whole, first, second = StageStatistics(), StageStatistics(), StageStatistics()
     for i in range(100):

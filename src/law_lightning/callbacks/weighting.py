@@ -21,7 +21,7 @@ from law_lightning.capture.wrap import unwrap, wrap
 from law_lightning.stages.clock import Record, StageClock, phase_loss
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
-from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights, is_attached
+from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights
 
 
 class WeightingCallback(L.Callback):
@@ -79,7 +79,7 @@ class WeightingCallback(L.Callback):
     @property
     def attached(self) -> bool:
         """Whether samples come with their graph, so that gradients may flow through the weights."""
-        return is_attached(self.weighting)
+        return getattr(self.weighting, "attached", False)
 
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Refuse a Trainer or a module that does not fit, before anything runs."""

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from law_lightning.capture.losses import ARGUMENTS, TAKE_APART, check_target, class_loss
+from law_lightning.capture.losses import ARGUMENTS, TAKE_APART, check_target
 from law_lightning.capture.samples import Samples
 
 Weigh = Callable[[Samples], "Tensor | None"]
@@ -38,7 +38,7 @@ class LossCapture(TorchFunctionMode):
     reduction, and losses of logits that need no gradient, are left alone.
 
     Args:
-        weigh: gives the weights [B] of samples, or None to leave the loss as it is.
+        weigh: gives the weights [B] of samples, or None to leave the loss as it is, which is the default.
         training: leave losses alone that need no gradient.
         attached: give ``weigh`` the samples with their graph, so that gradients may flow through the weights.
         check_labels: look for labels out of range beforehand, also where the device could not name them. Waits for
@@ -51,18 +51,15 @@ class LossCapture(TorchFunctionMode):
 
     def __init__(
         self,
-        weigh: Weigh | None = None,
+        weigh: Weigh = lambda samples: None,
         training: bool = True,
         attached: bool = False,
         check_labels: bool = False,
         on_use: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()
-        self._weigh = weigh
-        self._training = training
-        self._attached = attached
-        self._check_labels = check_labels
-        self._on_use = on_use
+        self._weigh, self._training, self._attached = weigh, training, attached
+        self._check_labels, self._on_use = check_labels, on_use
         self._targets: list[Tensor] = []  # kept alive, so that no other tensor gets their addresses
         self._weights: list[Tensor | None] = []
         self.samples: list[Samples] = []
@@ -73,23 +70,21 @@ class LossCapture(TorchFunctionMode):
         take_apart = TAKE_APART.get(func)
         if take_apart is None:  # most calls: no detour
             return func(*args, **kwargs) if kwargs else func(*args)
-        kwargs = kwargs or {}
-        given = dict(zip(ARGUMENTS[func], args, strict=False)) | dict(kwargs)
+        given = dict(zip(ARGUMENTS[func], args, strict=False)) | dict(kwargs or {})
         averaged = given.get("reduction", "mean") == "mean"
         old_style = given.get("size_average") is not None or given.get("reduce") is not None
         if not averaged or old_style or (self._training and not self.needs_gradient(given["input"])):
-            return func(*args, **kwargs)
-        check = (given["input"], given["target"], given.get("ignore_index", -100))
-        has_labels = take_apart is class_loss and not given["target"].is_floating_point()
-        if self._check_labels and has_labels:
-            check_target(*check)
+            return func(**given)
+        target = given["target"]
+        labels = (given["input"], target, given.get("ignore_index", -100))
+        if self._check_labels:
+            check_target(*labels)
         try:
-            plain = func(*args, **kwargs)
+            plain = func(**given)
         except IndexError:
-            if has_labels:
-                check_target(*check)
+            check_target(*labels)
             raise
-        loss, target = take_apart(func, given), given["target"]
+        loss = take_apart(func, given)
         position = next((i for i, seen in enumerate(self._targets) if _same(seen, target)), len(self._targets))
         if position == len(self._targets):
             self._targets.append(target)
@@ -101,13 +96,9 @@ class LossCapture(TorchFunctionMode):
         return torch.is_grad_enabled() and logits.requires_grad
 
     def take_output(self, output: Any) -> Any:
-        """Weight the explicit dict of a step that called no captured loss (the second way).
+        """The output of a step, with its ``loss`` weighted if it is the dict of the second way.
 
-        Args:
-            output: what ``training_step`` returned.
-
-        Returns:
-            The output, its ``loss`` weighted if it is a dict with per-sample ``losses``.
+        A step that called a captured loss is weighted by that alone.
 
         Raises:
             MisconfigurationException: the dict's entries do not fit together.
@@ -125,21 +116,14 @@ class LossCapture(TorchFunctionMode):
         """Record the samples of another target, and their weights."""
         detached = samples.detach()
         self.samples.append(detached)
-        self._weights.append(None if self._weigh is None else self._weigh(samples if self._attached else detached))
+        self._weights.append(self._weigh(samples if self._attached else detached))
 
     def _weighted(self, plain: Tensor, position: int, elements: Tensor, denominator: Tensor | int) -> Tensor:
-        """A mean loss with the weights of ``samples[position]`` (Equation 7).
-
-        Args:
-            plain: the unweighted mean, a scalar.
-            position: of the samples.
-            elements: the losses L that it averages, [B, ...].
-            denominator: what the sum of L was divided by.
-        """
+        """``plain``, the mean of the losses L [B, ...], with the weights of ``samples[position]`` (Equation 7)."""
         if self._on_use is not None and plain.requires_grad:
             plain.register_hook(self._on_use)
         weights = self._weights[position]
-        if weights is None or len(weights) != len(elements):
+        if weights is None:
             return plain
         return plain + (excess_weights(weights, denominator, elements.ndim) * elements).sum()
 
@@ -150,20 +134,12 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def excess_weights(weights: Tensor, denominator: Tensor | int, ndim: int) -> Tensor:
-    """(K - 1) / denominator, [B, 1, ...] of ``ndim`` dimensions."""
-    excess = (weights - 1.0) / denominator  # mostly outside the graph, which stays two nodes deep
-    return excess if ndim == 1 else excess.reshape(-1, *[1] * (ndim - 1))
+    """(K - 1) / denominator, [B, 1, ...] of ``ndim`` dimensions; mostly outside the graph."""
+    return ((weights - 1.0) / denominator).reshape(-1, *[1] * (ndim - 1))
 
 
 def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
-    """Check and read the dict of the second way.
-
-    Returns:
-        The losses with their graph, [B], and the samples.
-
-    Raises:
-        MisconfigurationException: an entry is missing or has another shape.
-    """
+    """The losses of the dict of the second way, [B] with their graph, and its samples; an error names what is wrong."""
     missing = [key for key in ("loss", "losses", "logits", "target") if not isinstance(output.get(key), Tensor)]
     if missing:
         raise MisconfigurationException(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,7 @@ from torch import Tensor
 from law_lightning.capture.samples import Samples
 
 
-@dataclass(frozen=True)
-class ReducedLoss:
+class ReducedLoss(NamedTuple):
     """One reduced loss taken apart: ``elements.sum() / denominator`` is what its mean reduction returns."""
 
     elements: Tensor  # [B] or [B, positions...], with its graph
@@ -24,12 +22,9 @@ class ReducedLoss:
 
 
 def class_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLoss:
-    """Take ``cross_entropy`` or ``nll_loss`` apart.
+    """Take ``cross_entropy`` or ``nll_loss`` apart, ``given`` its arguments by name.
 
-    Args:
-        func: the loss.
-        given: its arguments by name; ``input`` is [C], [B, C] or [B, C, positions...], ``target`` class indices or, of
-            the shape of ``input``, class probabilities.
+    ``input`` is [C], [B, C] or [B, C, positions...], ``target`` class indices or, of that shape, class probabilities.
     """
     logits, target = given["input"], given["target"]
     if logits.ndim == 1:  # one sample without a batch dimension
@@ -48,10 +43,8 @@ def class_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLos
     correct = logits.argmax(dim=1) == target
     if valid is not None:
         correct = correct & valid
-    denominator: Tensor | int
-    if soft or weight is None:
-        denominator = elements.numel() if valid is None else valid.sum()
-    else:
+    denominator: Tensor | int = elements.numel() if valid is None else valid.sum()
+    if weight is not None and not soft:
         denominator = (weight[target] if valid is None else weight[target] * valid).sum()
     loss, right, divisor = elements, correct.float(), denominator
     if elements.ndim > 1:  # dense: a sample is the mean over its positions, its label the most frequent one
@@ -68,13 +61,10 @@ def class_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLos
 
 
 def binary_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLoss:
-    """Take ``binary_cross_entropy_with_logits`` apart.
+    """Take ``binary_cross_entropy_with_logits`` apart, ``given`` its arguments by name.
 
-    With one logit for each class a prediction counts as correct if the class of the largest logit is a positive label.
-
-    Args:
-        func: the loss.
-        given: its arguments by name; ``input`` holds a logit for each sample ([B] or [B, 1]) or for each class [B, C].
+    ``input`` holds a logit for each sample ([B] or [B, 1]) or for each class [B, C]; the latter counts as correct if
+    the class of the largest logit is a positive label.
     """
     logits, target = given["input"], given["target"]
     if logits.ndim == 0:
@@ -106,6 +96,8 @@ ARGUMENTS = {loss: tuple(inspect.signature(loss).parameters) for loss in TAKE_AP
 
 def check_target(logits: Tensor, target: Tensor, ignore_index: int = -100) -> None:
     """Raise a ValueError if a label is not a class of the logits. Waits for the device."""
+    if target.is_floating_point():  # probabilities
+        return
     num_classes = logits.shape[1] if logits.ndim > 1 else logits.shape[0]
     wrong = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
     if wrong.any():

@@ -14,13 +14,7 @@ from law_lightning.capture.part import Part
 
 
 class WeightedStep:
-    """Runs the parts and the capture around a ``training_step``.
-
-    Args:
-        weigh: gives each loss of the step its weights [B], or None for ones.
-        attached: whether samples come with their graph.
-        parts: act before and after the step.
-    """
+    """Runs the parts and the capture around a ``training_step``; for ``weigh`` see :class:`LossCapture`."""
 
     def __init__(self, weigh: Weigh, attached: bool, parts: Iterable[Part]) -> None:
         self._weigh, self._attached, self._parts = weigh, attached, list(parts)

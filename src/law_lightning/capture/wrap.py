@@ -8,18 +8,12 @@ from typing import Any
 
 import lightning as L
 
+#: Marks a function that a callback put on the user's module; holds what the instance had in its place, or None.
 WRAPPED = "_law_lightning_wraps"
-"""Marks a function that a callback put on the user's module; holds what the instance had in its place, or None."""
 
 
 def wrap(module: L.LightningModule, name: str, wrapper: Callable[..., Any]) -> None:
-    """Put ``wrapper(module, original, *args, **kwargs)`` in the place of a method, on the instance.
-
-    Args:
-        module: the user's module.
-        name: of the method.
-        wrapper: is given the module and the method as it was, then the arguments of each call.
-    """
+    """Call ``wrapper(module, original, *args, **kwargs)`` in the place of a method, which is ``original`` to it."""
     original = getattr(module, name)
 
     @functools.wraps(original)
@@ -33,10 +27,7 @@ def wrap(module: L.LightningModule, name: str, wrapper: Callable[..., Any]) -> N
 def unwrap(module: L.LightningModule, name: str) -> None:
     """Put back what the instance had before :func:`wrap`; does nothing where nothing is wrapped."""
     wrapper = vars(module).get(name)
-    if not hasattr(wrapper, WRAPPED):
-        return
-    own = getattr(wrapper, WRAPPED)
-    if own is None:
+    if hasattr(wrapper, WRAPPED):
         del vars(module)[name]
-    else:
-        vars(module)[name] = own
+        if (own := getattr(wrapper, WRAPPED)) is not None:
+            vars(module)[name] = own

@@ -1,7 +1,19 @@
 """The equations of *Learning to Auto Weight* (LAW, AAAI 2020) as pure functions on tensors.
 
-Nothing here holds state, draws random numbers or knows of Lightning; these files import torch alone. Equation numbers
-are the paper's. Shapes: ``B`` samples in a batch, ``C`` classes, ``F`` sample features.
+Nothing here holds state, draws random numbers or knows of Lightning; these files import torch alone. By the paper's
+numbers, with B samples in a batch, C classes, F sample features and N transitions:
+
+===========  ========================  ============================================================
+Equation 3   :func:`sample_weights`    K = 1 + tanh(theta . f + b): f [B, F], theta [F + 1] -> [B]
+Equation 5   :func:`smooth`            l_smooth and acc_smooth of the training phase
+Equation 6   :func:`sample_features`   f = [loss, entropy, density, label], normalised: -> [B, F]
+Equation 7   :func:`weighted_loss`     the mean of K x L: [B], [B] -> scalar
+Equation 8   :func:`reward`            r = r_w (acc_target - acc_reference)
+Equation 9   :func:`reward_weight`     r_w = exp(k ce / ne) s
+Equation 11  :func:`critic_loss`       the mean of (Q - y)^2: [N], [N] -> scalar
+Equation 12  :func:`td_target`         y = r + gamma Q(s', mu(s')): [N]
+Equation 13  :func:`actor_loss`        the mean of -Q(s, mu(s)): [N] -> scalar
+===========  ========================  ============================================================
 """
 
 from law_lightning.functional.features import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -97,15 +97,9 @@ def normalize_features(features: Tensor) -> Tensor:
                 [ 0.,  0.]])
     """
     finite = features.isfinite()
-    if features.device.type == "cpu" and len(features) and bool(finite.all()):  # the usual case; others would wait
-        count: Tensor | int = len(features)
-        mean = features.sum(dim=0) / count
-        centred = features - mean
-    else:
-        known = features.where(finite, 0.0)
-        count = finite.sum(dim=0).clamp_min(1)
-        mean = known.sum(dim=0) / count
-        centred = (known - mean) * finite
+    known, count = features.where(finite, 0.0), finite.sum(dim=0).clamp_min(1)
+    mean = known.sum(dim=0) / count
+    centred = (known - mean) * finite
     variance = centred.square().sum(dim=0) / count
     # Columns so large that a sum overflows compare as False here, and become 0 as well.
     varies = variance > (mean * RELATIVE_SPREAD).square().clamp_min(torch.finfo(features.dtype).tiny)
@@ -113,13 +107,9 @@ def normalize_features(features: Tensor) -> Tensor:
 
 
 def sample_features(
-    loss: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    names: Sequence[str] = FEATURES,
-    valid: Tensor | None = None,
+    loss: Tensor, logits: Tensor, target: Tensor, names: Sequence[str] = FEATURES, valid: Tensor | None = None
 ) -> Tensor:
-    """The sample features f of Equation 6, normalised within the batch.
+    """The sample features f, normalised within the batch (Equation 6).
 
     Args:
         loss: per-sample losses, [B].
@@ -134,20 +124,17 @@ def sample_features(
     Raises:
         ValueError: a name is not one of :data:`FEATURES`.
     """
-    columns: list[Tensor] = []
     logits = logits.float()
+    columns: dict[str, Callable[[], Tensor]] = {
+        "loss": loss.float,
+        "entropy": lambda: entropy(logits),
+        "density": lambda: density(logits),
+        "label": lambda: label(target, logits.shape[1]),
+    }
     for name in names:
-        if name == "loss":
-            columns.append(loss.float())
-        elif name == "entropy":
-            columns.append(entropy(logits))
-        elif name == "density":
-            columns.append(density(logits))
-        elif name == "label":
-            columns.append(label(target, logits.shape[1]))
-        else:
+        if name not in columns:
             raise ValueError(f"Unknown sample feature {name!r}; the known ones are {', '.join(FEATURES)}.")
-    features = torch.stack(columns, dim=1)
+    features = torch.stack([columns[name]() for name in names], dim=1)
     if valid is not None:
         features = features.where(valid.unsqueeze(1), math.nan)
     return normalize_features(features)

@@ -12,7 +12,6 @@ Record = dict[str, Any]
 
 #: Cuts off l_smooth: so many times the loss of a uniform guess says that a training has diverged, no more.
 MOST_LOSS = 10.0
-
 #: Neither l_smooth nor acc_smooth comes near it in a fit.
 MOST_SMOOTH = 1e6
 
@@ -43,18 +42,14 @@ class StageClock:
         self.num_stages = num_stages
         self.warmup_stages = warmup_stages
         self.smoothing = smoothing
-        self.schedule: StageSchedule | None = None
-        self._reset()
+        self.start(None)
 
-    def _reset(self) -> None:
+    def start(self, schedule: StageSchedule | None) -> None:
+        """A fit begins."""
+        self.schedule = schedule
         self.stage = 0
         self.phase = TrainingPhase(0, self.num_stages, loss_smooth=1.0, acc_smooth=0.0)
         self.history: list[Record] = []
-
-    def start(self, schedule: StageSchedule) -> None:
-        """A fit begins."""
-        self.schedule = schedule
-        self._reset()
 
     @property
     def total_steps(self) -> int:
@@ -77,19 +72,10 @@ class StageClock:
         return not self.is_over and self.schedule is not None and step >= self.schedule.end(self.stage)
 
     def next_phase(self, loss: float, accuracy: float) -> TrainingPhase:
-        """s_{T+1}.
-
-        Args:
-            loss: of the stage that ends, in the unit of l_smooth.
-            accuracy: of the stage that ends, in [0, 1].
-        """
-        old = self.phase if self.stage else None
-        return TrainingPhase(
-            min(self.stage + 1, self.num_stages - 1),
-            self.num_stages,
-            LF.smooth(None if old is None else old.loss_smooth, loss, self.smoothing),
-            LF.smooth(None if old is None else old.acc_smooth, accuracy, self.smoothing),
-        )
+        """s_{T+1} after a stage of this loss, in the unit of l_smooth, and this accuracy, in [0, 1]."""
+        old = (self.phase.loss_smooth, self.phase.acc_smooth) if self.stage else (None, None)
+        smooth = [LF.smooth(*pair, self.smoothing) for pair in zip(old, (loss, accuracy), strict=True)]
+        return TrainingPhase(min(self.stage + 1, self.num_stages - 1), self.num_stages, *smooth)
 
     def advance(self, record: Record, phase: TrainingPhase) -> None:
         """The stage has ended and the next one begins in ``phase``."""
@@ -119,17 +105,13 @@ class StageClock:
             raise ValueError(f"its stage is {stage!r}")
         if not all(abs(value) <= MOST_SMOOTH for value in smooth):
             raise ValueError(f"its loss_smooth and acc_smooth are {smooth}")
-        if not all(map(_is_plain, (value for record in state["history"] for value in record.values()))):
+        entries = [value for record in state["history"] for value in record.values()]
+        flat = [value for entry in entries for value in (entry if isinstance(entry, list) else [entry])]
+        if not all(value is None or isinstance(value, (int, float)) for value in flat):
             raise ValueError("its history holds more than numbers")
         self.stage = stage
         self.phase = TrainingPhase(min(stage, self.num_stages - 1), self.num_stages, *map(float, smooth))
         self.history = [dict(record) for record in state["history"]]
-
-
-def _is_plain(entry: Any) -> bool:
-    """Whether an entry of a record is a number, none, or a list of these."""
-    values = entry if isinstance(entry, list) else [entry]
-    return all(value is None or isinstance(value, (int, float)) for value in values)
 
 
 def phase_loss(record: Record, relative: bool) -> float:

@@ -48,7 +48,7 @@ class StageSchedule:
     @property
     def boundaries(self) -> tuple[int, ...]:
         """For every stage, how many optimizer steps are done at its end."""
-        return tuple(self.total_steps * (stage + 1) // self.num_stages for stage in range(self.num_stages))
+        return tuple(map(self.end, range(self.num_stages)))
 
     def stage(self, step: int) -> int:
         """The stage of a zero-based optimizer step; steps past the end stay in the last."""
@@ -57,10 +57,6 @@ class StageSchedule:
     def end(self, stage: int) -> int:
         """How many optimizer steps are done at the end of ``stage``."""
         return self.total_steps * (stage + 1) // self.num_stages
-
-    def is_warmup(self, stage: int) -> bool:
-        """Whether ``stage`` is in the warm-up."""
-        return stage < self.warmup_stages
 
 
 @dataclass(frozen=True)

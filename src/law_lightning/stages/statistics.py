@@ -29,16 +29,14 @@ class StageStatistics(Part):
     per_process = True
 
     def __init__(self) -> None:
-        self._device, self._warned = torch.device("cpu"), False
-        self._reset()
+        self._reset(torch.device("cpu"))
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """A fit begins."""
-        self._device, self._warned = trainer.strategy.root_device, False
-        self._reset()
+        self._reset(trainer.strategy.root_device)
 
-    def _reset(self) -> None:
-        self.num_lost = 0
+    def _reset(self, device: torch.device) -> None:
+        self._device, self._warned, self.num_lost = device, False, 0
         self._batches: list[Sequence[Tensor]] = []  # each loss, accuracy, weight and label (-1 for none), all [B]
         self._gaps: list[Tensor] = []  # scalars
         self._num_classes = 0
@@ -51,18 +49,18 @@ class StageStatistics(Part):
         self._batches.append((samples.loss.float(), samples.accuracy, weights.float(), label))
         self._num_classes = max(self._num_classes, samples.num_classes)  # heads may differ
         if len(self._batches) >= _BATCHES:
-            self._sum_up(samples.loss.device)
+            self._sum_up()
 
     def add_gap(self, gap: Tensor) -> None:
         """Add a step's loss of the target less that of the reference, both unweighted, a scalar."""
         self._gaps.append(gap)
         if len(self._gaps) >= _BATCHES:
-            self._sum_up(gap.device)
+            self._sum_up()
 
-    def _sum_up(self, device: torch.device) -> None:
-        exact = torch.float32 if device.type == "mps" else torch.float64  # which mps does not have
+    def _sum_up(self) -> None:
+        exact = torch.float32 if self._device.type == "mps" else torch.float64  # which mps does not have
         if not self._sums:
-            totals = torch.zeros(_TOTALS, dtype=exact, device=device)
+            totals = torch.zeros(_TOTALS, dtype=exact, device=self._device)
             self._sums = {"totals": totals, "gap": totals.new_zeros(2)}
             self._sums["extremes"] = totals.new_full((2,), -math.inf)  # the largest K and -K
             self._sums["per_class"] = totals.new_zeros(2, 0)  # sum of K, and number of samples
@@ -96,9 +94,10 @@ class StageStatistics(Part):
             ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max`` and ``weight_per_class`` (None for a class
             without samples).
         """
-        device, reduce = trainer.strategy.root_device, trainer.strategy.reduce
-        self._sum_up(device)
-        self._widen(int(reduce(torch.tensor(self._num_classes, device=device), reduce_op="max")))  # heads may differ
+        reduce = trainer.strategy.reduce
+        self._sum_up()
+        num_classes = torch.tensor(self._num_classes, device=self._device)
+        self._widen(int(reduce(num_classes, reduce_op="max")))  # heads may differ
         largest, negative_smallest = reduce(self._sums.pop("extremes"), reduce_op="max").tolist()
         sums = {name: reduce(value, reduce_op="sum").tolist() for name, value in self._sums.items()}
         self._sums = {}
@@ -119,12 +118,7 @@ class StageStatistics(Part):
         }
 
     def warn_of_lost(self, stage: int, summary: dict[str, Any]) -> None:
-        """Warn of losses or weights that are not finite, once a fit.
-
-        Args:
-            stage: that has ended.
-            summary: of it, just taken.
-        """
+        """Warn of losses or weights that are not finite, once a fit; ``summary`` is that of the stage, just taken."""
         wrong = [f"{self.num_lost} losses"] * (self.num_lost > 0)
         wrong += ["weights"] * (not math.isfinite(summary["weight_mean"]))
         if wrong and not self._warned:

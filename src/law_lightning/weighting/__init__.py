@@ -1,6 +1,6 @@
 """Weightings: functions from samples to weights, one a file."""
 
-from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights
+from law_lightning.weighting.base import BaseWeighting, Weighting
 from law_lightning.weighting.class_balanced import ClassBalancedWeighting
 from law_lightning.weighting.focal import FocalWeighting
 from law_lightning.weighting.law import LAWWeighting
@@ -17,5 +17,4 @@ __all__ = [
     "MentorNetwork",
     "SelfPacedWeighting",
     "Weighting",
-    "checked_weights",
 ]

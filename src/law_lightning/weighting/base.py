@@ -13,8 +13,7 @@ from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
 
 Weighting = Callable[[Samples, TrainingPhase], "Tensor | None"]
-"""From the samples of a step, detached, and the phase of the training to weights [B] around 1, treated as constants;
-None for weights of one. It may hold state, as a :class:`BaseWeighting`."""
+"""From the samples of a step, detached, and the training phase to weights [B] around 1, constants; None for ones."""
 
 
 def unweighted(samples: Samples, phase: TrainingPhase) -> None:
@@ -45,17 +44,8 @@ class BaseWeighting:
         raise NotImplementedError
 
 
-def is_attached(weighting: Weighting) -> bool:
-    """Whether gradients flow through the weights."""
-    return isinstance(weighting, BaseWeighting) and weighting.attached
-
-
 def checked_weights(weighting: Weighting, samples: Samples, phase: TrainingPhase) -> Tensor | None:
-    """The weights that ``weighting`` gives, checked for their shape.
-
-    Raises:
-        MisconfigurationException: they are not [B].
-    """
+    """The weights of ``weighting``, constants unless it is attached; an error names it if they are not [B]."""
     weights = weighting(samples, phase)
     if weights is None:
         return None
@@ -64,4 +54,4 @@ def checked_weights(weighting: Weighting, samples: Samples, phase: TrainingPhase
             f"The weighting {weighting!r} returned weights of shape {list(weights.shape)} for {len(samples)} samples; "
             f"it must return [{len(samples)}], one weight for each."
         )
-    return weights if is_attached(weighting) else weights.detach()
+    return weights if getattr(weighting, "attached", False) else weights.detach()

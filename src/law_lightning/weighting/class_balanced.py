@@ -7,25 +7,18 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import (
-    ConcatDataset,
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    SubsetRandomSampler,
-    TensorDataset,
-)
+from torch.utils.data import Subset, SubsetRandomSampler, TensorDataset
 
-from law_lightning._compat import sampler_within
 from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting.base import BaseWeighting
+
+#: Samplers that draw a whole data set, by name: torchdata has further classes of these names for its loader. Lightning
+#: makes a DistributedSamplerWrapper of a user's own.
+WHOLE = ("RandomSampler", "SequentialSampler", "DistributedSampler", "StatefulDistributedSampler")
 
 
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
@@ -33,11 +26,10 @@ def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
 
     .. math:: \alpha_c = C \frac{1 / E_c}{\sum_k 1 / E_k}, \qquad E_c = \frac{1 - \beta^{n_c}}{1 - \beta}
 
-    where :math:`n_c` is the number of training samples of class c, :math:`E_c` their effective number and C the
-    number of classes, to which the weights sum up.
+    The weights sum up to C, the number of classes.
 
     Args:
-        counts: n_c, [C], each at least 1.
+        counts: training samples :math:`n_c` of each class, [C], each at least 1; :math:`E_c` is their effective number.
         beta: in [0, 1): 0 weighs all classes alike, near 1 by the inverse of their counts.
 
     Returns:
@@ -62,10 +54,11 @@ class ClassBalancedWeighting(BaseWeighting):
     Args:
         beta: in [0, 1). The paper tried 0.9, 0.99, 0.999 and 0.9999; the last was its best on CIFAR-10.
         class_counts: training samples of each class, [C]; ``"auto"`` counts the labels of the training data set,
-            which needs them as its ``targets``, ``labels`` or ``y``, or to be a ``TensorDataset``.
+            which needs them as its ``targets``, ``labels`` or ``y``, or to be a ``TensorDataset``, or a ``Subset`` of
+            one that does.
 
     Attributes:
-        counts: training samples of each class; None until a fit with ``"auto"`` has begun.
+        counts: training samples of each class; empty until a fit with ``"auto"`` has begun.
 
     Raises:
         ValueError: ``beta`` is out of its range, or a class has no sample.
@@ -74,28 +67,20 @@ class ClassBalancedWeighting(BaseWeighting):
     def __init__(self, beta: float = 0.9999, class_counts: Sequence[int] | Literal["auto"] = "auto") -> None:
         if not 0 <= beta < 1:
             raise ValueError(f"beta must be in [0, 1), not {beta}.")
+        if isinstance(class_counts, str) and class_counts != "auto":
+            raise ValueError(f"class_counts must be 'auto' or the samples of each class, not {class_counts!r}.")
         self.beta = beta
-        self.counts: Tensor | None = None
-        self._weights: Tensor | None = None
+        self.counts = torch.tensor([] if isinstance(class_counts, str) else [int(count) for count in class_counts])
         self._automatic = isinstance(class_counts, str)
-        if isinstance(class_counts, str):
-            if class_counts != "auto":
-                raise ValueError(
-                    f"class_counts must be 'auto' or the number of samples of each class, not {class_counts!r}."
-                )
-        else:
-            self.counts = torch.tensor([int(count) for count in class_counts])
+        self._weights = torch.empty(0)
+        if not self._automatic:
             class_balanced_weights(self.counts, beta)  # names classes without samples
 
     def start(self, trainer: L.Trainer) -> None:
-        """Count the labels of the training data, for ``"auto"``.
-
-        Raises:
-            MisconfigurationException: they cannot be counted.
-        """
-        self._weights = None
+        """Count the labels of the training data, for ``"auto"``; an error says so where they cannot be counted."""
+        self._weights = torch.empty(0)
         if self._automatic:
-            labels = training_labels(trainer)
+            labels = training_labels(trainer.train_dataloader)
             if labels is None:
                 raise MisconfigurationException(
                     "ClassBalancedWeighting cannot count the training labels: the data set of the training loader has "
@@ -105,65 +90,39 @@ class ClassBalancedWeighting(BaseWeighting):
             self.counts = labels[labels >= 0].bincount()
 
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
-        """Weights [B].
-
-        Raises:
-            MisconfigurationException: the counts are of other classes than the network's.
-        """
-        if self._weights is None or self._weights.device != samples.loss.device:
-            self._weights = self._by_class(samples.num_classes).to(samples.loss.device)
+        """Weights [B]; an error says so where the counts are of other classes than the network's."""
+        counts, num_classes, device = self.counts, samples.num_classes, samples.loss.device
+        if len(self._weights) != num_classes or self._weights.device != device:
+            if self._automatic:  # the last classes may have no sample, which is named
+                counts = F.pad(counts, (0, max(num_classes - len(counts), 0)))
+            if len(counts) != num_classes:
+                raise MisconfigurationException(
+                    f"ClassBalancedWeighting has counts of {len(counts)} classes, but the network has {num_classes}: "
+                    "give one for each."
+                )
+            self._weights = class_balanced_weights(counts, self.beta).float().to(device)
         return self._weights[samples.target]
 
-    def _by_class(self, num_classes: int) -> Tensor:
-        if self.counts is None:
-            raise MisconfigurationException(
-                "ClassBalancedWeighting(class_counts='auto') counts when a fit begins: use it in a WeightingCallback, "
-                "or give the class_counts."
-            )
-        counts = self.counts
-        if self._automatic and len(counts) < num_classes:  # the last classes have no sample
-            counts = torch.nn.functional.pad(counts, (0, num_classes - len(counts)))
-        if len(counts) != num_classes:
-            raise MisconfigurationException(
-                f"ClassBalancedWeighting has counts of {len(counts)} classes, but the network has {num_classes}: give "
-                "one for each."
-            )
-        return class_balanced_weights(counts, self.beta).float()
 
-
-def training_labels(trainer: L.Trainer) -> Tensor | None:
-    """The labels of one pass over the training data, int64 [N].
-
-    None where they cannot be had without reading every sample, or where a sampler of the user's decides.
-    """
-    loader = trainer.train_dataloader
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return None
-    sampler: Any = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
-    if isinstance(sampler, DistributedSamplerWrapper):  # what Lightning makes of a sampler on several processes
-        sampler = sampler_within(sampler)
-    labels = labels_of(loader.dataset)
-    if labels is None or isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
-        return labels
-    return labels[torch.as_tensor(sampler.indices)] if isinstance(sampler, SubsetRandomSampler) else None
+def training_labels(loader: Any) -> Tensor | None:
+    """The labels drawn in an epoch, int64 [N]; None where they are not kept, or a sampler of the user's decides."""
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    if isinstance(sampler, SubsetRandomSampler):
+        return labels_of(Subset(loader.dataset, sampler.indices))
+    return labels_of(loader.dataset) if type(sampler).__name__ in WHOLE else None
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The labels of a data set, int64 [N], -100 for samples without one; None where it does not keep them."""
+    """The labels of a data set, int64 [N], negative for samples without one; None where it does not keep them."""
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
-    if isinstance(dataset, ConcatDataset):
-        parts = [labels_of(part) for part in dataset.datasets]
-        known = [part for part in parts if part is not None]
-        return torch.cat(known) if len(known) == len(parts) else None
-    candidates = [getattr(dataset, name, None) for name in ("targets", "labels", "y")]
-    for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else candidates:
+    kept = [getattr(dataset, name, None) for name in ("targets", "labels", "y")]
+    for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else kept:
         try:
             labels = torch.as_tensor(values)
         except (TypeError, ValueError, RuntimeError):  # None, strings, or rows of different lengths
             continue
-        whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
-        if labels.shape == (len(dataset),) and whole and bool(((labels >= 0) | (labels == -100)).all()):
+        if labels.shape == (len(dataset),) and not labels.is_floating_point():
             return labels.long()
     return None

@@ -20,22 +20,19 @@ def focal_factor(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
     .. math:: (1 - p_t)^\gamma
 
-    where :math:`p_t` is the probability that the network gives to the label. The larger :math:`\gamma \ge 0`, the
-    smaller the factor of samples that the network classifies with confidence.
+    where :math:`p_t` is the probability that the network gives to the label.
 
     Args:
         logits: scores, [B, C].
         target: class indices, [B].
-        gamma: the exponent.
+        gamma: the exponent, at least 0; the larger, the smaller the factor of samples classified with confidence.
 
     Returns:
         The factors, [B] in [0, 1], with their graph.
     """
-    if gamma == 0:
-        return torch.ones_like(logits[:, 0])
     log_p = logits.log_softmax(dim=1).gather(1, target.unsqueeze(1)).squeeze(1)
-    # Below an exponent of 1 the slope at p_t = 1 is infinite: there the factor counts as a constant.
     doubt = -torch.expm1(log_p)
+    # Below an exponent of 1 the slope at p_t = 1 is infinite: there the factor counts as a constant.
     return doubt.clamp_min(torch.finfo(doubt.dtype).tiny) ** gamma
 
 
@@ -56,9 +53,9 @@ class FocalWeighting(BaseWeighting):
     attached: ClassVar[bool] = True
 
     def __init__(self, gamma: float = 2.0, alpha: Sequence[float] | None = None) -> None:
-        if not (math.isfinite(gamma) and gamma >= 0):
+        if not 0 <= gamma < math.inf:
             raise ValueError(f"gamma must be at least 0 and finite, not {gamma}.")
-        if alpha is not None and not (len(alpha) and all(math.isfinite(a) and a >= 0 for a in alpha)):
+        if alpha is not None and not (len(alpha) and all(0 <= a < math.inf for a in alpha)):
             raise ValueError(f"alpha must hold a factor of at least 0 for each class, not {list(alpha)}.")
         self.gamma = gamma
         self.alpha = None if alpha is None else torch.tensor([float(a) for a in alpha])

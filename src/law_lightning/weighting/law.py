@@ -13,7 +13,7 @@ from law_lightning.stages.schedule import TrainingPhase
 
 
 class LAWWeighting:
-    """Weighs samples by their features with the theta of the current stage.
+    """Weights samples by their features with the theta of the current stage.
 
     Args:
         features: names of the sample features, see :data:`law_lightning.functional.FEATURES`.
@@ -32,8 +32,7 @@ class LAWWeighting:
         """Weights [B], in (0, 2) unless renormalised."""
         if self.theta is None:
             return None
-        if self.theta.device != samples.loss.device:
-            self.theta = self.theta.to(samples.loss.device)
+        self.theta = self.theta.to(samples.loss.device)
         with torch.no_grad():
             features = LF.sample_features(samples.loss, samples.logits, samples.target, self.features, samples.valid)
             weights = LF.sample_weights(features, self.theta)

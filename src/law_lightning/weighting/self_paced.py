@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
@@ -19,11 +20,9 @@ def self_paced_weights(loss: Tensor, age: float, kind: Literal["hard", "linear"]
     .. math:: v_i = [\ell_i < \lambda] \quad\text{(hard)}, \qquad
         v_i = \max(0, 1 - \ell_i / \lambda) \quad\text{(linear)}
 
-    where :math:`\ell_i` is a sample's loss and :math:`\lambda` the age, the loss below which a sample has weight.
-
     Args:
-        loss: per-sample losses, [B].
-        age: lambda, above 0.
+        loss: per-sample losses :math:`\ell`, [B].
+        age: lambda, above 0: the loss below which a sample has weight.
         kind: of weights.
 
     Returns:
@@ -34,10 +33,9 @@ def self_paced_weights(loss: Tensor, age: float, kind: Literal["hard", "linear"]
     return (1 - loss / age).clamp(0, 1).nan_to_num(0)
 
 
+@dataclass(eq=False)
 class SelfPacedWeighting(BaseWeighting):
     """``WeightingCallback(SelfPacedWeighting(), warmup_stages=1)``: easy samples first, harder ones later.
-
-    The objective is the mean over the whole batch, so a batch of which few samples are easy moves the network little.
 
     Args:
         kind: ``"hard"``: a sample weighs 1 or 0; ``"linear"``: the less the greater its loss.
@@ -49,21 +47,17 @@ class SelfPacedWeighting(BaseWeighting):
         ValueError: an argument is out of its range.
     """
 
-    def __init__(
-        self,
-        kind: Literal["hard", "linear"] = "hard",
-        age: float | Literal["auto"] = "auto",
-        growth: float = 1.3,
-    ) -> None:
-        if kind not in ("hard", "linear"):
-            raise ValueError(f"kind must be 'hard' or 'linear', not {kind!r}.")
-        if (isinstance(age, str) and age != "auto") or (not isinstance(age, str) and not 0 < age < math.inf):
-            raise ValueError(f"age must be 'auto' or a loss above 0, not {age!r}.")
-        if not (math.isfinite(growth) and growth >= 1):
-            raise ValueError(f"growth must be at least 1 and finite, not {growth}.")
-        self.kind = kind
-        self.age = age
-        self.growth = growth
+    kind: Literal["hard", "linear"] = "hard"
+    age: float | Literal["auto"] = "auto"
+    growth: float = 1.3
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("hard", "linear"):
+            raise ValueError(f"kind must be 'hard' or 'linear', not {self.kind!r}.")
+        if self.age != "auto" and not (isinstance(self.age, (int, float)) and 0 < self.age < math.inf):
+            raise ValueError(f"age must be 'auto' or a loss above 0, not {self.age!r}.")
+        if not 1 <= self.growth < math.inf:
+            raise ValueError(f"growth must be at least 1 and finite, not {self.growth}.")
         self._first: tuple[int, float] | None = None
 
     def start(self, trainer: L.Trainer) -> None:
@@ -74,7 +68,7 @@ class SelfPacedWeighting(BaseWeighting):
         """Weights [B] in [0, 1]."""
         if self._first is None:
             loss = samples.loss if samples.valid is None else samples.loss[samples.valid]
-            age = float(loss[loss.isfinite()].float().median()) if self.age == "auto" else float(self.age)
+            age = float(loss[loss.isfinite()].float().median() if self.age == "auto" else self.age)
             if not age > 0:  # every loss is 0 or none is finite: this batch gives no age
                 return self_paced_weights(samples.loss, math.inf, self.kind)
             self._first = (phase.stage, age)
@@ -83,9 +77,8 @@ class SelfPacedWeighting(BaseWeighting):
 
     def state_dict(self) -> dict[str, Any]:
         """The age and the stage in which it was that."""
-        return {"first": None if self._first is None else list(self._first)}
+        return {"first": self._first}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken."""
-        first = state.get("first")
-        self._first = None if first is None else (int(first[0]), float(first[1]))
+        self._first = state["first"]

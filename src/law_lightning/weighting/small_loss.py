@@ -11,24 +11,19 @@ def forget_rate_at(epoch: int, forget_rate: float, gradual_epochs: int = 10, exp
 
     .. math:: 1 - R(T) = \begin{cases} \tau^c \, T / (T_k - 1) & T < T_k \\ \tau & T \ge T_k \end{cases}
 
-    where :math:`R` is the share that is kept, :math:`T` the epoch, :math:`\tau` the forget rate, :math:`T_k` the epochs
-    in which it grows and :math:`c` the exponent. This is the schedule of the authors' code; the paper writes
-    :math:`\tau \min(T / T_k, 1)` for c = 1, with T from 1.
+    as in the authors' code; the paper writes :math:`\tau \min(T / T_k, 1)` for c = 1, with T from 1.
 
     Args:
         epoch: T, from 0.
         forget_rate: tau, in [0, 1).
-        gradual_epochs: T_k, at least 1.
+        gradual_epochs: T_k, at least 1: the epochs in which the share grows.
         exponent: c, above 0.
 
     Example:
         >>> [forget_rate_at(epoch, 0.5, gradual_epochs=3) for epoch in range(5)]
         [0.0, 0.25, 0.5, 0.5, 0.5]
     """
-    if epoch >= gradual_epochs:
-        return forget_rate
-    grown: float = forget_rate**exponent
-    return grown * epoch / max(gradual_epochs - 1, 1)
+    return forget_rate if epoch >= gradual_epochs else forget_rate**exponent * epoch / max(gradual_epochs - 1, 1)
 
 
 def small_loss_weights(loss: Tensor, forget: float, valid: Tensor | None = None) -> Tensor:
