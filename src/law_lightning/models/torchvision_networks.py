@@ -99,10 +99,10 @@ def imagenet_network(name: str, in_shape: Sequence[int], num_classes: int) -> nn
         ValueError: An argument is not allowed.
         ImportError: torchvision is not installed.
     """
-    if name not in IMAGENET_NAMES:
-        raise ValueError(f"name is {name!r}, but it must be one of {', '.join(IMAGENET_NAMES)}.")
     from torchvision.models import get_model
 
+    if name not in IMAGENET_NAMES:
+        raise ValueError(f"name is {name!r}, but it must be one of {', '.join(IMAGENET_NAMES)}.")
     check_images(in_shape)
     network: Any = get_model(name, num_classes=num_classes)
     if name == "mobilenet_v2":
