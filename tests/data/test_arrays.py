@@ -5,17 +5,13 @@ import torch
 from law_lightning.data import ArraysDataModule
 
 
-def make_arrays(shape=(6, 5), dtype=np.float32, train=40, test=12, val=None, classes=4):
+def make_arrays(shape=(6, 5), dtype=np.float32, train=40, test=12, val=0):
     rng = np.random.default_rng(0)
-
-    def inputs(n):
-        x = rng.random((n, *shape)) * (255 if dtype == np.uint8 else 1)
-        return x.astype(dtype)
-
     arrays = {}
     for name, n in (("train", train), ("test", test), ("val", val)):
-        if n is not None:
-            arrays |= {f"{name}_x": inputs(n), f"{name}_y": np.arange(n) % classes}
+        if n:
+            x = rng.random((n, *shape)) * (255 if dtype == np.uint8 else 1)
+            arrays |= {f"{name}_x": x.astype(dtype), f"{name}_y": np.arange(n) % 4}
     return arrays
 
 
@@ -46,9 +42,7 @@ def part(module, name):
         ((7,), (7,)),
         ((6, 5), (1, 6, 5)),
         ((6, 5, 3), (3, 6, 5)),
-        ((6, 5, 1), (1, 6, 5)),
         ((6, 5, 4), (4, 6, 5)),
-        ((3, 6, 5), (3, 6, 5)),
         ((2, 6, 5), (2, 6, 5)),
     ],
 )
@@ -93,8 +87,7 @@ def test_validation_is_cut_out_of_the_training_samples(save, val_size, num_val):
     module = ready(save(arrays), val_size=val_size)
     train, val = part(module, "train")[0], part(module, "val")[0]
     assert (len(train), len(val)) == (40 - num_val, num_val)
-    both = torch.cat([train, val]).flatten().sort().values
-    gaps = both.diff()
+    gaps = torch.cat([train, val]).flatten().sort().values.diff()
     # All 40 numbers, equally spaced: no sample is lost and none is in both.
     assert torch.allclose(gaps, gaps[0].expand_as(gaps), rtol=1e-3)
 
@@ -104,9 +97,7 @@ def test_split_depends_on_split_seed_alone_and_smaller_choices_are_nested(save):
     torch.manual_seed(0)
     first = part(ready(path), "val")[1]
     torch.manual_seed(5)
-    state = torch.get_rng_state()
     assert torch.equal(part(ready(path), "val")[1], first)
-    assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(part(ready(path, train_size=5), "val")[1], first)
     assert not torch.equal(part(ready(path, split_seed=1), "val")[1], first)
     small, large = (part(ready(path, train_size=n), "train")[1] for n in (5, 20))
@@ -125,16 +116,16 @@ def test_flip_touches_training_batches_alone(save):
     path = save(make_arrays(train=200))
     plain, flipped = ready(path), ready(path, flip=True)
     assert torch.equal(next(iter(plain.val_dataloader()))[0], next(iter(flipped.val_dataloader()))[0])
-    torch.manual_seed(0)
-    x, y = next(iter(flipped.train_dataloader()))
-    torch.manual_seed(0)
-    original, same_y = next(iter(plain.train_dataloader()))
+    batches = []
+    for module in (plain, flipped, flipped):
+        torch.manual_seed(0)
+        batches.append(next(iter(module.train_dataloader())))
+    (original, y), (x, same_y), (same_x, _) = batches
     assert torch.equal(y, same_y)
+    assert torch.equal(x, same_x)
     mirrored = (x == original.flip(-1)).flatten(1).all(1)
     assert ((x == original).flatten(1).all(1) ^ mirrored).all()
     assert 10 < mirrored.sum() < 54
-    torch.manual_seed(0)
-    assert torch.equal(next(iter(flipped.train_dataloader()))[0], x)
 
 
 def change(**replaced):
@@ -142,19 +133,18 @@ def change(**replaced):
 
 
 LABELS = np.arange(40) % 4
+MISSING = r"lacks the arrays \['train_y', 'test_x'\]; it has \['test_y', 'train_x'\]"
+CLASSES = "test_y in .* label 4, but there are 4 classes by num_classes or train_y"
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (
-            change(train_y=None, test_x=None),
-            r"lacks the arrays \['train_y', 'test_x'\]; it has \['test_y', 'train_x'\]",
-        ),
+        (change(train_y=None, test_x=None), MISSING),
         (change(val_x=np.zeros((3, 6, 5))), r"lacks the arrays \['val_y'\].* both or none"),
         (change(train_y=LABELS - 1), r"train_y in .* negative label -1, but classes count from 0"),
         (change(train_y=LABELS / 2), r"train_y in .* dtype float64, but labels must be integers"),
-        (change(test_y=np.full(12, 4)), r"test_y in .* label 4, but train_y shows 4 classes, .* must lie in \[0, 3\]"),
+        (change(test_y=np.full(12, 4)), CLASSES),
         (change(train_y=LABELS * 1000), r"train_y .* up to 3000 but shows only 4 classes"),
         (change(train_y=np.zeros((40, 3), int)), r"train_y in .* shape \[40, 3\]"),
         (change(train_y=LABELS[:39]), "40 samples in train_x but 39 labels in train_y"),
@@ -174,71 +164,34 @@ def test_what_is_wrong_in_a_file_is_named(save, arrays, message):
     assert str(path) in str(error.value)
 
 
-def test_number_of_classes_can_be_said(save):
-    path = save(change(train_y=LABELS * 2))
-    assert ready(path, num_classes=10).num_classes == 10
-    with pytest.raises(ValueError, match="label 6, but num_classes says 5 classes"):
-        ready(path, num_classes=5)
-
-
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"train_size": 33}, "40 samples, too few for 8 validation and 33 training"),
         ({"val_size": 40}, "too few for 40 validation and at least one training"),
-        ({"val_size": 41, "train_size": 1}, "too few for 41 validation and 1 training"),
-        ({"val_size": 0.999}, "too few for 40 validation"),
-        ({"flip": True}, r"flip=True needs images, .* vectors of 7 features"),
-        ({"shrink": 2}, r"shrink=2 needs images .* shape \[7\]"),
+        ({"flip": True}, r"flip=True, shrink=1 need images .* shape \[7\]"),
+        ({"shrink": 2}, r"flip=False, shrink=2 need images .* shape \[7\]"),
+        ({"train_size": 0}, "train_size is 0"),
+        ({"val_size": 0}, "val_size is 0, but it must be at least 1"),
+        ({"val_size": 1.0}, "val_size is 1.0, but as a fraction"),
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"num_classes": 3}, "train_y in .* label 3, but there are 3 classes"),
+        ({"channels": "middle"}, "channels is 'middle'"),
     ],
 )
-def test_options_that_do_not_fit_the_data_are_named(save, kwargs, message):
+def test_bad_options_are_named(save, kwargs, message):
     with pytest.raises(ValueError, match=message):
         ready(save(make_arrays((7,))), **kwargs)
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"train_size": 0}, "train_size is 0"),
-        ({"val_size": 0}, "val_size is 0, but it must be at least 1"),
-        ({"val_size": 1.0}, "val_size is 1.0, but as a fraction"),
-        ({"val_size": float("nan")}, "val_size is nan"),
-        ({"num_classes": 0}, "num_classes is 0"),
-        ({"channels": "middle"}, "channels is 'middle'"),
-        ({"flip": True, "transform": abs}, "flip=True and a transform"),
-    ],
-)
-def test_bad_arguments_are_named(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        ArraysDataModule("anywhere.npz", **kwargs)
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no data file at .*none\.npz"):
-        ready(tmp_path / "none.npz")
-
-
-@pytest.mark.parametrize("kind", ["empty", "text", "cut", "flipped bytes"])
-def test_damaged_file_is_named(save, kind):
-    path = save(make_arrays())
-    content = bytearray(path.read_bytes())
-    if kind == "flipped bytes":
-        content[1000:1100] = bytes(255 - byte for byte in content[1000:1100])
-    new = {"empty": b"", "text": b"train_x,train_y", "cut": bytes(content[: len(content) // 2])}
-    path.write_bytes(new.get(kind, bytes(content)))
-    with pytest.raises(ValueError, match=r"data\.npz cannot be read: it is damaged"):
-        ready(path)
-
-
-def test_a_single_array_is_no_data_file(tmp_path):
+def test_missing_and_foreign_files_are_named(tmp_path):
     path = tmp_path / "data.npy"
+    with pytest.raises(FileNotFoundError, match=r"no data file at .*data\.npy"):
+        ready(path)
+    for content in (b"", b"train_x,train_y"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"data\.npy cannot be read: it is damaged"):
+            ready(path)
     np.save(path, np.zeros(3))
     with pytest.raises(ValueError, match=r"data\.npy is a single array"):
         ready(path)
-
-
-def test_uint8_is_scaled_even_where_standardising_cannot_be(save):
-    # A channel constant in training is only centred, so here the scale still shows.
-    arrays = change(train_x=np.zeros((40, 6, 5), np.uint8), test_x=np.full((12, 6, 5), 51, np.uint8))
-    assert part(ready(save(arrays)), "test")[0].unique().item() == pytest.approx(0.2)

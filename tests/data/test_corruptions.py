@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import law_lightning.conf
+from hostile import Evil
 from law_lightning.data import (
     AsymmetricNoise,
     Compose,
-    Corruption,
     CorruptionRecord,
     DiscardClasses,
     LongTail,
@@ -80,36 +80,16 @@ def test_every_corruption_is_nested_deterministic_and_leaves_all_else_alone(num_
             assert len(low.selected) == 0
 
 
-@pytest.mark.parametrize("make", [lambda seed: UniformNoise(0.4, seed), lambda seed: DiscardClasses([0], 0.5, seed)])
-def test_another_seed_draws_others(make):
-    first, second = (make(seed)(balanced_labels(500, 10), 10) for seed in (7, 8))
-    assert not torch.equal(first.labels[:400], second.labels[:400]) or not torch.equal(first.kept, second.kept)
-
-
-def test_the_record_stays_true_when_the_caller_writes_into_its_labels():
-    labels = balanced_labels(20, 4)
-    record = PairNoise(0.0)(labels, 4)
-    labels.zero_()
-    record.labels.zero_()
-    assert torch.equal(record.true_labels, balanced_labels(20, 4))
-
-
 # -- noise -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rate", "num_classes"), [(0.4, 10), (0.2, 10), (0.8, 3), (1.0, 2)])
+@pytest.mark.parametrize(("rate", "num_classes"), [(0.4, 10), (0.8, 3), (1.0, 2)])
 def test_real_rate_is_the_papers(rate, num_classes):
     labels = balanced_labels(40_000, num_classes)
     changed = UniformNoise(rate, seed=1)(labels, num_classes).indices
     expected = rate * (1 - 1 / num_classes)
     deviation = math.sqrt(expected * (1 - expected) / len(labels))
     assert abs(len(changed) / len(labels) - expected) < 4 * deviation
-
-
-def test_rate_zero_changes_nothing_and_rate_one_selects_all():
-    labels = balanced_labels(300, 10)
-    assert torch.equal(UniformNoise(0.0)(labels, 10).labels, labels)
-    assert len(UniformNoise(1.0)(labels, 10).selected) == 300
 
 
 def test_the_draws_of_uniform_noise_stay_what_they_are():
@@ -164,14 +144,6 @@ def test_discarding(counts, share, seed):
         assert kept[c] == (round(count * (1 - share)) if c in (0, 2) else count)
 
 
-def test_which_samples_are_left_out_is_even():
-    labels = torch.zeros(40, dtype=torch.int64)
-    times = torch.zeros(40)
-    for seed in range(400):
-        times[DiscardClasses([0], 0.5, seed)(labels, 1).kept] += 1
-    assert (times / 400 - 0.5).abs().max() < 0.12
-
-
 @settings(max_examples=40, deadline=None)
 @given(have=st.lists(st.integers(200, 500), min_size=2, max_size=12), imbalance=st.floats(1, 300))
 def test_the_long_tail_is_exponential(have, imbalance):
@@ -181,15 +153,6 @@ def test_the_long_tail_is_exponential(have, imbalance):
         # Where the two formulas fall on either side of a half, they may round differently.
         assert count == have[c] or (count < have[c] and abs(count - profile) <= 0.5 + 1e-6)
         assert count <= profile + 0.5 + 1e-6
-
-
-def test_the_papers_imbalance():
-    labels = balanced_labels(50_000, 10)
-    assert sizes(DiscardClasses([0, 1], 0.96)(labels, 10), 10) == [200, 200] + [5000] * 8
-    # Cui et al. 2019 give 5000 to 50 images for imbalance 100.
-    tail = sizes(LongTail(100)(labels, 10), 10)
-    assert (tail[0], tail[9]) == (5000, 50)
-    assert tail == sorted(tail, reverse=True)
 
 
 # -- several in a row ------------------------------------------------------------------------------------------
@@ -219,13 +182,52 @@ def test_each_works_on_what_the_former_left(rate, share, imbalance, seed):
     assert record.selected.tolist() == [place for place, each in enumerate(chosen) if each]
 
 
-def test_composed_ones_compose():
-    parts = [LongTail(4), PairNoise(0.5, seed=1), UniformNoise(0.5, seed=3)]
-    nested, flat = (Compose(each)(balanced_labels(90, 3), 3) for each in ([Compose(parts[:2]), parts[2]], parts))
-    assert nested.name == flat.name == "long_tail+pair_noise+uniform_noise"
-    assert nested.settings["1 long_tail+pair_noise"]["2 pair_noise"] == {"rate": 0.5, "seed": 1}
-    for name in ("labels", "true_labels", "selected", "kept"):
-        assert torch.equal(getattr(nested, name), getattr(flat, name))
+# -- the record's file -----------------------------------------------------------------------------------------
+
+
+def test_a_saved_record_is_the_same_in_plain_python(tmp_path):
+    parts = [DiscardClasses(np.array([1]), np.float32(0.5)), UniformNoise(np.float64(0.5), seed=np.int64(3))]
+    record = Compose(parts)(balanced_labels(50, 5), 5)
+    record.save(tmp_path / "noise.pt")
+    loaded = CorruptionRecord.load(tmp_path / "noise.pt")
+    for each in ("labels", "true_labels", "indices", "selected", "kept"):
+        assert torch.equal(getattr(loaded, each), getattr(record, each))
+    assert (loaded.name, loaded.settings) == (record.name, record.settings)
+    assert record.name == "discard+uniform_noise"
+    assert record.settings == {
+        "1 discard": {"classes": (1,), "share": 0.5, "seed": 0},
+        "2 uniform_noise": {"rate": 0.5, "seed": 3, "exclude_true": False},
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "cut",
+        "evil",
+        {"format": "law_lightning.corruption_record.v1"},
+        {"more": 1},
+        {"kept": torch.arange(4)},
+        {"kept": torch.arange(5).flip(0)},
+        {"selected": torch.tensor([-1])},
+        {"labels": torch.zeros(5)},
+        {"true_labels": torch.zeros(1, 5, dtype=torch.int64)},
+    ],
+)
+def test_files_that_are_no_record(tmp_path, change):
+    path = tmp_path / "noise.pt"
+    with pytest.raises(FileNotFoundError):
+        CorruptionRecord.load(path)
+    UniformNoise(0.3)(torch.arange(5), 5).save(path)
+    if change == "evil":
+        change = {"settings": {"rate": Evil(tmp_path / "executed")}}
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:400])
+    else:
+        torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(ValueError, match=r"noise\.pt is no corruption record of this version, or is damaged"):
+        CorruptionRecord.load(path)
+    assert not (tmp_path / "executed").exists()
 
 
 # -- the configs -----------------------------------------------------------------------------------------------
@@ -234,76 +236,34 @@ def test_composed_ones_compose():
 CONFIGS = {
     "uniform_noise": (["corruption.rate=0.3", "corruption.exclude_true=true"], "uniform_noise"),
     "pair_noise": (["corruption.rate=0.3"], "pair_noise"),
-    "asymmetric_noise": (["corruption.rate=0.3"], "asymmetric_noise"),
+    "asymmetric_noise": (["corruption.rate=1", "corruption.mapping={3: 8, 5: 6}"], "asymmetric_noise"),
     "label_file": (["corruption.path=labels.npy"], "label_file"),
-    "discard": ([], "discard"),
+    "discard": (["corruption.classes=[3,5]", "corruption.share=0.5"], "discard"),
     "long_tail": (["corruption.imbalance=10"], "long_tail"),
     "discard_noise": ([], "discard+uniform_noise"),
     "long_tail_noise": (["corruption.corruptions.0.imbalance=10"], "long_tail+uniform_noise"),
 }
 
 
-def build(*overrides):
-    with initialize_config_module("law_lightning.conf", version_base="1.3"):
-        config = compose("law_search", ["data.train_size=800", *overrides])
-        data = instantiate(config.data, _convert_="all")
-    data.setup()
-    return data.corruption_record
-
-
-def test_every_config_is_tested():
-    folder = Path(law_lightning.conf.__file__).parent / "corruption"
-    assert {path.stem for path in folder.glob("*.yaml")} == {*CONFIGS, "none"}
-
-
 @pytest.mark.parametrize("choice", CONFIGS)
 def test_the_configs_corrupt_the_digits(choice, tmp_path, monkeypatch):
+    folder = Path(law_lightning.conf.__file__).parent / "corruption"
+    assert {path.stem for path in folder.glob("*.yaml")} == {*CONFIGS, "none"}
     monkeypatch.chdir(tmp_path)
     np.save("labels.npy", np.zeros(1797, dtype=np.int64))
     overrides, name = CONFIGS[choice]
-    record = build(f"corruption={choice}", *overrides)
+    with initialize_config_module("law_lightning.conf", version_base="1.3"):
+        config = compose("law_search", ["data.train_size=800", f"corruption={choice}", *overrides])
+        data = instantiate(config.data, _convert_="all")
+    data.setup()
+    record = data.corruption_record
     assert record.name == name
     assert len(record.indices) > 0 or len(record.kept) < 800
-    record.save("record.pt")
-    assert CorruptionRecord.load("record.pt").settings == record.settings
-
-
-def test_a_mapping_and_a_list_from_the_command_line():
-    record = build("corruption=asymmetric_noise", "corruption.rate=1", "corruption.mapping={3: 8, 5: 6}")
-    assert record.settings["mapping"] == {3: 8, 5: 6}
-    assert set(record.true_labels[record.selected].tolist()) == {3, 5}
-    record = build("corruption=discard", "corruption.classes=[2,7]", "corruption.share=0.5")
-    assert record.settings["classes"] == (2, 7)
+    if choice == "asymmetric_noise":
+        assert set(record.true_labels[record.selected].tolist()) == {3, 5}
 
 
 # -- faults ----------------------------------------------------------------------------------------------------
-
-
-def test_a_corruption_of_one_s_own_has_the_name_of_its_class():
-    class Mine(Corruption):
-        def settings(self):
-            return {}
-
-    record = Mine()(torch.tensor([0, 1]), 2)
-    assert (record.name, record.labels.tolist(), record.kept.tolist()) == ("Mine", [0, 1], [0, 1])
-
-
-@pytest.mark.parametrize(
-    ("rows", "num_rows", "message"),
-    [
-        (torch.tensor([0, 5, 2]), 5, r"in \[0, 4\], .*\[0, 5, 2\]"),
-        (torch.tensor([0, -1, 2]), 5, r"in \[0, 4\], .*\[0, -1, 2\]"),
-        (torch.tensor([0, 1]), 5, r"shape \[3\], one for each label, .* torch\.int64 of shape \[2\]"),
-        (torch.zeros(3), 5, "must be an int64 tensor .* torch.float32"),
-        (torch.arange(3), None, "rows and num_rows go together"),
-        (None, 5, "rows and num_rows go together"),
-    ],
-)
-def test_rows_that_do_not_fit(rows, num_rows, message):
-    for corruption in (PairNoise(0.5), Compose([PairNoise(0.5)])):
-        with pytest.raises(ValueError, match=message):
-            corruption(torch.tensor([0, 1, 2]), 3, rows, num_rows)
-
 
 FOUR, GAP = balanced_labels(12, 3), balanced_labels(12, 3) // 2 * 2  # of GAP's classes, 1 has no samples
 
@@ -312,46 +272,28 @@ FOUR, GAP = balanced_labels(12, 3), balanced_labels(12, 3) // 2 * 2  # of GAP's 
     ("make", "message"),
     [
         (lambda: PairNoise(1.5), r"noise rate is 1\.5, but it must lie in \[0, 1\]"),
-        (lambda: UniformNoise(-0.1), r"noise rate is -0\.1"),
         (lambda: AsymmetricNoise(math.nan), "noise rate is nan"),
         (lambda: PairNoise("0.4"), "noise rate is '0.4', but it must be a number"),
-        (lambda: PairNoise(True), "noise rate is True, but it must be a number"),
         (lambda: UniformNoise(0.2, seed=0.5), r"seed is 0\.5, but it must be a whole number"),
-        (lambda: UniformNoise(0.2, seed=2**64), r"seed is 18446744073709551616, but it must lie in"),
         (lambda: UniformNoise(0.2, exclude_true="no"), "exclude_true is 'no', but it must be True or False"),
         (lambda: UniformNoise(0.2, exclude_true=True)(FOUR * 0, 1), "exclude_true=True needs at least 2 classes"),
         (lambda: UniformNoise(0.4)(FOUR, 2), r"label 2, but with num_classes=2 .* \[0, 1\]"),
         (lambda: UniformNoise(0.4)(FOUR - 1, 2), "label -1, but with num_classes=2"),
         (lambda: UniformNoise(0.4)(torch.zeros(3), 2), "must be an int64 tensor of shape"),
-        (lambda: UniformNoise(0.4)(FOUR[:, None], 3), "must be an int64 tensor of shape"),
-        (lambda: UniformNoise(0.4)(FOUR[:0], 0), "num_classes is 0"),
         (lambda: AsymmetricNoise(0.2, {"cat": 3}), "A class in mapping is 'cat', but it must be a whole number"),
-        (lambda: AsymmetricNoise(0.2, {0: True}), "A class in mapping is True"),
-        (lambda: AsymmetricNoise(0.2, {}), r"mapping is \{\}, but .* one or more"),
-        (lambda: AsymmetricNoise(0.2, [1, 2]), "must map class indices to class indices"),
         (lambda: AsymmetricNoise(0.2)(FOUR, 5), "mapping names class 9, .* 5 classes 0 to 4"),
-        (lambda: AsymmetricNoise(0.2, {0: -1})(FOUR, 5), "mapping names class -1"),
         (lambda: DiscardClasses([], 0.5), r"classes is \[\], but it must name"),
         (lambda: DiscardClasses([1, 1], 0.5), r"classes is \[1, 1\], but it must name"),
-        (lambda: DiscardClasses(0, 0.5), "classes is 0, but it must be a list"),
         (lambda: DiscardClasses([0.5], 0.5), r"A class in classes is 0\.5, but it must be a whole number"),
         (lambda: DiscardClasses([0], 1.0), r"share is 1\.0, but it must lie in \[0, 1\)"),
-        (lambda: DiscardClasses([0], math.nan), "share is nan"),
         (lambda: DiscardClasses([3], 0.5)(FOUR, 3), "classes names class 3, .* 3 classes 0 to 2"),
-        (lambda: DiscardClasses([-1], 0.5)(FOUR, 3), "classes names class -1"),
-        (lambda: DiscardClasses([1], 0.96)(FOUR, 3), r"share 0\.96 of the 4 .* of class 1 leaves none: lower share"),
-        (
-            lambda: DiscardClasses([1], 0.1)(GAP, 3),
-            "the 0 training samples of class 1 .* take the class out of classes",
-        ),
+        (lambda: DiscardClasses([1], 0.96)(FOUR, 3), r"share=0\.96 leaves none of the 4 .* of class 1: lower it"),
+        (lambda: DiscardClasses([1], 0.1)(GAP, 3), "none of the 0 training samples of class 1"),
         (lambda: LongTail(0.5), r"imbalance is 0\.5, but it must be at least 1"),
         (lambda: LongTail(math.inf), "imbalance is inf"),
-        (lambda: LongTail(math.nan), "imbalance is nan"),
-        (lambda: LongTail("steep"), "imbalance is 'steep', but it must be a number"),
-        (lambda: LongTail(100)(FOUR, 3), r"imbalance 100\.0 leaves none of the 4 .* class 1, .*: lower"),
-        (lambda: LongTail(2)(GAP, 3), "the 0 .* of class 1, but needs samples of all 3 classes: take more"),
+        (lambda: LongTail(100)(FOUR, 3), r"imbalance=100\.0 leaves none of the 4 .* class 1: lower it"),
+        (lambda: LongTail(2)(GAP, 3), "none of the 0 training samples of class 1"),
         (lambda: Compose([]), r"corruptions is \[\], but it must hold at least one Corruption"),
-        (lambda: Compose(PairNoise(0.5)), r"corruptions is PairNoise\(.*\), but it must be a list"),
         (lambda: Compose([PairNoise(0.5), len]), "corruptions is .*built-in function len.* and nothing else"),
     ],
 )

@@ -1,9 +1,10 @@
-"""Data modules whose data are in memory, their datasets, and how arrays are prepared."""
+"""Data modules whose data are in memory, the digits among them, their datasets, and how arrays are prepared."""
 
 import pickle
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from law_lightning.data import (
@@ -12,6 +13,7 @@ from law_lightning.data import (
     BatchedTensorDataset,
     Compose,
     CorruptionRecord,
+    DigitsDataModule,
     DiscardClasses,
     UniformNoise,
     identity_collate,
@@ -54,11 +56,14 @@ def test_shapes_and_sizes():
     assert [len(y) for _, y in module.test_dataloader()] == [16, 14]
 
 
-def test_setup_is_idempotent():
-    module = ready(corruption=UniformNoise(0.5))
+def test_setup_comes_first_and_a_second_one_does_nothing():
+    module = Toy(corruption=UniformNoise(0.5))
+    for use in (lambda: module.num_classes, lambda: module.in_shape, module.train_dataloader):
+        with pytest.raises(RuntimeError, match=r"call setup\(\) first"):
+            use()
+    module.setup("fit")
     record = module.corruption_record
-    for stage in ("fit", "validate", "test", None):
-        module.setup(stage)
+    module.setup("test")
     assert module.loads == 1
     assert module.corruption_record is record
 
@@ -75,7 +80,7 @@ def test_training_order_follows_the_global_seed_and_evaluation_is_unshuffled():
     assert collect(module.test_dataloader())[0].tolist() == list(range(120, 150))
 
 
-def test_only_training_labels_are_corrupted():
+def test_only_training_labels_are_corrupted_and_true_ones_do_not_reach_the_dataset():
     module = ready(corruption=UniformNoise(0.6, seed=1))
     record = module.corruption_record
     x, y = collect(module.train_dataloader())
@@ -87,13 +92,9 @@ def test_only_training_labels_are_corrupted():
     for loader in (module.val_dataloader(), module.test_dataloader()):
         x, y = collect(loader)
         assert torch.equal(y, x.long() % 3)
-
-
-def test_true_labels_do_not_reach_the_training_dataset():
-    module = ready(corruption=UniformNoise(1.0))
-    dataset = module.train_dataloader().dataset
-    tensors = [value for value in vars(dataset).values() if isinstance(value, torch.Tensor)]
-    assert not any(torch.equal(t, module.corruption_record.true_labels) for t in tensors)
+    values = vars(module.train_dataloader().dataset).values()
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    assert not any(torch.equal(t, record.true_labels) for t in tensors)
 
 
 def test_what_is_left_is_trained_on_and_analysed():
@@ -112,18 +113,13 @@ def test_what_is_left_is_trained_on_and_analysed():
 
 
 def test_a_corruption_working_in_place_does_not_reach_the_other_labels():
-    splits = Toy().load_splits()
-
-    def zero(labels, num_classes):
-        labels.zero_()
-        empty = torch.zeros(0, dtype=torch.int64)
-        return CorruptionRecord(labels, splits.train_y, empty, "zero", {}, torch.arange(100))
-
-    module = Toy(corruption=zero)
+    truth, empty, all_kept = torch.arange(100) % 3, torch.arange(0), torch.arange(100)
+    module = Toy(corruption=lambda y, _: CorruptionRecord(y.zero_(), truth, empty, "zero", {}, all_kept))
+    splits = module.load_splits()
     module.load_splits = lambda: splits
     module.setup()
     assert collect(module.train_dataloader())[1].sum() == 0
-    assert torch.equal(splits.train_y, torch.arange(100) % 3)
+    assert torch.equal(splits.train_y, truth)
 
 
 @pytest.mark.parametrize(
@@ -132,125 +128,89 @@ def test_a_corruption_working_in_place_does_not_reach_the_other_labels():
         (torch.zeros(99, dtype=torch.int64), 100, r"shape \[99\] .* need int64 labels of shape \[100\]"),
         (torch.zeros(100), 100, "torch.float32, but the 100 training samples it kept need int64"),
         (torch.full((100,), 3), 100, r"label 3, but with num_classes=3 labels must lie in \[0, 2\]"),
-        (torch.full((100,), -1), 100, "none below 0"),
-        (torch.zeros(0, dtype=torch.int64), 0, "discarded all of the 100 training samples"),
-        (torch.zeros(101, dtype=torch.int64), 101, "kept sample 100, but there are 100 training samples"),
+        (torch.full((100,), -1), 100, "label -1, but with num_classes=3"),
+        (torch.zeros(0, dtype=torch.int64), 0, r"Of the 100 training samples the corruption kept \[\]"),
+        (torch.zeros(101, dtype=torch.int64), 101, r"kept \[91, .*, 100\]: .* none above 99"),
     ],
 )
 def test_what_a_corruption_returns_is_checked(labels, kept, message):
-    empty = torch.zeros(0, dtype=torch.int64)
+    empty = torch.arange(0)
     module = Toy(corruption=lambda y, c: CorruptionRecord(labels, labels, empty, "bad", {}, torch.arange(kept)))
     with pytest.raises(ValueError, match=message):
         module.setup()
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"batch_size": 0}, "batch_size is 0, but it must be at least 1"),
-        ({"eval_batch_size": -1}, "eval_batch_size is -1, but it must be at least 1"),
-        ({"num_workers": -1}, "num_workers is -1, but it must be at least 0"),
-    ],
-)
-def test_bad_arguments_are_named(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        Toy(**kwargs)
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("eval_batch_size", -1), ("num_workers", -1)])
+def test_bad_arguments_are_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}, but it must be at least"):
+        Toy(**{name: value})
 
 
-@pytest.mark.parametrize("use", [lambda m: m.num_classes, lambda m: m.in_shape, Toy.train_dataloader])
-def test_use_before_setup_is_named(use):
-    with pytest.raises(RuntimeError, match=r"call setup\(\) first"):
-        use(Toy())
+# -- the digits ------------------------------------------------------------------------------------------------
 
 
-def test_a_subclass_must_say_where_its_data_come_from():
-    with pytest.raises(NotImplementedError, match="ArrayDataModule must define load_splits"):
-        ArrayDataModule().setup()
+def test_the_digits_are_split_standardised_disjoint_and_complete():
+    module = DigitsDataModule(train_size=300, val_size=400)
+    module.setup()
+    assert (module.in_shape, module.num_classes) == ((1, 8, 8), 10)
+    sets = [getattr(module, f"{name}_dataloader")().dataset for name in ("train", "val", "test")]
+    assert [len(each) for each in sets] == [300, 400, 1097]
+    assert sets[0].x.mean().item() == pytest.approx(0, abs=1e-5)
+    assert sets[0].x.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    # As multisets: every image is in one split, exactly once, under its own label.
+    x = torch.cat([each.x for each in sets])
+    levels = ((x - x.min()) / (x.max() - x.min()) * 16).round().flatten(1).int()
+    found = zip(levels.tolist(), torch.cat([each.y for each in sets]).tolist(), strict=True)
+    digits = load_digits()
+    assert sorted(found) == sorted(zip(digits.data.astype(int).tolist(), digits.target.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(0, 500), (500, 0), (1297, 500)])
+def test_sizes_that_do_not_split_the_digits_are_named(sizes):
+    with pytest.raises(ValueError, match=rf"train_size={sizes[0]} and val_size={sizes[1]} do not split the 1797"):
+        DigitsDataModule(*sizes)
 
 
 # -- the dataset -----------------------------------------------------------------------------------------------
 
 
-def make_dataset(num_samples=10, transform=None):
-    x = torch.arange(num_samples * 12, dtype=torch.float32).view(num_samples, 1, 3, 4)
-    return BatchedTensorDataset(x, torch.arange(num_samples), transform)
+def test_loader_gives_what_default_collate_gives_and_asks_for_whole_batches():
+    sizes = []
 
+    def double(batch):
+        sizes.append(len(batch))
+        return batch * 2
 
-def test_loader_gives_what_default_collate_gives():
-    dataset = make_dataset()
-    ours = DataLoader(dataset, batch_size=4, collate_fn=identity_collate)
-    plain = DataLoader([dataset[i] for i in range(len(dataset))], batch_size=4)
-    assert len(ours) == len(plain) == 3
+    dataset = BatchedTensorDataset(torch.arange(120.0).view(10, 1, 3, 4), torch.arange(10), double)
+    ours = list(DataLoader(dataset, batch_size=4, collate_fn=identity_collate))
+    assert sizes == [4, 4, 2]
+    plain = DataLoader([(dataset.x[i] * 2, i) for i in range(10)], batch_size=4)
     for (x, y), (expected_x, expected_y) in zip(ours, plain, strict=True):
         assert torch.equal(x, expected_x)
         assert torch.equal(y, expected_y)
-
-
-def test_a_batch_is_one_call():
-    calls = []
-
-    class Counting(BatchedTensorDataset):
-        def __getitems__(self, indices):
-            calls.append(len(indices))
-            return super().__getitems__(indices)
-
-        def __getitem__(self, index):
-            raise AssertionError("one sample at a time is slow")
-
-    base = make_dataset()
-    list(DataLoader(Counting(base.x, base.y), batch_size=4, collate_fn=identity_collate))
-    assert calls == [4, 4, 2]
+    assert torch.equal(dataset[-1][0], dataset.x[-1] * 2)
 
 
 def test_worker_processes_can_unpickle_it():
-    dataset, collate = pickle.loads(pickle.dumps((make_dataset(transform=random_horizontal_flip), identity_collate)))
+    dataset = BatchedTensorDataset(torch.rand(10, 1, 3, 4), torch.arange(10), random_horizontal_flip)
+    dataset, collate = pickle.loads(pickle.dumps((dataset, identity_collate)))
     loader = DataLoader(dataset, batch_size=5, collate_fn=collate, num_workers=1)
     assert [batch[1].tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-
-
-def test_transform_applies_to_batches_and_to_single_samples():
-    dataset = make_dataset(transform=lambda x: x * 2)
-    assert torch.equal(dataset[-1][0], dataset.x[-1] * 2)
-    assert torch.equal(dataset.__getitems__([1, 3])[0], dataset.x[[1, 3]] * 2)
-
-
-def test_unequal_lengths_are_named():
-    with pytest.raises(ValueError, match="3 inputs but 2 labels"):
-        BatchedTensorDataset(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64))
-
-
-def test_flip_mirrors_about_half_and_follows_the_global_seed():
-    x = torch.rand(2000, 1, 2, 5)
-    original = x.clone()
-    torch.manual_seed(0)
-    flipped = random_horizontal_flip(x)
-    mirrored = (flipped == x.flip(-1)).flatten(1).all(1)
-    kept = (flipped == x).flatten(1).all(1)
-    assert (mirrored ^ kept).all()
-    assert 900 < mirrored.sum() < 1100
-    assert torch.equal(x, original)
-    torch.manual_seed(0)
-    assert torch.equal(random_horizontal_flip(x), flipped)
 
 
 # -- preparation -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("shape", "per_feature", "over"),
-    [((5000, 3, 2, 2), False, (0, 2, 3)), ((5000, 6), True, (0,)), ((5000, 6), False, (0, 1))],
-)
-def test_standardize_agrees_with_the_plain_formula(shape, per_feature, over):
+def test_standardize_agrees_with_the_plain_formula():  # tests of ArraysDataModule check the other shapes
     torch.manual_seed(0)
     # Channels of different location and scale; 5000 samples are more than one piece.
-    scale = torch.arange(1, shape[1] + 1).view(1, -1, *[1] * (len(shape) - 2))
-    train, other = torch.randn(shape) * scale + 5 * scale, torch.randn(7, *shape[1:])
-    got_train, got_other = standardize(train, other, per_feature=per_feature)
-    mean = train.double().mean(over, keepdim=True)
-    std = train.double().std(over, correction=0, keepdim=True)
-    assert got_train.dtype == torch.float32
-    torch.testing.assert_close(got_train, ((train - mean) / std).float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(got_other, ((other - mean) / std).float(), rtol=1e-5, atol=1e-5)
+    scale = torch.arange(1, 4).view(1, 3, 1, 1)
+    train, other = torch.randn(5000, 3, 2, 2) * scale + 5 * scale, torch.randn(7, 3, 2, 2)
+    mean = train.double().mean((0, 2, 3), keepdim=True)
+    std = train.double().std((0, 2, 3), correction=0, keepdim=True)
+    for got, x in zip(standardize(train, other), (train, other), strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, ((x - mean) / std).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_constant_channel_is_only_centred():

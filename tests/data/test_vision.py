@@ -12,14 +12,13 @@ from law_lightning.data import (
     FashionMNISTDataModule,
     ImageFolderDataModule,
     ImageNetDataModule,
-    LabelFile,
     MNISTDataModule,
     UniformNoise,
 )
-from law_lightning.data.transforms import CIFAR10_STATISTICS
 from tiny_data import write_cifar, write_folders, write_mnist
 
 SMALL = {"train_size": 120, "val_size": 60}
+STATISTICS = CIFAR10DataModule.statistics
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def part(module, name):
 
 def raw(x):
     """CIFAR images as the evaluation transform should give them, by NumPy."""
-    mean, std = (np.asarray(each, dtype=np.float32) for each in CIFAR10_STATISTICS)
+    mean, std = (np.asarray(each, dtype=np.float32) for each in STATISTICS)
     return torch.from_numpy(((x.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
 
 
@@ -54,8 +53,6 @@ def test_cifar_search_split(cifar):
     assert [len(module._datasets[name]) for name in ("train", "val", "test")] == [120, 60, 40]
     val_x, val_y = part(module, "val")
     clean_x, clean_y = part(module, "clean")
-    both = {tuple(image.flatten().tolist()) for image in torch.cat([val_x, clean_x])}
-    assert len(both) == 180  # no image is in both
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(val_x, raw(x[order[:60]]), rtol=0, atol=1e-6)
     torch.testing.assert_close(clean_x, raw(x[order[60:180]]), rtol=0, atol=1e-6)
@@ -76,95 +73,57 @@ def test_cifar_full_and_holdout_splits(cifar):
     assert sorted(module._datasets["train"].rows + module._datasets["val"].rows) == list(range(200))
 
 
-def test_training_images_are_padded_cropped_and_mirrored_by_the_global_seed(cifar):
-    root, *_ = cifar
-    dataset = ready(CIFAR10DataModule(root, **SMALL))._datasets["train"]
-    plain = ready(CIFAR10DataModule(root, **SMALL))._datasets["clean"]
-    torch.manual_seed(3)
-    got = [dataset[0][0] for _ in range(20)]
-    torch.manual_seed(3)
-    assert all(torch.equal(dataset[0][0], image) for image in got)
-    assert len({tuple(image.flatten().tolist()) for image in got}) > 10
-    # Each is one of the 81 crops of the padded image, mirrored or not.
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in CIFAR10_STATISTICS)
-    padded = torch.nn.functional.pad(plain[0][0] * std + mean, (4, 4, 4, 4))
-    crops = [padded[:, i : i + 32, j : j + 32] for i in range(9) for j in range(9)]
-    crops = [(each - mean) / std for crop in crops for each in (crop, crop.flip(-1))]
-    for image in got:
-        assert min(float((image - crop).abs().max()) for crop in crops) < 1e-5
-
-
-def test_the_split_ignores_the_global_seed_and_keeps_validation_when_train_size_changes(cifar):
-    root, *_ = cifar
-    torch.manual_seed(1)
-    first = part(ready(CIFAR10DataModule(root, **SMALL)), "val")[1]
-    torch.manual_seed(2)
-    assert torch.equal(part(ready(CIFAR10DataModule(root, train_size=20, val_size=60)), "val")[1], first)
-    assert not torch.equal(part(ready(CIFAR10DataModule(root, **SMALL, split_seed=1)), "val")[1], first)
-
-
 def test_per_class_sizes(cifar):
     root, *_ = cifar
     module = ready(CIFAR10DataModule(root, train_size=7, val_size=3, per_class=True))
     assert torch.bincount(part(module, "clean")[1]).tolist() == [7] * 10
     assert torch.bincount(part(module, "val")[1]).tolist() == [3] * 10
     assert not set(module._datasets["clean"].rows) & set(module._datasets["val"].rows)
+    with pytest.raises(ValueError, match="Class 0 of CIFAR-10 has 20 training images, too few for 8 validation and 15"):
+        ready(CIFAR10DataModule(root, train_size=15, val_size=8, per_class=True))
 
 
-@pytest.mark.parametrize("discarded", [False, True])
-def test_noise_is_on_training_labels_alone_and_the_truth_stays_in_the_record(cifar, discarded):
+def test_noise_is_on_training_labels_alone_and_the_truth_stays_in_the_record(cifar):
     root, _, y = cifar
-    noise = UniformNoise(0.5, seed=4)
-    corruption = Compose([DiscardClasses([0, 1], 0.5), noise]) if discarded else noise
+    corruption = Compose([DiscardClasses([0, 1], 0.5), UniformNoise(0.5, seed=4)])
     module = ready(CIFAR10DataModule(root, **SMALL, batch_size=120, corruption=corruption))
     dataset, record = module._datasets["train"], module.corruption_record
     assert torch.equal(record.true_labels, y[torch.tensor(dataset.rows)])
     assert dataset.labels == record.labels.tolist() != record.true_labels.tolist()
-    assert (len(dataset) < 120) == discarded
+    assert len(dataset) < 120
     assert torch.equal(part(module, "val")[1], y[torch.tensor(module._datasets["val"].rows)])
-    assert len(part(module, "test")[1]) == 40
     (_, labels), wrong = next(iter(module.analysis_dataloader()))
-    counted = torch.bincount(record.labels[record.indices], minlength=10)
-    assert torch.equal(torch.bincount(torch.as_tensor(labels)[wrong], minlength=10), counted)
+    assert sorted(labels[wrong].tolist()) == sorted(record.labels[record.indices].tolist())
 
 
-def test_a_label_file_is_for_the_whole_training_part(cifar, tmp_path):
-    root, _, y = cifar
-    people = (y + (torch.arange(200) % 4 == 0)) % 10
-    np.save(tmp_path / "people.npy", people.numpy())
-    module = ready(CIFAR10DataModule(root, **SMALL, corruption=LabelFile(tmp_path / "people.npy")))
-    assert module._datasets["train"].labels == people[module._datasets["train"].rows].tolist()
-
-
-def test_cifar_100(tmp_path, monkeypatch):
-    write_cifar(tmp_path, monkeypatch, classes=100, train=300)
-    module = ready(CIFAR100DataModule(tmp_path, train_size=200, val_size=100))
-    assert module.num_classes == 100
-    assert int(part(module, "clean")[1].max()) == 99
-
-
-@pytest.mark.parametrize(("cls", "name"), [(MNISTDataModule, "MNIST"), (FashionMNISTDataModule, "FashionMNIST")])
-def test_mnist(tmp_path, cls, name):
-    write_mnist(tmp_path, name)
-    module = ready(cls(tmp_path, val_size=30))
-    assert (module.in_shape, module.num_classes) == ((1, 28, 28), 10)
+@pytest.mark.parametrize(
+    ("cls", "write", "in_shape", "mirrored"),
+    [
+        (CIFAR10DataModule, lambda root, patch: write_cifar(root, patch, train=100, test=20), (3, 32, 32), True),
+        (CIFAR100DataModule, lambda root, patch: write_cifar(root, patch, 100, train=100, test=20), (3, 32, 32), True),
+        (MNISTDataModule, lambda root, patch: write_mnist(root), (1, 28, 28), False),
+        (FashionMNISTDataModule, lambda root, patch: write_mnist(root, "FashionMNIST"), (1, 28, 28), True),
+    ],
+)
+def test_the_small_images(tmp_path, monkeypatch, cls, write, in_shape, mirrored):
+    write(tmp_path, monkeypatch)
+    module = ready(cls(tmp_path, train_size=None, val_size=30))
+    assert (module.in_shape, module.num_classes) == (in_shape, 100 if cls is CIFAR100DataModule else 10)
     assert [len(module._datasets[part]) for part in ("train", "val", "test")] == [70, 30, 20]
-    assert torch.equal(module._datasets["train"][0][0], module._datasets["clean"][0][0])
-    kinds = [type(each) for each in cls(tmp_path, augment=True).default_transforms()[0].transforms]
-    assert v2.RandomCrop in kinds
-    assert (v2.RandomHorizontalFlip in kinds) == (name == "FashionMNIST")
+    torch.manual_seed(0)  # MNIST is not augmented by default
+    is_plain = torch.equal(module._datasets["train"][0][0], module._datasets["clean"][0][0])
+    assert is_plain == (in_shape[0] == 1)
+    crop, *others = cls(tmp_path, augment=True).default_transforms()[0].transforms
+    assert (tuple(crop.size), crop.padding) == (in_shape[1:], [4] * 4)
+    assert isinstance(others[0], v2.RandomHorizontalFlip) == mirrored
 
 
-def test_image_folder(tmp_path):
-    write_folders(tmp_path)
+def test_image_folders(tmp_path):
+    write_folders(tmp_path, parts=("train", "test", "val"), each=8)
     module = ready(ImageFolderDataModule(tmp_path, val_size=6, image_size=24))
     assert (module.in_shape, module.num_classes) == ((3, 24, 24), 3)
     x, y = next(iter(module.train_dataloader()))
-    assert (x.shape, len(y)) == ((12, 3, 24, 24), 12)
-
-
-def test_imagenet_layout(tmp_path):
-    write_folders(tmp_path, parts=("train", "val"), each=8)
+    assert (x.shape, len(y)) == ((18, 3, 24, 24), 18)
     module = ready(ImageNetDataModule(tmp_path, train_size=5, val_size=2, image_size=32))
     assert torch.bincount(part(module, "clean")[1]).tolist() == [5, 5, 5]
     assert torch.bincount(part(module, "val")[1]).tolist() == [2, 2, 2]
@@ -182,34 +141,18 @@ def test_of_imagenet_s_channels_the_mean_is_taken_off_and_nothing_else():
 # -- faults ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", [None, b"no"])
-def test_missing_and_damaged_cifar(tmp_path, cifar, damage):
-    with pytest.raises(
-        FileNotFoundError, match=r"CIFAR-10 is not in .*elsewhere/cifar-10-batches-py.*data.download=true"
-    ):
+def test_missing_and_damaged_cifar(tmp_path, cifar):
+    with pytest.raises(ValueError, match=r"CIFAR-10 cannot be read from .*elsewhere/cifar-10-.*data.download=true"):
         ready(CIFAR10DataModule(tmp_path / "elsewhere"))
-    path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
-    path.unlink() if damage is None else path.write_bytes(damage)
-    with pytest.raises(
-        ValueError, match=r"cifar-10-batches-py cannot be read as CIFAR-10, some are missing or damaged"
-    ):
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"CIFAR-10 cannot be read from .*cifar-10-batches-py .*corrupted"):
         ready(CIFAR10DataModule(tmp_path))
 
 
-def test_missing_and_damaged_mnist(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"MNIST is not in .*MNIST/raw.*data.download=true"):
-        ready(MNISTDataModule(tmp_path))
-    write_mnist(tmp_path)
-    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"\x00\x00\x08\x03rubbish")
-    with pytest.raises(ValueError, match=r"MNIST/raw cannot be read as MNIST, some are missing or damaged"):
-        ready(MNISTDataModule(tmp_path, val_size=30))
-
-
 def test_missing_folders_are_named(tmp_path):
+    message = r"no folder .*/train, or no images in it. .* train/<class>/\*\.jpg and"
     for _ in range(2):
-        with pytest.raises(
-            FileNotFoundError, match=r"no folder .*/train, or no images in it. .* train/<class>/\*\.jpg and"
-        ):
+        with pytest.raises(FileNotFoundError, match=message):
             ready(ImageFolderDataModule(tmp_path))
         (tmp_path / "train").mkdir(exist_ok=True)
 
@@ -221,39 +164,17 @@ def test_differing_classes_are_named(tmp_path):
         ready(ImageFolderDataModule(tmp_path, val_size=3))
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", "half"])
+@pytest.mark.parametrize("content", [b"no image", "half"])
 def test_a_damaged_image_is_found_before_training(tmp_path, content):
     write_folders(tmp_path)
     path = tmp_path / "train" / "n0001" / "1.jpg"
     path.write_bytes(path.read_bytes()[:300] if content == "half" else content)
-    with pytest.raises(ValueError, match=r"1 of 18 image files are damaged or no images: .*n0001/1\.jpg\. Replace"):
+    with pytest.raises(ValueError, match=r"n0001/1\.jpg cannot be read as an image .* Replace or remove it"):
         ready(ImageFolderDataModule(tmp_path, val_size=3))
-    module = ready(ImageFolderDataModule(tmp_path, val_size=3, image_size=24, verify=False))
-    dataset = module._datasets["train"]
-    dataset.rows = [next(i for i, (name, _) in enumerate(dataset.source.samples) if name == str(path))]
-    with pytest.raises(ValueError, match=r"n0001/1\.jpg cannot be read as an image"):
-        dataset[0]
+    ready(ImageFolderDataModule(tmp_path, val_size=3, verify=False))
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"split": "all"}, "split is 'all', but it must be 'search', 'holdout' or 'full'"),
-        ({"train_size": 0}, "train_size is 0"),
-        ({"val_size": 0}, "val_size is 0"),
-        ({"image_size": 0}, "image_size is 0"),
-    ],
-)
-def test_bad_arguments(tmp_path, kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        ImageFolderDataModule(tmp_path, **kwargs)
-
-
-def test_a_split_larger_than_the_data(cifar):
-    root, *_ = cifar
-    with pytest.raises(ValueError, match="CIFAR-10 has 200 training images, too few for 60 validation and 150"):
-        ready(CIFAR10DataModule(root, train_size=150, val_size=60))
-    with pytest.raises(ValueError, match="too few for 200 validation and at least one"):
-        ready(CIFAR10DataModule(root, train_size=None, val_size=200))
-    with pytest.raises(ValueError, match="Class 0 of CIFAR-10 has 20 images, too few for 8 validation and 15"):
-        ready(CIFAR10DataModule(root, train_size=15, val_size=8, per_class=True))
+@pytest.mark.parametrize(("name", "value"), [("split", "all"), ("val_size", 0), ("image_size", 0)])
+def test_bad_arguments(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}, but it must be"):
+        ImageFolderDataModule(tmp_path, **{name: value})

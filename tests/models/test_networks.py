@@ -33,13 +33,6 @@ NETWORKS = {
     "vgg19": cifar_vgg19,
     **{f"imagenet {name}": partial(imagenet_network, name) for name in IMAGENET_NAMES},
 }
-#: Those that are trained here for a step.
-SMALL = {
-    "resnet32": cifar_resnet32,
-    "wrn16-2": partial(WideResNet, depth=16, width=2),
-    "vgg19": cifar_vgg19,
-    "mobilenet_v2": partial(imagenet_network, "mobilenet_v2"),
-}
 
 
 def meta(make, *args, **kwargs):
@@ -61,14 +54,11 @@ def convolutions(network):
     [
         (cifar_resnet32, CIFAR, 10, 0.46),  # He et al. 2016, table 6
         (WideResNet, CIFAR, 10, 36.5),  # Zagoruyko & Komodakis 2016, the results of wide networks on CIFAR
-        (partial(WideResNet, depth=40, width=4), CIFAR, 10, 8.9),  # the same table
         (partial(WideResNet, depth=16, width=8), CIFAR, 10, 11.0),  # the same table
         (cifar_vgg19, CIFAR, 10, 20.04),
         (cifar_resnet18, CIFAR, 10, 11.17),
         (cifar_resnet101, CIFAR, 10, 42.5),
         # torchvision's figures
-        (NETWORKS["imagenet resnet18"], IMAGENET, 1000, 11.69),
-        (NETWORKS["imagenet resnet34"], IMAGENET, 1000, 21.80),
         (NETWORKS["imagenet resnet50"], IMAGENET, 1000, 25.56),
         (NETWORKS["imagenet mobilenet_v2"], IMAGENET, 1000, 3.50),
     ],
@@ -78,40 +68,16 @@ def test_parameter_counts_are_the_papers(make, in_shape, num_classes, millions):
     assert round(count(meta(make, in_shape, num_classes)) / 1e6, digits) == millions
 
 
-def test_resnet32_has_the_parameters_of_its_table():
-    # A 3x3 convolution without bias: 9 a b; its BatchNorm: 2 b; option A: nothing.
-    def pair(a, b):
-        return 9 * a * b + 9 * b * b + 4 * b
-
-    stem, head = 9 * 3 * 16 + 2 * 16, 64 * 10 + 10
-    groups = 5 * pair(16, 16) + pair(16, 32) + 4 * pair(32, 32) + pair(32, 64) + 4 * pair(64, 64)
-    assert count(meta(cifar_resnet32, CIFAR, 10)) == stem + groups + head == 464_154
-
-
-def test_wrn28_10_has_the_parameters_of_its_table():
-    # Pre-activation: BatchNorms of a and b channels, and a 1x1 convolution a b where the channels change.
-    def block(a, b):
-        return 2 * a + 9 * a * b + 2 * b + 9 * b * b + (a * b if a != b else 0)
-
-    groups = block(16, 160) + block(160, 320) + block(320, 640) + 3 * sum(block(b, b) for b in (160, 320, 640))
-    assert count(meta(WideResNet, CIFAR, 10)) == 9 * 3 * 16 + groups + 2 * 640 + 640 * 10 + 10 == 36_479_194
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("in_shape", "num_classes"), [(CIFAR, 100), ((1, 37, 50), 10)])
-def test_output_shapes_and_gradients(name, in_shape, num_classes):
-    network = meta(NETWORKS[name], in_shape, num_classes)
+@pytest.mark.parametrize(
+    ("name", "in_shape"),
+    [(name, (1, 37, 50)) for name in NETWORKS] + [(name, (3, 1, 1)) for name in ("resnet18", "resnet32", "wrn28-10")],
+)
+def test_output_shapes_and_gradients(name, in_shape):
+    network = meta(NETWORKS[name], in_shape, 7)
     logits = network(torch.zeros(2, *in_shape, device="meta"))
-    assert logits.shape == (2, num_classes)
+    assert logits.shape == (2, 7)
     logits.sum().backward()
     assert all(p.grad is not None for p in network.parameters())
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet101", "resnet32", "wrn28-10"])
-@pytest.mark.parametrize("side", [1, 8])
-def test_smaller_images(name, side):
-    network = meta(NETWORKS[name], (1, side, side), 10)
-    assert network(torch.zeros(2, 1, side, side, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("name", "last"), [("resnet18", 4), ("resnet101", 4), ("resnet32", 8), ("wrn28-10", 8)])
@@ -124,22 +90,10 @@ def test_how_often_the_image_is_halved(name, last):
     assert (sides[0], sides[-1]) == (32, last)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_gradients_are_numbers_and_reach_every_parameter(name):
+@pytest.mark.parametrize("make", [cifar_resnet32, partial(WideResNet, depth=16, width=2), cifar_vgg19])
+def test_convolutions_have_he_s_deviation(make):
     torch.manual_seed(0)
-    network = SMALL[name](CIFAR, 10)
-    network(torch.rand(2, *CIFAR))[:, 3].sum().backward()
-    for key, parameter in network.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
-        if parameter.dim() > 1 and name != "mobilenet_v2":  # whose ReLU6 may be saturated
-            assert parameter.grad.count_nonzero() > 0, key
-
-
-@pytest.mark.parametrize("name", ["resnet32", "wrn16-2", "vgg19"])
-def test_convolutions_have_he_s_deviation(name):
-    torch.manual_seed(0)
-    for conv in convolutions(SMALL[name](CIFAR, 10)):
+    for conv in convolutions(make(CIFAR, 10)):
         fan_out = conv.out_channels * conv.kernel_size[0] * conv.kernel_size[1]
         scaled = conv.weight * (fan_out / 2) ** 0.5
         assert scaled.std().item() == pytest.approx(1.0, abs=5 / (2 * scaled.numel()) ** 0.5)
@@ -179,30 +133,23 @@ def test_wide_block_is_bn_relu_conv_twice(channels, out_channels, stride):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
-def test_three_channels_give_torchvision_s_network(name):
+def test_three_channels_give_torchvision_s_network_and_others_change_the_first_layer_alone(name):
     torch.manual_seed(5)
     ours = imagenet_network(name, (3, 64, 64), 10)
     torch.manual_seed(5)
     theirs = torchvision.models.get_model(name, weights=None, num_classes=10).state_dict()
     assert ours.state_dict().keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.state_dict().items())
-
-
-@pytest.mark.parametrize("name", IMAGENET_NAMES)
-def test_other_channels_change_the_first_layer_alone(name):
-    grey, colour = (dict(meta(imagenet_network, name, (c, 64, 64), 10).named_parameters()) for c in (1, 3))
+    grey = imagenet_network(name, (1, 64, 64), 10).state_dict()
     first = "features.0.0.weight" if name == "mobilenet_v2" else "conv1.weight"
-    assert [key for key in colour if grey[key].shape != colour[key].shape] == [first]
-    assert grey[first].shape == (colour[first].shape[0], 1, *colour[first].shape[2:])
+    assert [key for key in theirs if grey[key].shape != theirs[key].shape] == [first]
 
 
-@pytest.mark.parametrize("in_shape", [(64,), (1, 8, 8), (3, 32, 32)])
-@pytest.mark.parametrize("hidden", [(), (16,), (16, 8)])
+@pytest.mark.parametrize(("in_shape", "hidden"), [((64,), ()), ((1, 8, 8), (16, 8))])
 def test_mlp_shapes(in_shape, hidden):
     network = MLP(in_shape, 10, hidden=hidden)
     assert network(torch.rand(5, *in_shape)).shape == (5, 10)
-    widths = [m.out_features for m in network.modules() if isinstance(m, nn.Linear)]
-    assert widths == [*hidden, 10]
+    assert [m.out_features for m in network.modules() if isinstance(m, nn.Linear)] == [*hidden, 10]
 
 
 @pytest.mark.parametrize("options", [{}, {"hidden": 5}, {"strided": True}, {"batch_norm": False}])
@@ -234,15 +181,7 @@ def test_dropout_acts_in_training_alone(make):
     network.eval()
     assert torch.equal(network(x), network(x))
     without = make((1, 8, 8), 10)
-    assert not any(isinstance(m, nn.Dropout) for m in without.modules())
-
-
-@pytest.mark.parametrize("make", [cifar_resnet32, cifar_vgg19, cifar_resnet18, NETWORKS["imagenet resnet18"]])
-def test_a_missing_torchvision_is_named(make, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(ImportError, match="pip install torchvision"):
-        make(CIFAR, 10)
+    assert torch.equal(without(x), without(x))
 
 
 def test_the_package_needs_no_torchvision(monkeypatch):
@@ -260,26 +199,13 @@ def test_the_package_needs_no_torchvision(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cifar_resnet18((64,), 10), r"in_shape is \(64,\), .*For vectors use MLP"),
+        (lambda: cifar_resnet18((64,), 10), r"in_shape is \(64,\), .* for vectors MLP"),
         (lambda: cifar_resnet32((3, 0, 32), 10), r"in_shape is \(3, 0, 32\)"),
-        (lambda: cifar_resnet101(CIFAR, 0), "num_classes is 0"),
-        (lambda: cifar_vgg19((3, 32, 28), 10), r"in_shape is \(3, 32, 28\), .* images of 32 x 32 pixels or more"),
+        (lambda: cifar_vgg19((3, 32, 28), 10), r"in_shape is \(3, 32, 28\), .* of 32 x 32 pixels or more"),
         (lambda: imagenet_network("resnet19", CIFAR, 10), "name is 'resnet19', .* one of resnet18, .* mobilenet_v2"),
-        (lambda: imagenet_network("resnet18", (64,), 10), r"in_shape is \(64,\)"),
-        (lambda: imagenet_network("resnet18", CIFAR, 0), "num_classes is 0"),
         (lambda: WideResNet(CIFAR, 10, depth=29), r"depth is 29, but it must be 6n \+ 4"),
         (lambda: WideResNet(CIFAR, 10, depth=4), "depth is 4"),
-        (lambda: WideResNet(CIFAR, 10, width=0), "width is 0"),
-        (lambda: WideResNet(CIFAR, 10, dropout=1.0), "dropout is 1.0"),
-        (lambda: MLP((), 10), r"in_shape is \(\)"),
-        (lambda: MLP((1, 0), 10), r"in_shape is \(1, 0\)"),
-        (lambda: MLP((4,), 0), "num_classes is 0"),
-        (lambda: MLP((4,), 10, hidden=(8, 0)), r"hidden is \(8, 0\)"),
-        (lambda: SmallCNN((64,), 10), r"in_shape is \(64,\), .*For vectors use MLP"),
-        (lambda: SmallCNN(CIFAR, 10, channels=()), "channels is empty"),
-        (lambda: SmallCNN(CIFAR, 10, channels=(0,)), r"channels is \(0,\)"),
-        (lambda: SmallCNN(CIFAR, 10, hidden=-1), "hidden is -1"),
-        (lambda: SmallCNN(CIFAR, 10, dropout=-0.1), "dropout is -0.1"),
+        (lambda: SmallCNN((64,), 10), r"in_shape is \(64,\)"),
     ],
 )
 def test_bad_arguments_are_named(make, message):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -30,7 +29,8 @@ class ArraysDataModule(ArrayDataModule):
             count (int) or a fraction (float).
         split_seed: Decides these choices, alone; the random state of a run does not touch them.
         shrink: Average the images over squares of this many pixels a side, for small networks; 1 leaves them.
-        flip: Mirror each training image with probability one half, by torch's global random state.
+        flip: Mirror each training image with probability one half, by torch's global random state; then there is
+            no other ``transform``.
         num_classes: Number of classes; None counts those of ``train_y``, none of which may be missing.
         channels: Where the channels of four-dimensional inputs are: "first", "last", or "auto".
         **kwargs: Passed on to :class:`ArrayDataModule`: ``batch_size``, ``corruption``, ...
@@ -48,11 +48,7 @@ class ArraysDataModule(ArrayDataModule):
         channels: Channels = "auto",
         **kwargs: Any,
     ) -> None:
-        if flip:
-            if kwargs.get("transform") is not None:
-                raise ValueError("flip=True and a transform were both given: put the flip into the transform.")
-            kwargs["transform"] = random_horizontal_flip
-        super().__init__(**kwargs)
+        super().__init__(**({"transform": random_horizontal_flip} if flip else {}), **kwargs)
         check_at_least(1, train_size=train_size, shrink=shrink, num_classes=num_classes)
         if isinstance(val_size, float) and not 0.0 < val_size < 1.0:
             raise ValueError(f"val_size is {val_size}, but as a fraction it must lie between 0 and 1.")
@@ -75,25 +71,25 @@ class ArraysDataModule(ArrayDataModule):
         names = [key[:-2] for key in arrays if key.endswith("_x")]
         x = {n: inputs_tensor(arrays[f"{n}_x"], f"{n}_x in {self.path}", self.channels) for n in names}
         y = {n: labels_tensor(arrays[f"{n}_y"], f"{n}_y in {self.path}") for n in names}
-        if len({arrays[f"{name}_x"].dtype == np.uint8 for name in names}) > 1:
+        is_uint8 = arrays["train_x"].dtype == np.uint8
+        if any((arrays[f"{name}_x"].dtype == np.uint8) != is_uint8 for name in names):
             raise ValueError(
                 f"The inputs in {self.path} are partly uint8, which is scaled to [0, 1], and partly float: use one."
             )
         self._check_shapes(x, y)
         if self.shrink > 1:
             x = {name: avg_pool2d(images, self.shrink) for name, images in x.items()}
-        num_classes = self._count_classes(y)
-        size = len(y["train"])
-        has_val = "val" in y
+        size, has_val = len(y["train"]), "val" in y
         # A fraction of the samples, at least one.
         cut_out = max(1, round(self.val_size * size)) if isinstance(self.val_size, float) else self.val_size
         order, what = permuted_indices(size, self.split_seed), f"train_x in {self.path} has {size} samples"
         train, val = cut(order, self.train_size, 0 if has_val else cut_out, what)
         train_x, train_y = x["train"][train], y["train"][train]
         val_x, val_y = (x["val"], y["val"]) if has_val else (x["train"][val], y["train"][val])
-        per_feature = arrays["train_x"].dtype != np.uint8
-        train_x, val_x, test_x = standardize(train_x, val_x, x["test"], per_feature=per_feature)
-        return ArraySplits(train_x, train_y, val_x, val_y, test_x, y["test"], num_classes, train, size)
+        train_x, val_x, test_x = standardize(train_x, val_x, x["test"], per_feature=not is_uint8)
+        return ArraySplits(
+            train_x, train_y, val_x, val_y, test_x, y["test"], self._count_classes(y), train, size
+        )  # fmt: skip
 
     def _check_shapes(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> None:
         shape = list(x["train"].shape[1:])
@@ -106,30 +102,24 @@ class ArraysDataModule(ArrayDataModule):
                 raise ValueError(
                     f"In {self.path} a sample of {name}_x has shape {other}, but one of train_x has {shape}."
                 )
-        if self.flip and len(shape) != 3:
+        if (self.flip or self.shrink > 1) and (len(shape) != 3 or min(shape[1:]) < self.shrink):
             raise ValueError(
-                f"flip=True needs images, but the samples in {self.path} are vectors of {shape[0]} features."
-            )
-        if self.shrink > 1 and (len(shape) != 3 or min(shape[1:]) < self.shrink):
-            raise ValueError(
-                f"shrink={self.shrink} needs images of at least {self.shrink} pixels a side, but a sample in "
-                f"{self.path} has shape {shape}: lower shrink."
+                f"flip={self.flip}, shrink={self.shrink} need images of at least {self.shrink} pixels a side, but a "
+                f"sample in {self.path} has shape {shape}."
             )
 
     def _count_classes(self, y: dict[str, Tensor]) -> int:
-        present = torch.unique(y["train"])
-        num_classes = self._stated_classes or int(present[-1]) + 1
-        source = "num_classes says" if self._stated_classes else "train_y shows"
+        num_classes = self._stated_classes or int(y["train"].max()) + 1
         for name, labels in y.items():
             if int(labels.max()) >= num_classes:
                 raise ValueError(
-                    f"{name}_y in {self.path} has the label {int(labels.max())}, but {source} {num_classes} "
-                    f"classes, so labels must lie in [0, {num_classes - 1}]: renumber the classes, or give "
-                    "num_classes."
+                    f"{name}_y in {self.path} has the label {int(labels.max())}, but there are {num_classes} classes "
+                    "by num_classes or train_y: renumber the classes, or give num_classes."
                 )
-        if self._stated_classes is None and len(present) < num_classes:
+        present = len(y["train"].unique())
+        if self._stated_classes is None and present < num_classes:
             raise ValueError(
-                f"train_y in {self.path} goes up to {num_classes - 1} but shows only {len(present)} classes: "
-                "number the classes from 0 without gaps, or give num_classes."
+                f"train_y in {self.path} goes up to {num_classes - 1} but shows only {present} classes: number the "
+                "classes from 0 without gaps, or give num_classes."
             )
         return num_classes

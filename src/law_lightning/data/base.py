@@ -50,7 +50,7 @@ class LabelledDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         #: What the corruption did, for analysis only; None without a corruption or before ``setup``.
         self.corruption_record: CorruptionRecord | None = None
-        self._num_classes: int | None = None
+        self._num_classes = 0
         self._datasets: dict[str, Dataset[Any]] = {}
 
     def load_splits(self) -> Any:
@@ -64,7 +64,7 @@ class LabelledDataModule(L.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must define load_splits().")
 
     def make_datasets(self, splits: Any, kept: Tensor, labels: Tensor) -> dict[str, Dataset[Any]]:
-        """Return the datasets: ``train``, ``test``, ``clean`` (as ``train``, not augmented) and, if any, ``val``.
+        """Return the datasets: ``train``, ``val`` (maybe empty), ``test``, and ``clean``: ``train``, not augmented.
 
         Args:
             splits: What :meth:`load_splits` returned.
@@ -85,7 +85,12 @@ class LabelledDataModule(L.LightningDataModule):
             if isinstance(self.corruption, Corruption):
                 arguments += [splits.train_rows, splits.num_rows]
             record = self.corruption_record = self.corruption(*arguments)
-            _check_corrupted(record, len(labels), splits.num_classes)
+            if len(record.kept) == 0 or int(record.kept[-1]) >= len(labels):
+                raise ValueError(
+                    f"Of the {len(labels)} training samples the corruption kept {record.kept.tolist()[-10:]}: it must "
+                    f"keep one or more, and none above {len(labels) - 1}."
+                )
+            check_labels(record.labels, splits.num_classes)
             kept, labels = record.kept, record.labels
         self._num_classes = splits.num_classes
         # The true training labels go no further than the record: the datasets have never seen them.
@@ -95,7 +100,6 @@ class LabelledDataModule(L.LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes C; known after :meth:`setup`."""
         self._require_setup("num_classes")
-        assert self._num_classes is not None
         return self._num_classes
 
     @property
@@ -110,9 +114,8 @@ class LabelledDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Validation batches in a fixed order, with true labels; nothing where all data are trained on."""
-        if self._datasets and "val" not in self._datasets:
-            return []
-        return self._dataloader("val", self.eval_batch_size, shuffle=False)
+        loader = self._dataloader("val", self.eval_batch_size, shuffle=False)
+        return loader if len(loader) else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test batches in a fixed order, with true labels."""
@@ -147,15 +150,3 @@ class LabelledDataModule(L.LightningDataModule):
     def _require_setup(self, name: str) -> None:
         if not self._datasets:
             raise RuntimeError(f"{type(self).__name__}.{name} is not known yet: call setup() first.")
-
-
-def _check_corrupted(record: CorruptionRecord, num_samples: int, num_classes: int) -> None:
-    """Check what a user's own corruption returned, before a step is wasted on it."""
-    if len(record.kept) == 0:
-        raise ValueError(f"The corruption discarded all of the {num_samples} training samples: discard fewer.")
-    if int(record.kept.max()) >= num_samples:
-        raise ValueError(
-            f"The corruption kept sample {int(record.kept.max())}, but there are {num_samples} training samples, 0 to "
-            f"{num_samples - 1}."
-        )
-    check_labels(record.labels, num_classes)

@@ -14,7 +14,7 @@ _NUM_CLASSES = 10
 
 
 class DigitsDataModule(ArrayDataModule):
-    """scikit-learn's 1,797 handwritten digits, 8x8 pixels, ten classes. Nothing is downloaded.
+    """scikit-learn's 1,797 handwritten digits, 8x8 pixels, ten classes; needs ``pip install scikit-learn``.
 
     Pixels are scaled to [0, 1], then standardised with the mean and deviation of the training images.
 
@@ -29,9 +29,8 @@ class DigitsDataModule(ArrayDataModule):
         super().__init__(**kwargs)
         if train_size < 1 or val_size < 1 or train_size + val_size >= _NUM_SAMPLES:
             raise ValueError(
-                f"train_size={train_size} and val_size={val_size} do not split the {_NUM_SAMPLES} digits: "
-                f"each must be at least 1, and together they must be less than {_NUM_SAMPLES}, since the "
-                "rest is the test set."
+                f"train_size={train_size} and val_size={val_size} do not split the {_NUM_SAMPLES} digits: each must be "
+                f"at least 1, and together they must be less than {_NUM_SAMPLES}, since the rest is the test set."
             )
         self.train_size = train_size
         self.val_size = val_size
@@ -39,12 +38,8 @@ class DigitsDataModule(ArrayDataModule):
 
     def load_splits(self) -> ArraySplits:
         """Return the digits, inputs [N, 1, 8, 8], cut by ``split_seed``."""
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ImportError(
-                "The digits come with scikit-learn, which is not installed: pip install scikit-learn."
-            ) from error
+        from sklearn.datasets import load_digits
+
         digits = load_digits()
         x = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)
         y = torch.from_numpy(digits.target).long()

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from law_lightning.data.preparation import check_at_least
-from law_lightning.data.transforms import IMAGENET_MEANS, IMAGENET_STATISTICS, standardized
-from law_lightning.data.vision import Transform, VisionDataModule
+from law_lightning.data.vision import Statistics, Transform, VisionDataModule, standardized
 
 
 def load_image(path: str | Path, coarsely: bool = False) -> Any:
-    """Decode an image file to a PIL image of three channels.
-
-    Args:
-        path: The file.
-        coarsely: Decode JPEG at an eighth of the size, yet read every byte.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or no image.
-    """
+    """Decode an image file to a PIL image of three channels; ``coarsely`` at an eighth of the size, from all bytes."""
     from PIL import Image
 
     try:
@@ -29,34 +18,8 @@ def load_image(path: str | Path, coarsely: bool = False) -> Any:
             if coarsely:
                 image.draft("RGB", (32, 32))
             return image.convert("RGB")
-    except FileNotFoundError:
-        raise
     except Exception as error:  # damaged bytes can fail in any way inside a decoder
-        raise ValueError(
-            f"{path} cannot be read as an image: it is damaged or another kind of file. Replace or remove it."
-        ) from error
-
-
-def verify_images(paths: Sequence[str | Path]) -> None:
-    """Decode every file once, with a progress bar.
-
-    Raises:
-        ValueError: Some are damaged; the first ten are named.
-    """
-    from tqdm.auto import tqdm
-
-    damaged = []
-    for path in tqdm(paths, desc="verify images", unit="image", dynamic_ncols=True, leave=False):
-        try:
-            load_image(path, coarsely=True)
-        except ValueError:
-            damaged.append(str(path))
-    if damaged:
-        more = "" if len(damaged) <= 10 else f", and {len(damaged) - 10} more"
-        raise ValueError(
-            f"{len(damaged)} of {len(paths)} image files are damaged or no images: {', '.join(damaged[:10])}{more}. "
-            "Replace or remove them."
-        )
+        raise ValueError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
 
 
 class ImageFolderDataModule(VisionDataModule):
@@ -75,7 +38,8 @@ class ImageFolderDataModule(VisionDataModule):
 
     title = "The image folder"
     folders = ("train", "test")
-    statistics = IMAGENET_STATISTICS
+    #: Mean and deviation of each channel of ImageNet's training images, of pixels in [0, 1].
+    statistics: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def __init__(self, root: str | Path = "data", *, image_size: int = 224, verify: bool = True, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
@@ -84,8 +48,9 @@ class ImageFolderDataModule(VisionDataModule):
         self.verify = verify
 
     def load_part(self, train: bool) -> Any:
-        """Return torchvision's ImageFolder."""
+        """Return torchvision's ImageFolder, its files decoded once if that is wanted."""
         from torchvision.datasets import ImageFolder
+        from tqdm.auto import tqdm
 
         folder = self.root.absolute() / self.folders[0 if train else 1]
         try:
@@ -97,7 +62,8 @@ class ImageFolderDataModule(VisionDataModule):
                 f"Expected are {expected} (any image format) below root (data.root=PATH). ({error})"
             ) from error
         if self.verify:
-            verify_images([path for path, _ in dataset.samples])
+            for path, _ in tqdm(dataset.samples, desc="verify images", unit="image", leave=False):
+                load_image(path, coarsely=True)
         return dataset
 
     def default_transforms(self) -> tuple[Transform, Transform]:
@@ -131,7 +97,8 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     title = "ImageNet"
     folders = ("train", "val")
-    statistics = IMAGENET_MEANS
+    #: "Standardization with mean channel subtraction" is what the LAW paper has for ImageNet.
+    statistics = (ImageFolderDataModule.statistics[0], (1.0, 1.0, 1.0))
 
     def __init__(self, root: str | Path = "data", **kwargs: Any) -> None:
         defaults = {"train_size": 100, "val_size": 25, "per_class": True, "verify": False}

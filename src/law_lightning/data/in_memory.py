@@ -15,7 +15,7 @@ from law_lightning.data.base import LabelledDataModule
 T = TypeVar("T")
 
 
-class BatchedTensorDataset(Dataset[tuple[Tensor, Tensor]]):
+class BatchedTensorDataset(TensorDataset):
     """Inputs and labels as two tensors, indexed a batch at a time.
 
     A :class:`~torch.utils.data.DataLoader` asks a dataset that has ``__getitems__`` for all samples of a
@@ -30,14 +30,8 @@ class BatchedTensorDataset(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, x: Tensor, y: Tensor, transform: Callable[[Tensor], Tensor] | None = None) -> None:
-        if len(x) != len(y):
-            raise ValueError(f"There are {len(x)} inputs but {len(y)} labels: give one label for each input.")
-        self.x = x
-        self.y = y
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.x)
+        super().__init__(x, y)
+        self.x, self.y, self.transform = x, y, transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         x, y = self.__getitems__([index])
@@ -51,21 +45,18 @@ class BatchedTensorDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def identity_collate(batch: T) -> T:
-    """Return the batch as it is: ``__getitems__`` has already put it together.
-
-    At module level, so that worker processes can unpickle it.
-    """
+    """Return the batch as it is: ``__getitems__`` has put it together. Not a lambda: worker processes unpickle it."""
     return batch
 
 
 def random_horizontal_flip(x: Tensor) -> Tensor:
-    """Mirror each image left to right with probability one half.
+    """Mirror each image left to right with probability one half, by a draw from torch's global random state.
 
     Args:
         x: Images, [B, C, H, W].
 
     Returns:
-        The images, [B, C, H, W], each mirrored or not by a draw from torch's global random state.
+        The images, [B, C, H, W].
     """
     flipped = torch.rand(len(x)) < 0.5
     return torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Collection
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,51 +17,32 @@ Array = npt.NDArray[Any]
 
 _REQUIRED = ("train_x", "train_y", "test_x", "test_y")
 _OPTIONAL = ("val_x", "val_y")
-_CHANNEL_COUNTS = (1, 3, 4)
-
-# An archive of a few megabytes can unpack to more than any memory holds, while images shrink to a tenth or so.
-_MOST_UNPACKED = 2**30
-_MOST_RATIO = 200
 
 
-def load_numpy(path: Path, wanted: Collection[str] | None = None) -> Array | dict[str, Array]:
-    """Read an ``.npy`` file, or the ``wanted`` arrays (None: all) of an ``.npz`` file; no pickle is ever opened.
-
-    Raises:
-        ValueError: If the file is damaged or of another kind, would unpack to an absurd size, or holds Python objects.
-    """
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file in whatever its reader raises: damaged bytes can fail in any way."""
     try:
-        content = np.load(path, allow_pickle=False)
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            array: Array = content
-            return array
-        with content as archive:
-            parts: list[zipfile.ZipInfo] = archive.zip.infolist()  # type: ignore[union-attr]
-            unpacked = sum(part.file_size for part in parts)
-            if unpacked > max(_MOST_UNPACKED, _MOST_RATIO * path.stat().st_size):
-                raise ValueError(
-                    f"it would unpack to {unpacked / 2**30:.0f} GiB, more than {_MOST_RATIO} times its size"
-                )
-            return {name: archive[name] for name in archive.files if wanted is None or name in wanted}
-    except PermissionError:
-        raise
-    except Exception as error:  # damaged bytes can fail in any way inside zipfile and numpy
+        yield
+    except Exception as error:
         raise ValueError(
             f"{path} cannot be read: it is damaged, another kind of file, or holds Python objects, which are never "
             f"loaded ({error}). Write it again, with plain arrays of numbers."
         ) from error
 
 
-def read_npz(path: Path) -> dict[str, Array]:
-    """Read ``train_x, train_y, test_x, test_y`` and, if there, ``val_x, val_y`` from an ``.npz`` file.
+def load_numpy(path: Path) -> Array | dict[str, Array]:
+    """Read an ``.npy`` file, or all arrays of an ``.npz`` file."""
+    content: Any = np.load(path, allow_pickle=False)
+    return content if isinstance(content, np.ndarray) else dict(content)
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or no ``.npz``, lacks an array, or holds Python objects.
-    """
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """Read ``train_x, train_y, test_x, test_y`` and, if there, ``val_x, val_y`` from an ``.npz`` file."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no data file at {path.absolute()}: check the path.")
-    arrays = load_numpy(path, (*_REQUIRED, *_OPTIONAL))
+    with reading(path):
+        arrays = load_numpy(path)
     if not isinstance(arrays, dict):
         raise ValueError(f"{path} is a single array, not an .npz file: write it with numpy.savez.")
     # One of the optional pair alone is a slip, not a wish to split the training data.
@@ -69,10 +50,10 @@ def read_npz(path: Path) -> dict[str, Array]:
     missing = [key for key in needed if key not in arrays]
     if missing:
         raise ValueError(
-            f"{path} lacks the arrays {missing}; it has {sorted(np.load(path).files)}. Needed are {list(_REQUIRED)}, "
-            f"and either both or none of {list(_OPTIONAL)}."
+            f"{path} lacks the arrays {missing}; it has {sorted(arrays)}. Needed are {list(_REQUIRED)}, and either "
+            f"both or none of {list(_OPTIONAL)}."
         )
-    return arrays
+    return {key: arrays[key] for key in needed}
 
 
 def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
@@ -81,11 +62,7 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
     Args:
         x: uint8, scaled here to [0, 1], or float: [N, D], [N, H, W], [N, H, W, C] or [N, C, H, W].
         name: What the array is called in messages.
-        channels: Where images of four dimensions have theirs. "auto" takes an axis of 1, 3 or 4; when both
-            axes could be it, it asks.
-
-    Returns:
-        float32 [N, D] or [N, C, H, W].
+        channels: Where images of four dimensions have theirs. "auto" takes an axis of 1, 3 or 4.
     """
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{name} has dtype {x.dtype}, but inputs must be uint8 (0 to 255) or float: convert it.")
@@ -95,7 +72,7 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4:
-        first, last = (x.shape[axis] in _CHANNEL_COUNTS for axis in (1, 3))
+        first, last = (x.shape[axis] in (1, 3, 4) for axis in (1, 3))
         if channels == "auto" and first and last:
             raise ValueError(
                 f"{name} has shape {list(x.shape)}: its channels could be first or last. Say channels='first' or "
@@ -103,10 +80,10 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
             )
         if channels == "last" or (channels == "auto" and last):
             x = x.transpose(0, 3, 1, 2)
-    if x.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(x)).float().div(255)
     # A copy in the machine's own byte order: torch knows no other, nor wider floats.
     tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+    if x.dtype == np.uint8:
+        return tensor.div_(255)
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} has values that are not finite (NaN or infinite): remove or replace them.")
     return tensor

@@ -19,21 +19,10 @@ def permuted_indices(num_samples: int, seed: int) -> Tensor:
 
 
 def cut(order: Tensor, train_size: int | None, val_size: int, what: str) -> tuple[Tensor, Tensor]:
-    """Return the first ``val_size`` samples of an order for validation, after the next ones for training.
+    """Return the ``train_size`` samples after the first ``val_size`` of an order, int64 [N], and these.
 
-    The validation samples come first in the order, so that they stay the same when ``train_size`` changes.
-
-    Args:
-        order: Samples, int64 [N].
-        train_size: Training samples; None takes all the rest.
-        val_size: Validation samples.
-        what: Begins the message, for instance "CIFAR-10 has 200 images".
-
-    Returns:
-        The training samples and the validation samples.
-
-    Raises:
-        ValueError: There are too few samples.
+    The validation samples come first in the order, so that they stay the same when ``train_size`` changes; None takes
+    all the rest. ``what`` begins the error's message, for instance "CIFAR-10 has 200 images".
     """
     rest = len(order) - val_size
     if rest < (train_size or 1):

@@ -5,15 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from law_lightning.data.transforms import (
-    CIFAR10_STATISTICS,
-    CIFAR100_STATISTICS,
-    FASHION_MNIST_STATISTICS,
-    MNIST_STATISTICS,
-    Statistics,
-    standardized,
-)
-from law_lightning.data.vision import Transform, VisionDataModule
+from law_lightning.data.vision import Statistics, Transform, VisionDataModule, standardized
 
 
 class SmallImagesDataModule(VisionDataModule):
@@ -29,6 +21,7 @@ class SmallImagesDataModule(VisionDataModule):
     #: Name of the class in torchvision, and the folder below the root that it reads.
     dataset: str
     folder: str
+    #: Mean and deviation of each channel over the training images, of pixels in [0, 1].
     statistics: Statistics
     size: int
     #: Whether an augmented image is also mirrored with probability one half.
@@ -48,19 +41,13 @@ class SmallImagesDataModule(VisionDataModule):
 
     def load_part(self, train: bool) -> Any:
         """Return torchvision's dataset, which is checked when it is opened."""
-        dataset, folder = self._dataset_class(), self.root.absolute() / self.folder
-        fetch = f"fetch {self.title} with download=True (data.download=true)"
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{self.title} is not in {self.root.absolute()}: there is no folder {folder}. Give the folder that "
-                f"holds {self.folder} as root (data.root=PATH), or {fetch}."
-            )
         try:
-            return dataset(self.root, train=train)
+            return self._dataset_class()(self.root, train=train)
         except Exception as error:  # damaged bytes can fail in any way
             raise ValueError(
-                f"The files in {folder} cannot be read as {self.title}, some are missing or damaged ({error}): delete "
-                f"that folder and {fetch}."
+                f"{self.title} cannot be read from {self.root.absolute() / self.folder} ({error}). Give the folder "
+                f"that holds {self.folder} as root (data.root=PATH), or fetch {self.title} with download=True "
+                "(data.download=true), after deleting what is damaged."
             ) from error
 
     def _dataset_class(self) -> Any:
@@ -72,11 +59,9 @@ class SmallImagesDataModule(VisionDataModule):
         """Return the transforms of training and evaluation images."""
         from torchvision.transforms import v2
 
-        plain = standardized(self.statistics)
-        if not self.augment:
-            return plain, plain
         mirror = [v2.RandomHorizontalFlip()] if self.mirror else []
-        return standardized(self.statistics, [v2.RandomCrop(self.size, padding=4), *mirror]), plain
+        augment = [v2.RandomCrop(self.size, padding=4), *mirror] if self.augment else []
+        return standardized(self.statistics, augment), standardized(self.statistics)
 
 
 class CIFAR10DataModule(SmallImagesDataModule):
@@ -94,7 +79,7 @@ class CIFAR10DataModule(SmallImagesDataModule):
     title = "CIFAR-10"
     dataset = "CIFAR10"
     folder = "cifar-10-batches-py"
-    statistics = CIFAR10_STATISTICS
+    statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     size = 32
 
     def __init__(self, root: str | Path = "data", *, train_size: int | None = 20000, **kwargs: Any) -> None:
@@ -107,7 +92,7 @@ class CIFAR100DataModule(CIFAR10DataModule):
     title = "CIFAR-100"
     dataset = "CIFAR100"
     folder = "cifar-100-python"
-    statistics = CIFAR100_STATISTICS
+    statistics = ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
 class MNISTDataModule(SmallImagesDataModule):
@@ -124,7 +109,7 @@ class MNISTDataModule(SmallImagesDataModule):
     title = "MNIST"
     dataset = "MNIST"
     folder = "MNIST/raw"
-    statistics = MNIST_STATISTICS
+    statistics = ((0.1307,), (0.3081,))
     size = 28
     mirror = False  # a mirrored digit is no digit
 
@@ -138,5 +123,5 @@ class FashionMNISTDataModule(MNISTDataModule):
     title = "Fashion-MNIST"
     dataset = "FashionMNIST"
     folder = "FashionMNIST/raw"
-    statistics = FASHION_MNIST_STATISTICS
+    statistics = ((0.2860,), (0.3530,))
     mirror = True

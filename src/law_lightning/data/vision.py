@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,18 +14,23 @@ from torch.utils.data import Dataset
 from law_lightning.data.base import LabelledDataModule
 from law_lightning.data.preparation import check_at_least, cut, permuted_indices
 
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
 Transform = Callable[[Any], Tensor]
+Statistics = tuple[Sequence[float], Sequence[float]]
+
+
+def standardized(statistics: Statistics, before: Sequence[v2.Transform] = ()) -> v2.Compose:
+    """Return the transforms ``before`` of a PIL image, then standardising, which gives a tensor [C, H, W]."""
+    from torchvision.transforms import v2
+
+    mean, std = statistics
+    return v2.Compose([*before, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Some images of a torchvision dataset, with labels of their own.
-
-    Args:
-        source: Gives ``(image, its own label)`` by index; that label is never passed on.
-        rows: Which images, int64 [N].
-        labels: Their labels, int64 [N].
-        transform: Image to tensor; augmentation draws from torch's global random state.
-    """
+    """The images ``rows`` [N] of a torchvision dataset with ``labels`` [N]; the source's own are never passed on."""
 
     def __init__(self, source: Dataset[Any], rows: Tensor, labels: Tensor, transform: Transform) -> None:
         self.source = source
@@ -134,14 +139,12 @@ class VisionDataModule(LabelledDataModule):
         augment, plain = self.default_transforms()
         augment, plain = self.train_transform or augment, self.eval_transform or plain
         rows, test_y = splits.train_rows[kept], torch.as_tensor(splits.test.targets)
-        datasets: dict[str, Dataset[Any]] = {
+        return {
             "train": ImageDataset(splits.train, rows, labels, augment),
             "clean": ImageDataset(splits.train, rows, labels, plain),
+            "val": ImageDataset(splits.train, splits.val_rows, splits.val_y, plain),
             "test": ImageDataset(splits.test, torch.arange(len(test_y)), test_y, plain),
         }
-        if len(splits.val_rows) > 0:
-            datasets["val"] = ImageDataset(splits.train, splits.val_rows, splits.val_y, plain)
-        return datasets
 
     def _split(self, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Return the rows of the training and of the validation images."""
@@ -149,12 +152,11 @@ class VisionDataModule(LabelledDataModule):
             return torch.arange(len(labels)), torch.zeros(0, dtype=torch.int64)
         train_size = None if self.split == "holdout" else self.train_size
         order = permuted_indices(len(labels), self.split_seed)
-        if not self.per_class:
-            return cut(order, train_size, self.val_size, f"{self.title} has {len(labels)} training images")
-        parts = []
-        for c in range(num_classes):
-            rows = order[labels[order] == c]
-            parts.append(cut(rows, train_size, self.val_size, f"Class {c} of {self.title} has {len(rows)} images"))
-        # In one order for all classes, as the samples would come without per_class.
+        groups = {f"{self.title} has": order}
+        if self.per_class:
+            groups = {f"Class {c} of {self.title} has": order[labels[order] == c] for c in range(num_classes)}
+        parts = [
+            cut(rows, train_size, self.val_size, f"{what} {len(rows)} training images") for what, rows in groups.items()
+        ]
         train, val = (torch.cat(rows) for rows in zip(*parts, strict=True))
-        return order[torch.isin(order, train)], order[torch.isin(order, val)]
+        return order[torch.isin(order, train)], order[torch.isin(order, val)]  # in one order for all classes

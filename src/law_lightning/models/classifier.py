@@ -44,23 +44,16 @@ class ImageClassifier(L.LightningModule):
         warmup: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, value, is_allowed, rule in (
-            ("lr", lr, 0.0 < lr < math.inf, "be above 0 and finite"),
-            ("momentum", momentum, 0.0 <= momentum < 1.0, "lie in [0, 1)"),
-            ("weight_decay", weight_decay, 0.0 <= weight_decay < math.inf, "be at least 0 and finite"),
-            ("gamma", gamma, 0.0 < gamma <= 1.0, "lie in (0, 1]"),
-            ("warmup", warmup, 0.0 <= warmup < 1.0, "lie in [0, 1): a fraction of all optimizer steps"),
-        ):
-            if not is_allowed:
-                raise ValueError(f"{name} is {value}, but it must {rule}.")
+        if not (0.0 < lr < math.inf and 0.0 < gamma <= 1.0):  # torch checks the others
+            raise ValueError(f"lr is {lr} and gamma {gamma}, but lr must be above 0 and finite, gamma in (0, 1].")
         if not all(0.0 < milestone < 1.0 for milestone in milestones):
             raise ValueError(
                 f"milestones is {tuple(milestones)}, but each must lie in (0, 1): a fraction of all optimizer steps."
             )
-        if milestones and warmup >= min(milestones):
+        if not 0.0 <= warmup < min(milestones, default=1.0):
             raise ValueError(
-                f"warmup is {warmup}, but it must be below the first milestone, {min(milestones)}: the rate would "
-                "fall before it has risen. Shorten the warm-up, or let the milestones begin later."
+                f"warmup is {warmup}, but it must be at least 0 and below {min(milestones, default=1.0)}, the first "
+                "milestone or the end: else the rate would fall before it has risen."
             )
         self.network = network
         self.lr = lr
@@ -94,10 +87,8 @@ class ImageClassifier(L.LightningModule):
     def _evaluate(self, batch: Batch, split: str) -> None:
         x, target = batch
         logits = self(x)
-        metrics = {
-            f"{split}/loss": F.cross_entropy(logits, target),
-            f"{split}/acc": (logits.argmax(dim=1) == target).float().mean(),
-        }
+        accuracy = (logits.argmax(dim=1) == target).float().mean()
+        metrics = {f"{split}/loss": F.cross_entropy(logits, target), f"{split}/acc": accuracy}
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -22,15 +22,11 @@ class MLP(nn.Module):
         self, in_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (128, 128), dropout: float = 0.0
     ) -> None:
         super().__init__()
-        check_arguments(num_classes, dropout)
-        _check_widths("hidden", hidden)
-        if len(in_shape) == 0 or any(side < 1 for side in in_shape):
-            raise ValueError(f"in_shape is {tuple(in_shape)}, but it needs one or more sizes of at least 1.")
         layers: list[nn.Module] = [nn.Flatten()]
         width = math.prod(in_shape)
         for next_width in hidden:
             layers += [nn.Linear(width, next_width), nn.ReLU()]
-            if dropout > 0:
+            if dropout:
                 layers.append(nn.Dropout(dropout))
             width = next_width
         self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
@@ -70,13 +66,7 @@ class SmallCNN(nn.Module):
         strided: bool = False,
     ) -> None:
         super().__init__()
-        check_arguments(num_classes, dropout)
         check_images(in_shape)
-        _check_widths("channels", channels)
-        if hidden < 0:
-            raise ValueError(f"hidden is {hidden}, but it must be at least 1, or 0 for the global average.")
-        if len(channels) == 0:
-            raise ValueError("channels is empty, but the network needs at least one block.")
         width, height, breadth = in_shape
         layers: list[nn.Module] = []
         for next_width in channels:
@@ -93,10 +83,10 @@ class SmallCNN(nn.Module):
             width = next_width
         self.blocks = nn.Sequential(*layers)
         self.hidden: nn.Module | None = None
-        if hidden > 0:
+        if hidden:
             self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(width * height * breadth, hidden), nn.ReLU())
             width = hidden
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +111,7 @@ class WideBlock(nn.Module):
             nn.Conv2d(channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout) if dropout > 0 else nn.Identity(),
+            nn.Dropout(dropout),
             nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
         )
         same = stride == 1 and channels == out_channels
@@ -156,11 +146,8 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_images(in_shape)
-        check_arguments(num_classes, dropout)
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth is {depth}, but it must be 6n + 4 for n blocks a group: 10, 16, 22, 28, ...")
-        if width < 1:
-            raise ValueError(f"width is {width}, but it must be at least 1.")
         num_blocks = (depth - 4) // 6
         channels = 16
         layers: list[nn.Module] = [nn.Conv2d(in_shape[0], channels, kernel_size=3, padding=1, bias=False)]
@@ -192,36 +179,10 @@ def init_he(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def check_arguments(num_classes: int, dropout: float = 0.0) -> None:
-    """Check the arguments that every network has.
-
-    Raises:
-        ValueError: There are no classes, or ``dropout`` is no probability below 1.
-    """
-    if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}, but it must be at least 1.")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout is {dropout}, but it must lie in [0, 1).")
-
-
 def check_images(in_shape: Sequence[int], smallest: int = 1) -> None:
-    """Check the shape of one image, (channels, height, width), sides of at least ``smallest`` pixels.
-
-    Raises:
-        ValueError: ``in_shape`` is not the shape of an image, or the image is too small.
-    """
-    if len(in_shape) != 3 or any(side < 1 for side in in_shape):
+    """Check the shape of one image, (channels, height, width), sides of at least ``smallest`` pixels."""
+    if len(in_shape) != 3 or min(in_shape[1:]) < smallest:
         raise ValueError(
-            f"in_shape is {tuple(in_shape)}, but it must be (channels, height, width), each at least 1. "
-            "For vectors use MLP."
+            f"in_shape is {tuple(in_shape)}, but this network needs images (channels, height, width) of {smallest} x "
+            f"{smallest} pixels or more. Enlarge the images, or take another network, for vectors MLP."
         )
-    if min(in_shape[1:]) < smallest:
-        raise ValueError(
-            f"in_shape is {tuple(in_shape)}, but this network needs images of {smallest} x {smallest} pixels or more. "
-            "Enlarge the images, or take another network."
-        )
-
-
-def _check_widths(name: str, widths: Sequence[int]) -> None:
-    if any(width < 1 for width in widths):
-        raise ValueError(f"{name} is {tuple(widths)}, but every width must be at least 1.")

@@ -5,13 +5,12 @@ Each function returns a network that maps images [B, channels, height, width] to
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from law_lightning.models.networks import check_arguments, check_images, init_he
+from law_lightning.models.networks import check_images, init_he
 
 IMAGENET_NAMES = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
 
@@ -40,9 +39,9 @@ def cifar_resnet101(in_shape: Sequence[int], num_classes: int) -> nn.Module:
 
 def _resnet_with_small_stem(name: str, in_shape: Sequence[int], num_classes: int) -> nn.Module:
     """A ResNet that begins with a 3x3 convolution of stride 1, without max pooling."""
+    from torchvision import models
+
     check_images(in_shape)
-    check_arguments(num_classes)
-    models = _torchvision_models()
     network: Any = models.get_model(name, num_classes=num_classes)
     network.conv1 = models.resnet.conv3x3(in_shape[0], 64)
     network.maxpool = nn.Identity()
@@ -57,9 +56,9 @@ def cifar_resnet32(in_shape: Sequence[int], num_classes: int) -> nn.Module:
     The second and third group halve the image, with shortcuts without parameters (option A): every second position,
     and channels of zeros. For arguments and errors see :func:`cifar_resnet18`.
     """
+    from torchvision.models import resnet
+
     check_images(in_shape)
-    check_arguments(num_classes)
-    resnet = _torchvision_models().resnet
     layers: list[nn.Module] = [resnet.conv3x3(in_shape[0], 16), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
     layers += [resnet.BasicBlock(16, 16) for _ in range(5)]
     for width in (32, 64):
@@ -78,9 +77,9 @@ def cifar_vgg19(in_shape: Sequence[int], num_classes: int) -> nn.Module:
     The five poolings leave one position of a 32 x 32 image, the smallest allowed. For arguments and errors see
     :func:`cifar_resnet18`.
     """
+    from torchvision.models import vgg
+
     check_images(in_shape, smallest=32)
-    check_arguments(num_classes)
-    vgg = _torchvision_models().vgg
     features: Any = vgg.make_layers(vgg.cfgs["E"], batch_norm=True)
     features[0] = _with_channels(features[0], in_shape[0])
     network = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
@@ -100,11 +99,12 @@ def imagenet_network(name: str, in_shape: Sequence[int], num_classes: int) -> nn
         ValueError: An argument is not allowed.
         ImportError: torchvision is not installed.
     """
+    from torchvision.models import get_model
+
     if name not in IMAGENET_NAMES:
         raise ValueError(f"name is {name!r}, but it must be one of {', '.join(IMAGENET_NAMES)}.")
     check_images(in_shape)
-    check_arguments(num_classes)
-    network: Any = _torchvision_models().get_model(name, num_classes=num_classes)
+    network: Any = get_model(name, num_classes=num_classes)
     if name == "mobilenet_v2":
         network.features[0][0] = _with_channels(network.features[0][0], in_shape[0])
     else:
@@ -121,14 +121,3 @@ def _with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     new = nn.Conv2d(channels, **same, bias=conv.bias is not None)
     init_he(new)
     return new
-
-
-def _torchvision_models() -> Any:
-    """The module ``torchvision.models``, imported when the first network needs it."""
-    try:
-        return importlib.import_module("torchvision.models")
-    except ImportError as error:
-        raise ImportError(
-            "This network is built from torchvision's parts, and torchvision cannot be imported: "
-            f"pip install torchvision. ({error})"
-        ) from error

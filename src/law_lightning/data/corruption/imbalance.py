@@ -9,13 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from law_lightning.data.corruption.base import Corruption, check_class, plain_number, plain_seed, plain_tuple
+from law_lightning.data.corruption.base import Corruption, check_class, plain_number
 
 
-def _keep_of_each_class(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
-    """At most so many random samples of each class, int64 [K], ascending; a greater count only adds to them."""
+def _keep_of_classes(labels: Tensor, counts: dict[int, int], setting: str, seed: int) -> Tensor:
+    """All samples but of these classes random ones, int64 [K], ascending; a greater count only adds to them."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    kept = [order[labels[order] == c][:count] for c, count in enumerate(counts)]
+    kept = [order[~torch.isin(labels[order], torch.tensor(list(counts)))]]
+    for index, count in counts.items():
+        of_class = order[labels[order] == index]
+        if count < 1:
+            raise ValueError(
+                f"{setting} leaves none of the {len(of_class)} training samples of class {index}: lower it, or take "
+                "more training samples, some of each class."
+            )
+        kept.append(of_class[:count])
     return torch.cat(kept).sort().values
 
 
@@ -38,8 +46,8 @@ class DiscardClasses(Corruption):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        classes = tuple(plain_number(each, "A class in classes", int) for each in plain_tuple(self.classes, "classes"))
-        self._set(classes=classes, share=plain_number(self.share, "share"), seed=plain_seed(self.seed))
+        classes = tuple(plain_number(each, "A class in classes", int) for each in self.classes)
+        self._set(classes=classes, share=plain_number(self.share, "share"), seed=plain_number(self.seed, "seed", int))
         if not classes or len(set(classes)) < len(classes):
             raise ValueError(f"classes is {list(classes)}, but it must name one class or more, each only once.")
         if not 0.0 <= self.share < 1.0:
@@ -47,17 +55,11 @@ class DiscardClasses(Corruption):
 
     def keep(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the samples to keep."""
-        counts = torch.bincount(labels, minlength=num_classes).tolist()
+        present, counts = torch.bincount(labels, minlength=num_classes).tolist(), {}
         for index in self.classes:
             check_class(index, num_classes, "classes")
-            left = round(counts[index] * (1 - self.share))
-            if left < 1:
-                raise ValueError(
-                    f"Discarding the share {self.share} of the {counts[index]} training samples of class {index} "
-                    "leaves none: lower share, take the class out of classes, or take more training samples."
-                )
-            counts[index] = left
-        return _keep_of_each_class(labels, counts, self.seed)
+            counts[index] = round(present[index] * (1 - self.share))
+        return _keep_of_classes(labels, counts, f"share={self.share}", self.seed)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class LongTail(Corruption):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._set(imbalance=plain_number(self.imbalance, "imbalance"), seed=plain_seed(self.seed))
+        self._set(imbalance=plain_number(self.imbalance, "imbalance"), seed=plain_number(self.seed, "seed", int))
         if not 1.0 <= self.imbalance < math.inf:
             raise ValueError(
                 f"imbalance is {self.imbalance}, but it must be at least 1 and finite: the size of the largest class "
@@ -93,12 +95,5 @@ class LongTail(Corruption):
         """Return the samples to keep."""
         present = torch.bincount(labels, minlength=num_classes).tolist()
         largest, steps = max(present), max(num_classes - 1, 1)
-        counts = [min(n, round(largest * self.imbalance ** (-c / steps))) for c, n in enumerate(present)]
-        if 0 in counts:
-            index = counts.index(0)
-            lower = "lower imbalance, or " if present[index] else ""
-            raise ValueError(
-                f"A long tail of imbalance {self.imbalance} leaves none of the {present[index]} training samples of "
-                f"class {index}, but needs samples of all {num_classes} classes: {lower}take more training samples."
-            )
-        return _keep_of_each_class(labels, counts, self.seed)
+        counts = {c: min(n, round(largest * self.imbalance ** (-c / steps))) for c, n in enumerate(present)}
+        return _keep_of_classes(labels, counts, f"imbalance={self.imbalance}", self.seed)

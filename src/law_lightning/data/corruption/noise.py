@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from law_lightning.data.corruption.base import Corruption, check_class, plain_number, plain_seed
+from law_lightning.data.corruption.base import Corruption, check_class, plain_number
 
 #: Classes of CIFAR-10 that resemble each other: truck to automobile, bird to airplane, cat and dog, deer to horse
 #: (Patrini et al., "Making Deep Neural Networks Robust to Label Noise", 2017).
@@ -26,16 +25,20 @@ def draw(rate: float, count: int, seed: int) -> tuple[Tensor, torch.Generator]:
     return torch.rand(count, generator=generator, dtype=torch.float64) < rate, generator
 
 
-def _plain_rate(value: Any) -> float:
-    rate: float = plain_number(value, "The noise rate")
-    # "not inside" rather than "outside", so that NaN is caught as well.
-    if not 0.0 <= rate <= 1.0:
-        raise ValueError(f"The noise rate is {rate}, but it must lie in [0, 1].")
-    return rate
+class Noise(Corruption):
+    """The base of the noises: each selects labels at a rate."""
+
+    rate: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._set(rate=plain_number(self.rate, "The noise rate"), seed=plain_number(self.seed, "seed", int))
+        if not 0.0 <= self.rate <= 1.0:  # "not inside" rather than "outside", so that NaN is caught as well
+            raise ValueError(f"The noise rate is {self.rate}, but it must lie in [0, 1].")
 
 
 @dataclass(frozen=True)
-class UniformNoise(Corruption):
+class UniformNoise(Noise):
     """A selected label becomes a class drawn uniformly from all C.
 
     This is the noise of the LAW paper: the true class can come back, so the expected share of wrong labels is
@@ -60,7 +63,7 @@ class UniformNoise(Corruption):
     exclude_true: bool = False
 
     def __post_init__(self) -> None:
-        self._set(rate=_plain_rate(self.rate), seed=plain_seed(self.seed))
+        super().__post_init__()
         if not isinstance(self.exclude_true, bool):
             raise ValueError(f"exclude_true is {self.exclude_true!r}, but it must be True or False.")
 
@@ -77,7 +80,7 @@ class UniformNoise(Corruption):
 
 
 @dataclass(frozen=True)
-class PairNoise(Corruption):
+class PairNoise(Noise):
     """A selected label c becomes the next class, (c + 1) mod C: pair flipping (Han et al., "Co-teaching", 2018).
 
     Attributes:
@@ -90,9 +93,6 @@ class PairNoise(Corruption):
     rate: float
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        self._set(rate=_plain_rate(self.rate), seed=plain_seed(self.seed))
-
     def replace(self, labels: Tensor, num_classes: int, rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return the noisy labels and which were selected."""
         selected, _ = draw(self.rate, len(labels), self.seed)
@@ -100,7 +100,7 @@ class PairNoise(Corruption):
 
 
 @dataclass(frozen=True)
-class AsymmetricNoise(Corruption):
+class AsymmetricNoise(Noise):
     """A selected label becomes a class that resembles it; classes that are not in the mapping stay.
 
     Attributes:
@@ -116,11 +116,10 @@ class AsymmetricNoise(Corruption):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         mapping = CIFAR10_SIMILAR if self.mapping is None else self.mapping
-        if not isinstance(mapping, Mapping) or not mapping:
-            raise ValueError(f"mapping is {mapping!r}, but it must map class indices to class indices, one or more.")
         plain = [[plain_number(each, "A class in mapping", int) for each in pair] for pair in mapping.items()]
-        self._set(rate=_plain_rate(self.rate), mapping=dict(plain), seed=plain_seed(self.seed))
+        self._set(mapping=dict(plain))
 
     def replace(self, labels: Tensor, num_classes: int, rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return the noisy labels and which were selected."""
