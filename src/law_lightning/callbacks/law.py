@@ -59,6 +59,7 @@ class LAWCallback(WeightingCallback):
     Attributes:
         agent: the strategy.
         buffer: the transitions so far.
+        kept: which network is in the user's module after a search, ``"target"`` or ``"reference"``; None before.
         theta: that of the current stage, [F + 1]; None in the warm-up.
         history: as for :class:`WeightingCallback`, and ``theta``, ``reward``, ``acc_target``, ``acc_reference``,
             ``loss_gap`` (training loss of the target less that of the reference), ``weighted_loss_gap`` (likewise,
@@ -117,6 +118,7 @@ class LAWCallback(WeightingCallback):
         self.reward_growth = reward_growth
         self.reward_scale = reward_scale
         self.reference_record = reference_record
+        self.kept: Literal["target", "reference"] | None = None
         self._reference = Reference(self.statistics)
         self._evaluator: Evaluator | None = None
         self._accuracies: tuple[int, float, float] | None = None  # step, target's, reference's: last measured
@@ -154,7 +156,7 @@ class LAWCallback(WeightingCallback):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Check the validation data on one batch."""
-        self.weighting.theta = self._accuracies = None
+        self.weighting.theta = self._accuracies = self.kept = None
         if self.reference_record is not None and any(each.reduce_on_plateau for each in trainer.lr_scheduler_configs):
             raise MisconfigurationException(
                 "The learning rate follows a validation metric of the target (ReduceLROnPlateau), and the reference "
@@ -234,7 +236,10 @@ class LAWCallback(WeightingCallback):
 
     def finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leave the network that validates better in the user's module (``keep="best"``)."""
-        if self.mode == "apply" or self._reference_is_known:
+        if self.mode == "apply":
+            return
+        self.kept = "target"
+        if self._reference_is_known:
             return
         if not self._reference.active:  # the fit ended in the warm-up
             self._reference.fork()
@@ -244,6 +249,7 @@ class LAWCallback(WeightingCallback):
                 self._accuracies = (trainer.global_step, *self._validate(module))
             if self._accuracies[2] > self._accuracies[1]:
                 self._reference.give_to(module)
+                self.kept = "reference"
 
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys, ``law/*`` and ``agent/*``; those it lacks are left out."""
