@@ -45,21 +45,11 @@ def perceptron(members: int, inputs: int, hidden: Sequence[int], outputs: int) -
 
 
 class Actor(nn.Module):
-    """mu(s): states [M, N, S] -> theta [M, N, A] (Equation 4).
+    """mu(s): states [M, N, S] -> theta [M, N, A] within the bound, if there is one (Equation 4).
 
-    Args:
-        members: M.
-        state_dim: S.
-        action_dim: A.
-        hidden: widths of the hidden layers.
-        bound: theta lies in (-bound, bound) through a tanh; None leaves it free.
-        feature_scale: how far theta's weights of features move where b, the last entry, moves by 1. Adam moves all
-            outputs of a network alike, but where b is far below zero, weights of samples whose theta . f differ by x
-            differ by the factor exp(2 x), so features need finer steps.
-        zero: the last layer starts at zero, so that a new strategy gives every sample a weight of exactly 1.
-
-    Attributes:
-        scale: factors of the outputs, [A].
+    Adam moves all outputs of a network alike. But where b, theta's last entry, is far below zero, weights of samples
+    whose theta . f differ by x differ by the factor exp(2 x), so the features' entries move less than b: by the factor
+    ``feature_scale``. With ``zero`` a new strategy gives every sample a weight of exactly 1.
     """
 
     def __init__(

@@ -49,11 +49,7 @@ class Returns(NamedTuple):
 def single_transition(
     phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool
 ) -> Transitions:
-    """One transition, N = 1.
-
-    Raises:
-        ValueError: a number in it is not finite; it would poison the strategy.
-    """
+    """One transition, N = 1; a ValueError where a number in it is not finite, as it would poison the strategy."""
     row = Transitions(
         stage=torch.tensor([phase.stage]),
         phase=torch.tensor([[phase.loss_smooth, phase.acc_smooth]]),

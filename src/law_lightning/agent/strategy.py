@@ -113,7 +113,6 @@ class StrategyAgent(L.LightningModule):
         self.num_stages: int = own["num_stages"]
         self.features = tuple(own["features"])
         self.warmup_stages: int = own["warmup_stages"]
-        self.theta_bound: float | None = own["theta_bound"]
         sizes = own["members"], own["embedding_dim"] + 2, len(features) + 1, own["hidden"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(own["seed"])
@@ -133,7 +132,6 @@ class StrategyAgent(L.LightningModule):
         )
         self.updates = self.learned = 0
         self._shuffle = OwnGenerator(own["seed"] + 2)
-        self._returns: Returns | None = None  # what a Trainer's loader gives the rows of
 
     def __getstate__(self) -> bytes:  # type: ignore[override]
         # As one: torch sends each tensor to another process as a file that stays open, of memory that both share.
@@ -167,8 +165,8 @@ class StrategyAgent(L.LightningModule):
         thetas: Tensor = self.actor(self._networks.state(torch.full((members, 1), stage), phase))
         if not explore:
             return thetas[0, 0]
-        theta = self.exploration(thetas[max(self.exploration.episode - 1, 0) % members, 0])
-        return theta if self.theta_bound is None else theta.clamp(-self.theta_bound, self.theta_bound)
+        theta, bound = self.exploration(thetas[max(self.exploration.episode - 1, 0) % members, 0]), self.actor.bound
+        return theta if bound is None else theta.clamp(-bound, bound)
 
     def start_episode(self) -> None:
         """Begin a new episode: the exploration draws a new offset, and the next member takes its turn."""
@@ -255,16 +253,11 @@ class StrategyAgent(L.LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """One batch of transitions for all members, for ``Trainer().fit(agent, buffer.dataloader(...))``."""
-        assert self._returns is not None
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         (rows,) = self._returns.batches(batch[-1].expand(self.hparams["members"], -1), len(batch[-1]))
         logs = learn(self._networks, self._targets, optimizers, rows, self.imitation(), self.hparams)
         self.log_dict({f"agent/{name}": value[0] for name, value in logs.items()})
-
-    def on_train_end(self) -> None:
-        """Drop the prepared transitions."""
-        self._returns = None
 
     # -- state ---------------------------------------------------------------------------------------------
 

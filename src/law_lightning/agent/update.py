@@ -84,18 +84,9 @@ def learn(
     imitation: float,
     hparams: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """One batch of Algorithm 1: a critic step, an actor step, and the target networks follow.
+    """One batch of Algorithm 1, [M, N, ...]: a critic step, an actor step, and the target networks, if any, follow.
 
-    Args:
-        networks: that learn.
-        targets: their target networks, or None.
-        optimizers: of the critic, and of actor and embedding.
-        batch: N transitions for each member, [M, N, ...].
-        imitation: weight of the imitation in the actor's loss.
-        hparams: of the agent.
-
-    Returns:
-        The critic's loss, the actor's loss and the mean Q, [M] each.
+    The optimizers are of the critic, and of actor and embedding. Returns both losses and the mean Q, [M] each.
     """
     _, actor, critic = networks
     of_critic, of_actor = optimizers
