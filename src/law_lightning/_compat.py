@@ -194,6 +194,17 @@ def reset_of(part: nn.Module) -> Callable[[], Any] | None:
 # -- torch ---------------------------------------------------------------------------------------------------------
 
 
+class UncheckedAdam(torch.optim.Adam):
+    """Adam without the question, before every step, whether an accelerator captures a graph.
+
+    Torch opens the driver's library for it each time, which takes longer than a step of networks as small as a
+    strategy's. Where a version lacks the name, nothing changes.
+    """
+
+    def _accelerator_graph_capture_health_check(self) -> None:
+        pass
+
+
 def switch_tangents(func: Any, args: tuple[Any, ...]) -> None:
     """Have dual numbers pass on tangents only where gradients are enabled; ``torch.no_grad`` by itself leaves them.
 

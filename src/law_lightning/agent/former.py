@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,29 +19,26 @@ def of_today(state: dict[str, Any]) -> dict[str, Any]:
     """A strategy's state as :meth:`law_lightning.StrategyAgent.full_state` gives it.
 
     Earlier versions had a state for each member, the first holding the ``others``, with the networks of
-    :class:`torch.nn.Linear` and the states of two optimizers. The optimizers' number of steps, now one for all members,
-    is the first's.
+    :class:`torch.nn.Linear`. Their optimizers begin anew.
     """
     state = {"learned": state["updates"]} | state  # once the two were always the same
     state["hparams"] = FORMER | state["hparams"]
     if state["networks"]["embedding.weight"].ndim == 3:
         return state
-    members = [state, *state.pop("others", [])]
-    names = list(state["networks"])
-    networks = {name: _stacked([each["networks"][name] for each in members], name) for name in names}
-    moments: dict[str, Tensor] = {}
-    for number, parts in enumerate((("critic.",), ("actor.", "embedding."))):
-        states = [each["optimizers"][number]["state"] if each["optimizers"] else {} for each in members]
-        learned = [name for part in parts for name in names if name.startswith(part)]
-        for index, name in enumerate(learned if states[0] else []):
-            moments[f"{name}.step"] = states[0][index]["step"]
-            for moment in ("exp_avg", "exp_avg_sq"):
-                zero = torch.zeros_like(states[0][index][moment])  # of a member that has not learned yet
-                found = [each[index][moment] if each else zero for each in states]
-                moments[f"{name}.{moment}"] = _stacked(found, name)
-    return state | {"networks": networks, "optimizers": moments}
+    members = [each["networks"] for each in (state, *state.pop("others", []))]
+    return state | {"networks": {name: _stacked(name, members) for name in members[0]}, "optimizers": {}}
 
 
-def _stacked(tensors: list[Tensor], name: str) -> Tensor:
-    stacked = torch.stack(tensors)
+def _stacked(name: str, members: list[dict[str, Tensor]]) -> Tensor:
+    stacked = torch.stack([networks[name] for networks in members])
     return stacked.mT.contiguous() if ".network." in name and name.endswith("weight") else stacked
+
+
+def differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Hyper-parameters of a state, as ``name=value``, that are not an agent's own.
+
+    What an earlier version's file lacks is as in :data:`FORMER`; its imitation may be any.
+    """
+    given = FORMER | {"imitation": own["imitation"]} | dict(given)
+    changed = [f"{name}={value!r}" for name, value in given.items() if name not in own or own[name] != value]
+    return changed + [f"without {name}" for name in own if name not in given]

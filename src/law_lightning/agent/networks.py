@@ -7,25 +7,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class StackedLinear(nn.Module):
-    """M linear layers: x [M, N, in] -> x W + b [M, N, out], each initialised as :class:`torch.nn.Linear` is.
-
-    Args:
-        members: M.
-        inputs: width of x.
-        outputs: width of the output.
-    """
+    """M linear layers: x [M, N, in] -> x W + b [M, N, out], each initialised as :class:`torch.nn.Linear` is."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
-        self.bias = nn.Parameter(torch.empty(members, outputs))
         bound = inputs**-0.5
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
         """All members' outputs in one batched product."""
@@ -33,23 +24,15 @@ class StackedLinear(nn.Module):
 
 
 class StageEmbedding(nn.Module):
-    """The learned e_T of every stage (Equation 5), Gaussian initialised.
-
-    Args:
-        members: M.
-        stages: T_max.
-        width: d.
-    """
+    """The learned e_T of every stage (Equation 5), Gaussian initialised: stages [M, N] -> embeddings [M, N, d]."""
 
     def __init__(self, members: int, stages: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(members, stages, width))
-        self.first: Tensor  # row of each member's first stage, [M, 1]
-        self.register_buffer("first", stages * torch.arange(members).unsqueeze(1), persistent=False)
 
     def forward(self, stage: Tensor) -> Tensor:
-        """Stages [M, N] -> embeddings [M, N, d]."""
-        return F.embedding(stage + self.first, self.weight.flatten(0, 1))
+        """The rows of each member's own."""
+        return self.weight.gather(1, stage.unsqueeze(-1).expand(-1, -1, self.weight.shape[-1]))
 
 
 def perceptron(members: int, inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -61,43 +44,29 @@ def perceptron(members: int, inputs: int, hidden: Sequence[int], outputs: int) -
     return nn.Sequential(*layers, StackedLinear(members, widths[-1], outputs))
 
 
-def action_scale(action_dim: int, feature_scale: float) -> Tensor:
-    """How far theta's entries move where b moves by 1, [A]: noise on them, and the actor's steps.
-
-    The weighting sums up over features of deviation 1, and where b is far below zero, tanh makes weights of samples
-    that differ by x differ by the factor exp(2 x): the weights of features have to be found more carefully than b.
-
-    Args:
-        action_dim: A.
-        feature_scale: of the weights of features.
-    """
-    scale = torch.full((action_dim,), feature_scale)
-    scale[-1] = 1.0
-    return scale
-
-
 class Actor(nn.Module):
-    """mu(s): states [M, N, S] -> theta [M, N, A] (Equation 4).
+    """mu(s): states [M, N, S] -> theta [M, N, A] within the bound, if there is one (Equation 4).
 
-    Adam moves all outputs of a network alike, so they are multiplied by a scale of their own.
-
-    Args:
-        members: M.
-        state_dim: S.
-        scale: of each output, [A] (:func:`action_scale`).
-        hidden: widths of the hidden layers.
-        bound: theta lies in (-bound, bound) through a tanh; None leaves it free.
-        zero: the last layer starts at zero, so that a new strategy gives every sample a weight of exactly 1.
+    Adam moves all outputs of a network alike. But where b, theta's last entry, is far below zero, weights of samples
+    whose theta . f differ by x differ by the factor exp(2 x), so the features' entries move less than b: by the factor
+    ``feature_scale``. With ``zero`` a new strategy gives every sample a weight of exactly 1.
     """
 
     def __init__(
-        self, members: int, state_dim: int, scale: Tensor, hidden: Sequence[int], bound: float | None, zero: bool
+        self,
+        members: int,
+        state_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        bound: float | None,
+        feature_scale: float,
+        zero: bool,
     ) -> None:
         super().__init__()
         self.bound = bound
         self.scale: Tensor
-        self.register_buffer("scale", scale, persistent=False)
-        self.network = perceptron(members, state_dim, hidden, len(scale))
+        self.register_buffer("scale", torch.tensor([feature_scale] * (action_dim - 1) + [1.0]), persistent=False)
+        self.network = perceptron(members, state_dim, hidden, action_dim)
         if zero:
             for parameter in self.network[-1].parameters():
                 nn.init.zeros_(parameter)
@@ -117,14 +86,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Q(s, a): states [M, N, S] and theta [M, N, A] -> values [M, N].
-
-    Args:
-        members: M.
-        state_dim: S.
-        action_dim: A.
-        hidden: widths of the hidden layers.
-    """
+    """Q(s, theta): states [M, N, S] and theta [M, N, A] -> values [M, N]."""
 
     def __init__(self, members: int, state_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -39,19 +41,15 @@ class Returns(NamedTuple):
     done: Tensor
     discount: Tensor  # [N]
 
-    def rows(self, index: Tensor) -> Returns:
-        """A batch: the rows of an index of any shape, which takes the place of N."""
-        return Returns(*(column[index] for column in self))
+    def batches(self, order: Tensor, size: int) -> Iterator[Returns]:
+        """The rows of an order, [M, n], in batches of a size: columns [M, size, ...]."""
+        return map(Returns._make, zip(*(column[order].split(size, dim=1) for column in self), strict=True))
 
 
 def single_transition(
     phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool
 ) -> Transitions:
-    """One transition, N = 1.
-
-    Raises:
-        ValueError: a number in it is not finite; it would poison the strategy.
-    """
+    """One transition, N = 1; a ValueError where a number in it is not finite, as it would poison the strategy."""
     row = Transitions(
         stage=torch.tensor([phase.stage]),
         phase=torch.tensor([[phase.loss_smooth, phase.acc_smooth]]),
@@ -72,22 +70,21 @@ def joined(parts: Iterable[Transitions]) -> Transitions:
 
 
 def n_step_transitions(transitions: Transitions, steps: int, discount: float) -> Returns:
-    """Transitions that lead over up to ``steps`` stages, as far as an episode goes.
-
-    Args:
-        transitions: of single stages, in the order in which they were made.
-        steps: n.
-        discount: gamma.
-
-    Returns:
-        The transitions, their rewards summed up and their next phases n stages on.
-    """
+    """Transitions that lead over up to ``steps`` stages, as far as an episode goes."""
     linked = torch.zeros_like(transitions.stage, dtype=torch.bool)
     linked[:-1] = (transitions.done[:-1] == 0) & (transitions.stage[1:] == transitions.next_stage[:-1])
     returns, count = LF.n_step_returns(transitions.reward, linked, steps, discount)
     last = torch.arange(len(count)) + count - 1
     ahead = {name: getattr(transitions, name)[last] for name in ("next_stage", "next_phase", "done")}
     return Returns(*transitions._replace(reward=returns, **ahead), torch.as_tensor(discount) ** count)
+
+
+def shuffles(count: int, epochs: float, members: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """For each pass the rows that every member learns from, in a random order of its own, [M, n] with n <= N."""
+    left = math.ceil(epochs * count / members)
+    while left > 0:
+        yield torch.stack([torch.randperm(count, generator=generator)[:left] for _ in range(members)])
+        left -= count
 
 
 class ReplayBuffer:
@@ -103,7 +100,8 @@ class ReplayBuffer:
     workers = 1
 
     def __init__(self, capacity: int | None = None) -> None:
-        _check_capacity(capacity)
+        if capacity is not None and not (isinstance(capacity, int) and capacity > 0):
+            raise ValueError(f"capacity must be at least 1 or None, not {capacity!r}.")
         self.capacity = capacity
         self._columns: Transitions | None = None
 
@@ -120,11 +118,8 @@ class ReplayBuffer:
 
     def extend(self, transitions: Transitions) -> None:
         """Keep transitions that another buffer gave, in their order."""
-        parts = [transitions] if self._columns is None else [self._columns, transitions]
-        widths = [part.theta.shape[1] for part in parts]
-        if widths[0] != widths[-1]:
-            raise ValueError(f"theta has length {widths[-1]}, the buffer's have {widths[0]}.")
-        self._columns = Transitions(*(column[-(self.capacity or 0) :] for column in joined(parts)))
+        whole = transitions if self._columns is None else joined([self._columns, transitions])
+        self._columns = Transitions(*(column[-(self.capacity or 0) :] for column in whole))
 
     def transitions(self) -> Transitions:
         """All transitions, oldest first.
@@ -157,14 +152,16 @@ class ReplayBuffer:
         Raises:
             ValueError: the columns are not those of a replay buffer.
         """
-        capacity, columns = state["capacity"], state["columns"]
-        _check_capacity(capacity)
-        if columns:
-            _check_columns(columns)
-            if capacity is not None and len(columns["reward"]) > capacity:
-                raise ValueError(f"A replay buffer with a capacity of {capacity} cannot hold more.")
-        self.capacity = capacity
-        self._columns = Transitions(**{n: columns[n].clone() for n in Transitions._fields}) if columns else None
+        capacity, columns = ReplayBuffer(state["capacity"]).capacity, None
+        if state["columns"]:
+            columns = Transitions(**{name: column.clone() for name, column in state["columns"].items()})
+            phase = TrainingPhase(0, 1, 0.0, 0.0)
+            like = single_transition(phase, torch.zeros(columns.theta.shape[-1]), 0.0, phase, False)
+            wanted = [(each.dtype, (len(columns.reward), *each.shape[1:])) for each in like]
+            found = [(each.dtype, tuple(each.shape)) for each in columns]
+            if not len(columns.reward) or found != wanted or not is_finite(columns):
+                raise ValueError(f"The columns of a replay buffer must be finite, and like {wanted}, not {found}.")
+        self.capacity, self._columns = capacity, columns
 
     def save(self, path: str | Path) -> None:
         """Write the buffer to a file that loads with ``weights_only=True``."""
@@ -186,28 +183,11 @@ class ReplayBuffer:
         return buffer
 
 
-def _check_capacity(capacity: Any) -> None:
-    if capacity is not None and not (isinstance(capacity, int) and 0 < capacity < 2**63):
-        raise ValueError(f"capacity must be at least 1 or None, not {capacity!r}.")
-
-
-def _check_columns(columns: dict[str, Tensor]) -> None:
-    """Raise a ValueError unless columns, of at least one row, are those of a replay buffer."""
-    if set(columns) != set(Transitions._fields):
-        raise ValueError(f"Expected the columns {Transitions._fields}, found {tuple(columns)}.")
-    lengths = {len(column) for column in columns.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        raise ValueError(f"The columns of a replay buffer must be equally long, found lengths {sorted(lengths)}.")
-    phase = TrainingPhase(0, 1, 0.0, 0.0)
-    for name, like in single_transition(phase, torch.zeros(1), 0.0, phase, False)._asdict().items():
-        column = columns[name]
-        width = column.shape[1:] if name == "theta" and column.ndim == 2 else like.shape[1:]
-        # One number that stands for any number of rows is not contiguous: a copy might fill the memory.
-        right = column.dtype == like.dtype and column.shape[1:] == width and column.is_contiguous()
-        if not right or not is_finite(column):
-            raise ValueError(
-                f"{name} of the transitions must be finite numbers, one or a row for each, not {column.dtype} of "
-                f"shape {list(column.shape)}."
-            )
-        if column.dtype == torch.int64 and bool((column < 0).any()):
-            raise ValueError(f"{name} of the transitions must be at least 0, not {int(column.min())}.")
+def transitions_of(loader: Any) -> Transitions:
+    """What :meth:`ReplayBuffer.dataloader` put into a loader; a MisconfigurationException for any other."""
+    data = loader.dataset if isinstance(loader, DataLoader) else None
+    if not isinstance(data, TensorDataset) or len(data.tensors) != len(Transitions._fields) + 1:
+        raise MisconfigurationException(
+            "A StrategyAgent trains on transitions: Trainer().fit(agent, buffer.dataloader()) with a ReplayBuffer."
+        )
+    return Transitions(*data.tensors[:-1])

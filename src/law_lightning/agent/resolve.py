@@ -22,16 +22,15 @@ def strategy_path(strategy: str | Path) -> Path:
     Raises:
         FileNotFoundError: it is neither of them.
     """
-    path = Path(strategy)
+    path, shipped = Path(strategy), shipped_strategies()
     for file in (path, path / "strategy.safetensors", path / "strategy.pt"):  # the last is of earlier versions
         if file.is_file():
             return file
-    if str(strategy) in shipped_strategies():
+    if str(strategy) in shipped:
         return _FOLDER / f"{strategy}.safetensors"
     raise FileNotFoundError(
         f"No strategy file at {path.absolute()}, and no shipped strategy of that name (there are: "
-        f"{', '.join(shipped_strategies()) or 'none'}). law-search writes one, strategy.safetensors, into its run "
-        "folder."
+        f"{', '.join(shipped) or 'none'}). law-search writes one, strategy.safetensors, into its run folder."
     )
 
 
@@ -41,14 +40,7 @@ def resolve_agent(
     warmup_stages: int | None,
     features: Sequence[str] | None,
 ) -> StrategyAgent:
-    """The agent that is meant, checked against what is asked for.
-
-    Args:
-        agent: an agent, the path of a strategy file or of its search's folder, the name of a shipped strategy, or None
-            for a new agent.
-        num_stages: T_max asked for, or None.
-        warmup_stages: of a new agent, or None.
-        features: the sample features asked for, or None.
+    """The agent that is meant, a new one for None, checked against the stages and features asked for, if any.
 
     Raises:
         ValueError: the strategy has other stages or features, or its file is no strategy's.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from law_lightning.functional.features import RELATIVE_SPREAD
 
-#: An action that paid beyond all expectation must not drown out all others.
+#: The bound of an imitation weight, so that no single action outweighs all others.
 MOST_IMITATION = 20.0
 
 
@@ -104,7 +104,7 @@ def actor_loss(value: Tensor) -> Tensor:
 
 
 def imitation_weight(advantage: Tensor) -> Tensor:
-    r"""How much an action is worth imitating that paid more, or less, than the strategy's own is expected to.
+    r"""The weight of imitating an action that paid more, or less, than the strategy's own is expected to.
 
     .. math:: w_i = \min(e^{A_i}, 20), \qquad A_i = y_i - Q(s_i, \mu(s_i))
 
