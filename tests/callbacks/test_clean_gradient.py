@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from law_lightning.callbacks.l2rw import L2RWCallback, reweighted
 from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback, WeightNet
-from law_lightning.second_network.clean_batches import CleanBatches, endless_order
+from law_lightning.second_network.clean_gradient import CleanBatches, endless_order
 from zoo import AdamCosine, Base, DropoutMLP, assert_identical, fit, loaders, make_data, make_trainer
 
 # -- L2RW ---------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class Looking(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step in self.steps:
-            self.look(self.copy, pl_module, StepRecord.of((batch, batch_idx), {}))
+            self.look(self.copy, pl_module, StepRecord((batch, batch_idx)).copy())
             self.ran += 1
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.optim import Optimizer
 
 from law_lightning.utilities.randomness import random_states
 
@@ -17,27 +16,18 @@ class StepRecord:
     """What a step of the user's network had.
 
     Attributes:
-        args: arguments of ``training_step``, copied before the network saw them.
+        args: arguments of ``training_step``.
         kwargs: likewise.
         random: the global random states at its beginning.
         options: the optimizer's options (learning rates and the like) if it stepped, else None.
     """
 
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: dict[str, Any] = field(default_factory=dict)
     random: dict[str, Any] = field(default_factory=random_states)
     options: list[dict[str, Any]] | None = None
 
-    @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepRecord:
-        """Copy the arguments of a step, for a step may change its batch in place."""
-        return cls(*apply_to_collection((args, kwargs), Tensor, Tensor.clone))
-
     def copy(self) -> StepRecord:
-        """A record for a step that may change its batch, where the batch is needed again."""
+        """A record with tensors of its own, for a step may change its batch in place."""
         args, kwargs = apply_to_collection((self.args, self.kwargs), Tensor, Tensor.clone)
         return replace(self, args=args, kwargs=kwargs)
-
-    def note_options(self, optimizer: Optimizer) -> None:
-        """Keep the options of the optimizer as they are just before it steps."""
-        self.options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
