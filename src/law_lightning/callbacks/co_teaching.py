@@ -147,7 +147,7 @@ class CoTeachingCallback(WeightingCallback):
 
     def weights(self, samples: Samples) -> Tensor | None:
         """What the peer's losses choose for the user's network; the user's losses choose for the peer."""
-        if not self._peer.in_step:  # labels are analysed
+        if not self._peer.samples:  # labels are analysed
             return self._choose(samples)
         others = self._choices.counterpart(samples)
         self._peer.weights.append(self._choose(samples))

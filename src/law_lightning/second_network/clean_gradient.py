@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from law_lightning._compat import to_device
 from law_lightning.capture.part import Part
 from law_lightning.second_network.evaluation import validation_loaders
+from law_lightning.second_network.second import StepRecord
 from law_lightning.second_network.shared_copy import Products, SharedCopy
-from law_lightning.second_network.step import StepRecord
 from law_lightning.utilities.randomness import derived_seed, replaying
 
 NO_CLEAN_DATA = (
@@ -79,6 +79,7 @@ class CleanGradient(Part):
                 in the way that was chosen.
         """
         self._trainer, self._taken, self._epoch = trainer, 0, -1
+        name = f"{type(module).__name__}.training_step"
         source = next(iter(validation_loaders(trainer)), None) if self._clean is None else self._clean
         if not isinstance(source, DataLoader):
             raise MisconfigurationException(NO_CLEAN_DATA.format(name=self._name))
@@ -90,7 +91,7 @@ class CleanGradient(Part):
             )
         self._copy = SharedCopy(trainer, module, self._products)
         self._batches = CleanBatches(trainer, module, source, self._batch_size, self._seed)
-        batch, name = self._batches.take(0), f"{type(module).__name__}.training_step"
+        batch = self._batches.take(0)
         try:
             gradient = self._copy.gradient(batch)
         except Exception as error:
@@ -105,7 +106,6 @@ class CleanGradient(Part):
                 f"{self._name} cannot differentiate {name} with products={self._products!r}: {error!r}. "
                 + INSTEAD[self._products]
             ) from error
-        self._batches.close()  # the training begins with the same batch
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the training's step begins with."""
@@ -159,11 +159,7 @@ class CleanGradient(Part):
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean of each tensor over all processes of the Trainer."""
-        if self._trainer.world_size == 1:
-            return list(tensors)
-        flat = self._trainer.strategy.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean")
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+        return [self._trainer.strategy.reduce(tensor, reduce_op="mean") for tensor in tensors]
 
 
 class CleanBatches:
@@ -174,40 +170,28 @@ class CleanBatches:
     Args:
         trainer: the Trainer, at the start of a fit.
         module: the user's module.
-        source: the clean data; one that is read by index.
-        batch_size: by default that of the training's loader.
+        source: the clean data, read by index.
+        batch_size: None takes that of the training's loader.
         seed: of the order, and of augmentation.
     """
 
     def __init__(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        source: DataLoader[Any],
-        batch_size: int | None,
-        seed: int,
+        self, trainer: L.Trainer, module: L.LightningModule, source: DataLoader[Any], batch_size: int | None, seed: int
     ) -> None:
         self._trainer, self._module, self._source = trainer, module, source
         self._size = batch_size or _size_of(trainer.train_dataloader) or _size_of(source) or 1
         self._seeds = (8_005, seed % 2**32, trainer.global_rank)
         self._takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-        self._batches: Iterator[Any] | None = None
+        self._next = -1
 
     def take(self, number: int) -> StepRecord:
-        """A batch as the arguments of ``training_step``, on the training's device.
-
-        Args:
-            number: of the batch, from 0; the next one at every call, any one after :meth:`close`.
-        """
+        """Batch ``number``, from 0, as the arguments of ``training_step``, on the training's device."""
         with replaying():  # loading may draw random numbers
-            if self._batches is None:
+            if number != self._next:
                 self._batches = iter(self._loader(number))
             batch = to_device(self._trainer, self._module, next(self._batches))
+        self._next = number + 1
         return StepRecord((batch, 0) if self._takes_index else (batch,))
-
-    def close(self) -> None:
-        """End the loader's processes; what is taken after this is loaded by new ones."""
-        self._batches = None
 
     def _loader(self, first: int) -> DataLoader[Any]:
         source, count = self._source, len(self._source.dataset)  # type: ignore[arg-type]
@@ -252,5 +236,4 @@ def endless_order(count: int, batch_size: int, seeds: tuple[int, ...], first: in
 
 def _size_of(loader: Any) -> int | None:
     """The batches' size, whether a loader has it itself or in its sampler of batches; None where neither says."""
-    size: int | None = getattr(loader, "batch_size", None)
-    return size or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    return getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)

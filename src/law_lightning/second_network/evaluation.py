@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -99,9 +98,9 @@ class Evaluator:
             finally:
                 trainer.state.stage = stage
         totals = trainer.strategy.reduce(totals, reduce_op="sum")
-        if not bool((totals[:, 1] > 0).all()):
+        if not totals[:, 1].all():
             raise MisconfigurationException("The validation data hold no samples with a label. " + self._no_data)
-        return [float(right / count) for right, count in totals.tolist()]
+        return [right / count for right, count in totals.tolist()]
 
     def _add_loader(
         self, totals: Tensor, twins: Sequence[L.LightningModule], loader: Any, loader_idx: int, limit: int | None
@@ -113,7 +112,7 @@ class Evaluator:
         set_sampler_epoch(loader, self._trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         position = 0
         for batch_idx, batch in enumerate(itertools.islice(iter(loader), batches)):
-            before = random_states() if len(twins) > 1 else None
+            before = random_states()
             for row, twin in enumerate(twins):
                 # All from the same random states; the data go on from where the first network left them.
                 with replaying(before) if row else nullcontext():
@@ -155,16 +154,12 @@ class Evaluator:
 def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:
     """Which rows of a batch count, and how many samples it has; a DistributedSampler pads the last processes' shares.
 
-    Args:
-        loader: a validation loader.
-        position: how many of this process's samples came before the batch.
-        rows: of the batch's losses; several for each sample if ``validation_step`` flattens positions into them.
+    ``position`` samples of this process came before it. Several ``rows`` may be of one sample, where
+    ``validation_step`` flattens positions into them.
     """
     batches = getattr(loader, "batch_sampler", None)
     sampler = getattr(batches, "sampler", getattr(loader, "sampler", None))  # of a batch sampler of the user's too
-    # A subclass of the user's may share out the samples in another way than torch does.
-    known = (DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__)
-    if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ not in known:
+    if not isinstance(sampler, DistributedSampler):
         return torch.ones(rows, dtype=torch.bool), rows
     batch_size = getattr(loader, "batch_size", None)
     samples = rows if batch_size is None else min(batch_size, len(sampler) - position)

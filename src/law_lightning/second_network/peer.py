@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from law_lightning._compat import reset_of
 from law_lightning.capture.loss_capture import LossCapture, excess_weights
 from law_lightning.capture.samples import Samples
-from law_lightning.second_network.second import SecondNetwork, copy_tensors, tensors
-from law_lightning.second_network.step import StepRecord
+from law_lightning.second_network.second import SecondNetwork, StepRecord, copy_tensors, tensors
 from law_lightning.utilities.randomness import replaying
 
 
@@ -65,7 +64,7 @@ class Peer(SecondNetwork):
         seed: of what is drawn.
 
     Attributes:
-        samples: what the peer's forward pass of the present step revealed, an entry for each loss.
+        samples: what the peer's forward pass of the present step revealed, an entry for each loss; none between steps.
         weights: to be set before the batch ends: for each entry of ``samples`` [B], or None for ones.
         check_labels: see :class:`LossCapture`.
     """
@@ -119,7 +118,7 @@ class Peer(SecondNetwork):
         It begins from the random states as they are, which stay so. Both networks thus see the same batch even where
         ``training_step`` augments or mixes it at random.
         """
-        if self.in_step:
+        if self._output is not None:
             raise MisconfigurationException(self.several_evaluations())
         super().before_step(args, kwargs)
         assert self._record is not None
@@ -129,11 +128,6 @@ class Peer(SecondNetwork):
         with replaying(), self._sharing(shared):
             self._output = self._forward(self._record, self._capture)
         self.samples = self._capture.samples
-
-    @property
-    def in_step(self) -> bool:
-        """Whether the peer's step has begun and not ended."""
-        return self._record is not None
 
     def several_evaluations(self) -> str:
         """The error for an optimizer that takes several looks at a batch."""
@@ -156,12 +150,8 @@ class Peer(SecondNetwork):
 
         with replaying():
             self._run(closure, record.options)
-        return given
-
-    def after_batch(self, batch: Any, batch_idx: int) -> None:
-        """Learn from what the user's network chose."""
-        super().after_batch(batch, batch_idx)
         self._end_step()
+        return given
 
     def close(self) -> None:
         """Take the peer off the accelerator and the Trainer; a plain module remains."""

@@ -10,11 +10,13 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -23,8 +25,29 @@ from law_lightning._compat import scales_gradients, share_buffers, through_wrapp
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
 from law_lightning.second_network.duplicate import duplicate, release
-from law_lightning.second_network.step import StepRecord
-from law_lightning.utilities.randomness import replaying
+from law_lightning.utilities.randomness import random_states, replaying
+
+
+@dataclass
+class StepRecord:
+    """What a step of the user's network had.
+
+    Attributes:
+        args: arguments of ``training_step``.
+        kwargs: likewise.
+        random: the global random states at its beginning.
+        options: the optimizer's options (learning rates and the like) if it stepped, else None.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    random: dict[str, Any] = field(default_factory=random_states)
+    options: list[dict[str, Any]] | None = None
+
+    def copy(self) -> StepRecord:
+        """A record with tensors of its own, for a step may change its batch in place."""
+        args, kwargs = apply_to_collection((self.args, self.kwargs), Tensor, Tensor.clone)
+        return replace(self, args=args, kwargs=kwargs)
 
 
 class SecondNetwork(Part):
@@ -102,11 +125,7 @@ class SecondNetwork(Part):
             self.mirror("on_train_batch_end", output, batch, batch_idx)
 
     def learn(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
-        """Train on one batch.
-
-        Args:
-            record: what the step of the user's network had.
-            batch_idx: index of the batch in its epoch.
+        """Train on the batch of a step of the user's network.
 
         Returns:
             What ``training_step`` returned, as hooks get it: a dict, its loss detached; empty for None.
@@ -142,25 +161,21 @@ class SecondNetwork(Part):
             scaler.update()
 
     def _sharing(self, shared: bool) -> AbstractContextManager[None]:
-        """Whether gradients are shared between processes; while they accumulate they are not."""
-        if shared or not isinstance(self._wrapped, DistributedDataParallel):
-            return nullcontext()
-        unshared: AbstractContextManager[None] = self._wrapped.no_sync()
-        return unshared
+        """Whether processes share gradients; while these accumulate they do not."""
+        wrapped = self._wrapped
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not shared else nullcontext()
 
     def _follow_target(self) -> None:
         """Take over what callbacks such as BackboneFinetuning changed: modes, frozen parts, parameter groups."""
         for own, copied in zip(self._target.modules(), self._twin.modules(), strict=False):
             if copied.training != own.training:  # each by itself: a frozen BatchNorm stays in evaluation mode
                 copied.training = own.training
-        for theirs, mine in zip(self._target.parameters(), self._twin.parameters(), strict=True):
+        twins = dict(zip(self._target.parameters(), self._twin.parameters(), strict=True))
+        for theirs, mine in twins.items():
             if mine.requires_grad != theirs.requires_grad:
                 mine.requires_grad_(theirs.requires_grad)
-        groups = self._trainer.optimizers[0].param_groups
-        if len(groups) > len(self.optimizer.param_groups):
-            twins = dict(zip(self._target.parameters(), self._twin.parameters(), strict=True))
-            for group in groups[len(self.optimizer.param_groups) :]:
-                self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
+        for group in self._trainer.optimizers[0].param_groups[len(self.optimizer.param_groups) :]:
+            self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
 
     def _forward(self, record: StepRecord, capture: LossCapture) -> Any:
         """What ``training_step`` returns, its losses seen by ``capture``."""
@@ -243,11 +258,7 @@ def tensors(module: torch.nn.Module) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> None:
-    """Copy values one by one; both sides are of the same module.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Copy values one by one; raises a ValueError where both sides are not of the same module."""
     for new, old in zip(source, destination, strict=True):
         if new.shape != old.shape:  # torch would repeat one number
             raise ValueError(f"a tensor of the network has shape {list(old.shape)}, but {list(new.shape)} was given")

@@ -20,7 +20,7 @@ from law_lightning._compat import switch_tangents
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.duplicate import LOG_METHODS, detach_into, duplicate
-from law_lightning.second_network.step import StepRecord
+from law_lightning.second_network.second import StepRecord
 from law_lightning.utilities.randomness import replaying
 
 Products = Literal["forward", "double_backward"]
@@ -76,15 +76,9 @@ class SharedCopy:
             return self.gradient_of(loss, parameters)
 
     def gradient_of(self, loss: Tensor, parameters: Sequence[Tensor], retain_graph: bool = False) -> list[Tensor]:
-        """The gradient of a loss, scaled on its way through the network as the Trainer does it in float16.
+        """The gradient of a scalar loss by each parameter, zeros where it does not depend on one.
 
-        Args:
-            loss: a scalar.
-            parameters: to differentiate by.
-            retain_graph: the loss's graph is needed once more.
-
-        Returns:
-            A tensor for each parameter; zeros for one that the loss does not depend on.
+        It is scaled on its way through the network as the Trainer does it in float16.
         """
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         gradients = torch.autograd.grad(
@@ -103,8 +97,7 @@ class SharedCopy:
             step: as for :meth:`gradient`; run from the same random states as the training's step, it has the same
                 dropout.
             direction: d, a tensor for each parameter.
-            check: see :func:`inner_products`; where the direction is near the gradient, so that they are not rounding
-                errors.
+            check: see :func:`inner_products`; for directions near the gradient, which leave no rounding errors.
 
         Returns:
             For each loss that the step calls with a target of its own: p, [B].
@@ -113,10 +106,8 @@ class SharedCopy:
         if self._scaler is not None:  # in float16 a small direction would vanish on its way
             length = torch.nn.utils.get_total_norm(direction, torch.inf).clamp_min(torch.finfo(torch.float32).tiny)
             direction = [each / length for each in direction]
-        if self._mode == "forward":
-            found = self._forward(step, direction)
-        else:
-            found = self._double_backward(step, direction, check)
+        forward = self._mode == "forward"
+        found = self._forward(step, direction) if forward else self._double_backward(step, direction, check)
         return [each.float() * length for each in found]
 
     def _forward(self, step: StepRecord, direction: Sequence[Tensor]) -> list[Tensor]:
@@ -145,12 +136,9 @@ class SharedCopy:
 
     @contextmanager
     def _running(self, step: StepRecord, parameters: Iterable[Tensor], graph: bool = True) -> Iterator[None]:
-        """The copy as the module is now, with these values of the parameters that are trained.
+        """The copy as the module is now, with these values of the parameters that are trained, or dual numbers.
 
-        Args:
-            step: whose random states hold within.
-            parameters: as :meth:`parameters`; dual numbers make the copy's own ones dual.
-            graph: whether the copy's parameters need a gradient. A graph would cost a third of a pass with duals.
+        Without ``graph`` the copy's parameters need no gradient: it would cost a third of a pass with duals.
         """
         mine, theirs = _tensors(self._module), _tensors(self._twin)
         if [(name, each.shape) for name, each in mine.items()] != [(name, each.shape) for name, each in theirs.items()]:
