@@ -138,25 +138,13 @@ class Data(L.LightningDataModule):
         return self.loaders(self.trainer.global_rank, self.trainer.world_size)[1]
 
 
-# -- SyncBatchNorm -------------------------------------------------------------------------------------------
-
-
 class SharedNorm(nn.BatchNorm2d):
-    """What torch.nn.SyncBatchNorm does, which refuses to on the CPU."""
+    """Shares a mean in its forward pass, as torch.nn.SyncBatchNorm does, which refuses to on the CPU."""
 
     def forward(self, x):
-        if not (self.training and dist.is_initialized()):
-            return super().forward(x)
-        sums = torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), torch.full_like(self.bias, x[:, 0].numel())])
-        total, squares, count = dist.nn.functional.all_reduce(sums)
-        mean = total / count
-        var = squares / count - mean.square()
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
-        mean, scale, bias = (t[:, None, None] for t in (mean, self.weight * (var + self.eps).rsqrt(), self.bias))
-        return (x - mean) * scale + bias
+        if self.training and dist.is_initialized():
+            x = x - dist.nn.functional.all_reduce(x.mean((0, 2, 3)))[:, None, None] / dist.get_world_size()
+        return super().forward(x)
 
 
 class ShareNorms(LayerSync):
@@ -170,14 +158,9 @@ class ShareNorms(LayerSync):
 
     @staticmethod
     def _replace(model, old, new):
-        for part in list(model.modules()):
-            for name, child in part.named_children():
-                if type(child) is old:
-                    twin = new(child.num_features)
-                    twin.weight, twin.bias = child.weight, child.bias
-                    for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                        setattr(twin, buffer, getattr(child, buffer))
-                    setattr(part, name, twin.train(child.training))
+        for part in model.modules():
+            if type(part) is old:
+                part.__class__ = new
         return model
 
 
@@ -237,18 +220,12 @@ class Rates(L.Callback):
 class Fit:
     """One fit from a seed, and all that can be asked of it afterwards."""
 
-    def __init__(self, cell: Cell, law: LAWCallback | None = None, callbacks=(), ckpt_path=None, prepare=None, **more):
+    def __init__(self, cell: Cell, law: LAWCallback | None = None, callbacks=(), ckpt_path=None, **more):
         L.seed_everything(3, verbose=False)
         self.law, self.module = law, cell.module()
         self.trainer = make_trainer([each for each in (law, *callbacks) if each], **cell.options, **more)
-        if prepare is not None:
-            prepare(self.trainer)
         self.trainer.fit(self.module, datamodule=Data(cell.loaders), ckpt_path=ckpt_path, weights_only=True)
-        self.random = torch.get_rng_state()
-
-    @property
-    def state(self) -> dict[str, torch.Tensor]:
-        return self.module.state_dict()
+        self.random, self.state = torch.get_rng_state(), self.module.state_dict()
 
     @property
     def outcome(self) -> dict[str, Any]:
@@ -295,15 +272,12 @@ def unequal(a: Any, b: Any, where: str = "") -> str | None:
     """Where two nested containers differ; None if they do not."""
     if type(a) is not type(b):
         return where
+    if isinstance(a, (list, tuple)):
+        a, b = dict(enumerate(a)), dict(enumerate(b))
     if isinstance(a, dict):
         if list(a) != list(b):
             return f"{where} keys"
         return next(filter(None, (unequal(a[key], b[key], f"{where}/{key}") for key in a)), None)
-    if isinstance(a, (list, tuple)):
-        if len(a) != len(b):
-            return f"{where} length"
-        pairs = enumerate(zip(a, b, strict=True))
-        return next(filter(None, (unequal(x, y, f"{where}/{i}") for i, (x, y) in pairs)), None)
     return None if (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b) else where
 
 

@@ -1,10 +1,14 @@
 """Rows of the promise matrix on two processes, all in one launch; each process saves what it found.
 
-python matrix_run.py popen|spawn OUT NAME...; without names, what processes must agree on.
+python matrix_run.py OUT NAME...                              # without names: what processes must agree on
+python matrix_run.py table docs/reliability_matrix.md         # measures every row and writes the page's table
 """
 
 import logging
+import os
+import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.second_network.evaluation import Evaluator
 from matrix import (
     CELLS,
+    SAME,
     Cell,
     Fit,
     SeveralLoaders,
@@ -31,14 +36,9 @@ from matrix import (
     streams,
     verdict,
 )
-from zoo import AdamCosine, Base, make_trainer
+from zoo import AdamCosine, Base
 
-STRATEGIES = {"popen": "ddp", "spawn": "ddp_spawn"}
-
-
-def in_this_process(trainer: L.Trainer) -> None:
-    """A Trainer of spawned processes spawns none, as it is in one already."""
-    trainer.strategy._launcher = None
+BEGIN, END = "<!-- table: tests/helpers/matrix_run.py -->\n", "<!-- end -->\n"
 
 
 class Flat(Base):
@@ -143,25 +143,46 @@ def shared(**more) -> dict:
     return found
 
 
-def run(start: str, out: str, names: list[str]) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    more = {"strategy": STRATEGIES[start], "devices": 2, "prepare": in_this_process if start == "spawn" else None}
+def run(out: str, *names: str) -> None:
+    more = {"strategy": "ddp", "devices": 2}
     found = {
         (name, mode): measure(name, Path(out).parent, mode, **more) for name in names for mode in ("search", "apply")
     }
-    if not names:
-        found = shared(**more)
-    torch.save(found, f"{out}.{torch.distributed.get_rank()}")
+    torch.save(found if names else shared(**more), f"{out}.{torch.distributed.get_rank()}")
 
 
-def main(start: str, out: str, *names: str) -> None:
-    if start == "spawn":  # as the Trainer does it, but for many fits
-        make_trainer(strategy="ddp_spawn", devices=2).strategy.launcher.launch(run, start, out, list(names))
-    else:
-        run(start, out, list(names))
+def on_two_processes(out: Path, *names: str) -> list[dict]:
+    """What each of two processes finds, started as a user starts them."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
+    command = [sys.executable, __file__, str(out), *names]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
+
+
+def entry(found: list[dict[str, str]]) -> str:
+    wrong = {f"{what}: {verdict}" for each in found for what, verdict in each.items() if verdict != SAME}
+    return "; ".join(sorted(wrong)) or SAME
+
+
+def write_table(page: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        pair, rows = on_two_processes(Path(scratch) / "found", *CELLS), []
+        for name, cell in CELLS.items():
+            alone = [entry([measure(name, Path(scratch), mode)]) for mode in ("search", "apply")]
+            together = [entry([found[name, mode] for found in pair]) for mode in ("search", "apply")]
+            rows.append(f"| {cell.what} | {' | '.join(alone + together)} |")
+    versions = f"Measured with torch {torch.__version__.split('+')[0]} and Lightning {L.__version__}."
+    head = ["| what | one process, search | one process, apply | DDP, search | DDP, apply |", "|---" * 5 + "|"]
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text("\n".join([f"{before}{BEGIN}{versions}\n", *head, *rows, f"{END}{rest.split(END)[1]}"]))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    if sys.argv[1] == "table":
+        write_table(Path(sys.argv[2]))
+    else:
+        run(*sys.argv[1:])
