@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
     FSDPStrategy,
+    ModelParallelStrategy,
     SingleDeviceXLAStrategy,
     XLAStrategy,
 )
@@ -283,7 +284,9 @@ def test_search_arguments():
             StrategySearch(**kwargs)
 
 
-@pytest.mark.parametrize("strategy", [DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy, FSDPStrategy])
+@pytest.mark.parametrize(
+    "strategy", [DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy, FSDPStrategy, ModelParallelStrategy]
+)
 @pytest.mark.parametrize("mode", ["search", "apply"])
 def test_engines_that_search_cannot_use(strategy, mode):
     """Three of them are DDP or a single device by descent. They cannot be built here, so only the class stands in."""
