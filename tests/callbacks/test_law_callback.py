@@ -121,15 +121,6 @@ def test_the_weighted_loss_gap_is_of_the_loss_that_the_target_trains_on():
         assert record["weighted_loss_gap"] == pytest.approx(0.5 * record["loss"] - reference, rel=1e-4, abs=1e-6)
 
 
-def test_an_agent_learns_from_fit_to_fit():
-    law = LAWCallback(agent())
-    for episode in range(3):
-        fit(DropoutMLP, [law], seed=episode)
-        assert len(law.buffer) == 4 * (episode + 1)
-        assert law.agent.exploration.episode == episode + 1
-        assert len(law.history) == 5
-
-
 def accuracy(module):
     _, loader = loaders()
     module.eval()
@@ -160,25 +151,6 @@ def test_keep_best_leaves_the_network_that_validates_better(bias):
     assert_identical(kept.state_dict(), better.state_dict())
     if bias < 0:
         assert last["acc_reference"] > last["acc_target"]
-
-
-def test_the_callbacks_accuracy_is_the_trainers():
-    """What the callback measures at the end equals an independent count on the returned networks."""
-
-    class Logged(DropoutMLP):
-        def validation_step(self, batch, batch_idx):
-            x, y = batch
-            logits = self(x)
-            self.log("val_acc", (logits.argmax(1) == y).float().mean(), batch_size=len(y))
-            return F.cross_entropy(logits, y)
-
-    law = LAWCallback(agent(), keep="target")
-    L.seed_everything(3, verbose=False)
-    module = Logged()
-    trainer = make_trainer([law])
-    trainer.fit(module, *loaders())
-    (metrics,) = trainer.validate(module, loaders()[1], verbose=False)
-    assert law.history[-1]["acc_target"] == pytest.approx(metrics["val_acc"])
 
 
 def test_a_fit_stopped_early_still_compares_the_networks():
@@ -238,17 +210,6 @@ def test_any_weighting():
     for record in callback.history:
         assert record["weight_per_class"] == [2.0] + [1.0] * (CLASSES - 1)
         assert "theta" not in record
-
-
-def test_several_validation_loaders_are_pooled():
-    class Several(DropoutMLP):
-        def validation_step(self, batch, batch_idx, dataloader_idx=0):
-            return super().validation_step(batch, batch_idx)
-
-    train, val = loaders()
-    law = LAWCallback(agent(), keep="target")
-    make_trainer([law]).fit(module := Several(), train, [val, val])
-    assert law.history[-1]["acc_target"] == pytest.approx(accuracy(module))
 
 
 class Poisoned(Base):

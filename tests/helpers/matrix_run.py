@@ -6,8 +6,6 @@ python matrix_run.py table docs/reliability_matrix.md         # measures every r
 
 import itertools
 import logging
-import os
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -36,7 +34,7 @@ from matrix import (
     streams,
     verdict,
 )
-from zoo import AdamCosine, Base
+from zoo import AdamCosine, Base, run_script
 
 BEGIN, END = "<!-- table: tests/helpers/matrix_run.py -->\n", "<!-- end -->\n"
 
@@ -135,11 +133,8 @@ def run(out: str, *names: str) -> None:
 
 
 def on_two_processes(out: Path, *names: str) -> list[dict]:
-    """What each of two processes finds, started as a user starts them."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-    command = [sys.executable, __file__, str(out), *names]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """What each of two processes finds."""
+    run_script("matrix_run.py", out, *names, timeout=1200)
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
 
 
