@@ -369,11 +369,10 @@ def test_steps_that_are_skipped():
 # -- bad input ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("forget_rate", 1.0), ("forget_rate", -0.1), ("forget_rate", float("nan")), ("gradual_epochs", 0)]
-    + [("gradual_epochs", 2.5), ("exponent", 0.0), ("keep", "second"), ("num_stages", 0)],
-)
+BAD = {"forget_rate": [1.0, -0.1, float("nan")], "gradual_epochs": [0, 2.5], "exponent": [0.0], "keep": ["second"]}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_bad_arguments(name, value):
     with pytest.raises(ValueError, match=f"{name} must be"):
         CoTeachingCallback(**{"forget_rate": 0.4, name: value})
