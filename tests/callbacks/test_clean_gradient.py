@@ -155,17 +155,27 @@ def test_meta_weight_net_is_differentiating_through_the_step(module_class, drawn
 BOTH = pytest.mark.parametrize("callback", [L2RWCallback, MetaWeightNetCallback])
 
 
-@BOTH
-def test_without_clean_data_it_is_refused(callback):
-    with pytest.raises(MisconfigurationException, match=f"{callback.__name__} needs clean data"):
-        make_trainer([callback(num_stages=5)]).fit(DropoutMLP(), loaders()[0])
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(make_data(32))
+
+    def __len__(self):
+        return 32
 
 
 @BOTH
-def test_clean_data_of_another_kind_are_named(callback):
-    other = DataLoader(TensorDataset(torch.randn(20, 5)), batch_size=4)
-    with pytest.raises(MisconfigurationException, match=r"failed on one.*clean="):
-        fit(DropoutMLP, [callback(other, num_stages=5)])
+@pytest.mark.parametrize(
+    ("clean", "message"),
+    [
+        (None, "Callback needs clean data"),
+        (TensorDataset(torch.randn(20, 5)), r"failed on one.*clean="),
+        (Stream(), "read by index and holds samples, not Stream"),
+    ],
+)
+def test_clean_data_that_cannot_be_used(callback, clean, message):
+    clean = clean and DataLoader(clean, batch_size=4)
+    with pytest.raises(MisconfigurationException, match=message):
+        make_trainer([callback(clean, num_stages=5)]).fit(DropoutMLP(), loaders()[0])
 
 
 @BOTH
@@ -223,16 +233,16 @@ class Augmented(Dataset):
         return x + torch.randn(1) * random.random() + np.random.rand(), y  # noqa: NPY002
 
 
-def draw(drawn, clean, **kwargs):
-    drawn.clear()
-    L.seed_everything(3, verbose=False)
-    options = {"max_epochs": 2} | kwargs
-    make_trainer([L2RWCallback(clean, num_stages=2)], **options).fit(Smooth(), loaders()[0])
-    return drawn[1:]
-
-
 def test_augmentation_draws_anew_for_every_clean_batch(drawn):
-    batches = draw(drawn, DataLoader(Augmented(), batch_size=16))
+    """And the same with workers as without."""
+    workers, found = {"num_workers": 1, "prefetch_factor": 4, "multiprocessing_context": "fork"}, []
+    for options in ({}, workers):
+        fit(Smooth, [L2RWCallback(DataLoader(Augmented(), batch_size=16, **options), num_stages=2)], max_epochs=2)
+        found.append(drawn[1:])
+        drawn.clear()
+    batches, by_workers = found
+    for one, other in zip(batches, by_workers, strict=True):
+        assert all(map(torch.equal, one, other))
     clean = make_data(64, seed=9).tensors[0].flatten(1)
     shifts = set()
     for x, _ in batches:
@@ -249,13 +259,6 @@ def test_every_pass_over_the_clean_data_has_an_order_of_its_own():
     assert all(len(set(each)) == 9 for each in passes)
     assert passes[0] != passes[1] != passes[2]
     assert list(itertools.islice(endless_order(10, 3, (1, 2), 4), 5)) == batches[4:]  # from anywhere
-
-
-def test_clean_batches_are_the_same_with_workers(drawn):
-    alone = list(draw(drawn, DataLoader(Augmented(), batch_size=16)))
-    workers = {"num_workers": 1, "prefetch_factor": 4, "multiprocessing_context": "fork"}
-    for one, other in zip(alone, draw(drawn, DataLoader(Augmented(), batch_size=16, **workers)), strict=True):
-        assert all(map(torch.equal, one, other))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -275,16 +278,3 @@ def test_clean_batches_have_the_size_of_the_trainings_own(drawn):
     loader = DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 7, drop_last=False))
     make_trainer([L2RWCallback(num_stages=2)], max_epochs=1).fit(Smooth(), loader, loaders()[1])
     assert {len(x) for x, _ in drawn} == {7}
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(make_data(32))
-
-    def __len__(self):
-        return 32
-
-
-def test_a_stream_of_clean_data_is_refused():
-    with pytest.raises(MisconfigurationException, match="read by index and holds samples, not Stream"):
-        fit(Smooth, [L2RWCallback(DataLoader(Stream(), batch_size=8), num_stages=2)])
