@@ -81,35 +81,41 @@ class Ignored(Smooth):
 LOSSES = pytest.mark.parametrize("module_class", [Smooth, ClassWeights, Ignored])
 
 
-def trained_by(callback, module_class):
-    """A fit with a method, its batches, and another module as that one began."""
+def fit_and_repeat(callback, module_class, drawn, loss_of, **tolerance):
+    """Compare a fit with a method with a loop over its batches, in which ``loss_of`` differentiates through a step."""
     batches = Batches()
     trained = fit(module_class, [callback, batches])
     L.seed_everything(3, verbose=False)
     module = module_class()
-    return trained, batches.seen, module, [name for name, _ in module.named_parameters()]
+    optimizer = module.configure_optimizers()
+
+    def clean_loss_after(loss, rate, x, y):
+        """The loss on a clean batch after a step that is itself part of the graph."""
+        gradient = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
+        ahead = {n: p - rate * g for (n, p), g in zip(module.named_parameters(), gradient, strict=True)}
+        return module.losses(functional_call(module, ahead, (x,)), y).sum() / module.divisor(y)
+
+    for batch, (clean_x, clean_y) in zip(batches.seen, drawn[1:], strict=True):
+        loss = loss_of(module, *batch, lambda loss, rate, x=clean_x, y=clean_y: clean_loss_after(loss, rate, x, y))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value, **tolerance)
 
 
 @LOSSES
 def test_l2rw_is_the_two_step_definition(module_class, drawn):
     """Weights of zero, a look-ahead step, its clean loss differentiated by the weights (Algorithm 1 of the paper)."""
-    trained, batches, module, names = trained_by(L2RWCallback(num_stages=5), module_class)
-    optimizer = module.configure_optimizers()
-    for (x, y), (clean_x, clean_y) in zip(batches, drawn[1:], strict=True):
+
+    def loss_of(module, x, y, clean_loss_after):
         epsilon = torch.zeros(len(x), requires_grad=True)
-        losses = module.losses(module(x), y)
-        gradient = torch.autograd.grad((epsilon * losses).sum(), list(module.parameters()), create_graph=True)
-        ahead = {n: p - 0.05 * g for n, p, g in zip(names, module.parameters(), gradient, strict=True)}
-        clean_losses = module.losses(functional_call(module, ahead, (clean_x,)), clean_y)
-        clean_loss = clean_losses.sum() / module.divisor(clean_y)
+        clean_loss = clean_loss_after((epsilon * module.losses(module(x), y)).sum(), 0.05)
         weights = (-torch.autograd.grad(clean_loss, epsilon)[0]).clamp_min(0)
         weights = weights / weights.sum() if weights.sum() > 0 else weights
-        loss = (weights.detach() * module.losses(module(x), y)).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for name, value in module.state_dict().items():
-        torch.testing.assert_close(trained.state_dict()[name], value, rtol=2e-3, atol=2e-4)
+        return (weights.detach() * module.losses(module(x), y)).sum()
+
+    fit_and_repeat(L2RWCallback(num_stages=5), module_class, drawn, loss_of, rtol=2e-3, atol=2e-4)
 
 
 def test_no_sample_helps():
@@ -124,28 +130,20 @@ def test_no_sample_helps():
 @LOSSES
 def test_meta_weight_net_is_differentiating_through_the_step(module_class, drawn):
     callback = MetaWeightNetCallback(lr=0.01, num_stages=5)
-    trained, batches, module, names = trained_by(callback, module_class)
-    optimizer = module.configure_optimizers()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = WeightNet()
     learner = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-4)
-    for (x, y), (clean_x, clean_y) in zip(batches, drawn[1:], strict=True):
+
+    def loss_of(module, x, y, clean_loss_after):
         losses = module.losses(module(x), y)
-        mean = (net(losses.detach()) * losses).sum() / module.divisor(y)
-        gradient = torch.autograd.grad(mean, list(module.parameters()), create_graph=True)
-        ahead = {n: p - 0.1 * g for n, p, g in zip(names, module.parameters(), gradient, strict=True)}
         learner.zero_grad()
-        clean_losses = module.losses(functional_call(module, ahead, (clean_x,)), clean_y)
-        (clean_losses.sum() / module.divisor(clean_y)).backward()
+        clean_loss_after((net(losses.detach()) * losses).sum() / module.divisor(y), 0.1).backward()
         learner.step()
         losses = module.losses(module(x), y)
-        loss = (net(losses.detach()).detach() * losses).sum() / module.divisor(y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for name, value in module.state_dict().items():
-        torch.testing.assert_close(trained.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+        return (net(losses.detach()).detach() * losses).sum() / module.divisor(y)
+
+    fit_and_repeat(callback, module_class, drawn, loss_of, rtol=1e-3, atol=1e-4)
     for name, value in net.state_dict().items():
         torch.testing.assert_close(callback.weight_net.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader
@@ -20,7 +19,7 @@ from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.data import DigitsDataModule, UniformNoise
 from law_lightning.second_network.peer import LateCapture, draw_anew
 from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weights
-from test_promises import MATRIX, assert_same
+from test_promises import MATRIX
 from zoo import (
     CLASSES,
     TRAINERS,
@@ -247,26 +246,6 @@ def test_wrong_labels_are_left_out():
     assert late["weight_clean"] > early["weight_clean"] > 1 > early["weight_wrong"] > late["weight_wrong"]
     assert_identical(module.state_dict(), untouched.state_dict())
     assert_identical(callback.peer.state_dict(), without.peer.state_dict())
-
-
-# -- a stop ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["BatchNormCNN", "accumulate", "fp16"])
-def test_a_fit_that_is_resumed_ends_the_same(tmp_path, name):
-    module, options = SYMMETRIC[name]
-
-    def run(callbacks, ckpt_path=None):
-        callback = co_teaching()
-        trained = fit(module, [callback, *callbacks], ckpt_path=ckpt_path, **options)
-        networks = {"first": trained.state_dict(), "peer": callback.peer.state_dict()}
-        return networks | {"history": callback.history, "random": torch.get_rng_state()}
-
-    whole = run([ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)])
-    torch.manual_seed(12345)
-    assert_same(run([], ckpt_path=tmp_path / "epoch=1.ckpt"), whole)
-    content = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)  # tensors and plain Python
-    assert list(content["state_dict"]) == list(module().state_dict())
 
 
 # -- the beginning -----------------------------------------------------------------------------------------

@@ -210,32 +210,6 @@ def test_any_weighting():
         assert "theta" not in record
 
 
-class Poisoned(Base):
-    """The loss of one batch is not a number."""
-
-    def __init__(self, value, stage):
-        super().__init__()
-        self.value, self.step = value, stage
-
-    def training_step(self, batch, batch_idx):
-        logits = self(batch[0])
-        if self.global_step == self.step:
-            logits = logits * self.value
-        return F.cross_entropy(logits, batch[1])
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_does_not_reach_the_strategy(value):
-    """The networks break as they would without the callback; the records and the strategy stay finite."""
-    law = LAWCallback(agent())
-    L.seed_everything(0, verbose=False)
-    make_trainer([law]).fit(Poisoned(value, 12), *loaders())
-    assert len(law.history) == 5
-    assert all(parameter.isfinite().all() for parameter in law.agent.parameters())
-    assert all(column.isfinite().all() for column in law.buffer.transitions())
-    assert all(math.isfinite(record["reward"]) for record in law.history)
-
-
 def test_a_test_between_two_fits_does_not_leak_into_the_second(tmp_path):
     """trainer.test(ckpt_path=...) restores callbacks as well; the next fit still begins anew."""
 
@@ -314,19 +288,6 @@ def test_parts_that_a_callback_unfreezes(tmp_path):
     law = LAWCallback(agent(), keep="target")
     fit(Frozen, [Unfreeze(), law])
     assert_identical(law.reference.state_dict(), plain.state_dict())
-
-
-def test_a_class_count_that_varies():
-    """Contrastive losses have as many classes as samples in the batch; the last batch is smaller."""
-
-    class Contrastive(Base):
-        def training_step(self, batch, batch_idx):
-            z = self(batch[0])
-            return F.cross_entropy(z @ z.T, torch.arange(len(z)))
-
-    law = LAWCallback(agent())
-    fit(Contrastive, [law])
-    assert {len(record["weight_per_class"]) for record in law.history} == {16}
 
 
 def test_a_compiled_module():
