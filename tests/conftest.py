@@ -19,12 +19,10 @@ UNTRACED = (
 #: Tests that share what is slow to start go to one worker. (The groups of pytest-xdist 3.8 do not work with pytest 9.)
 TOGETHER = {
     "test_ddp.py": "two processes",
-    "test_two_processes_train_one_network": "all methods on two processes",
     "test_matrix.py::test_two_processes": "the matrix on two processes",
     "test_every_sample_is_counted_once": "what processes share",
     "test_processes_": "what processes share",
     "test_fsdp_": "what processes share",
-    "test_l2rw_shares_the_clean_gradient_and_the_sum": "all methods on two processes",
     "test_what_two_workers_return": "two workers",
     "test_two_workers_go_on": "two workers",
     "test_a_worker_that_dies": "two workers",

@@ -1,67 +1,81 @@
-"""Promises 1 to 3 on two processes, with all that they leave; test_matrix.py asks for less of more modules."""
+"""The promises on two processes, with all that they leave; test_matrix.py asks for less of more modules."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import functools
 
 import pytest
 import torch
 
+from ddp_run import FITS
 from hostile import LONG, long
+from methods import METHODS
 from test_promises import assert_same
-from zoo import assert_identical, differ
-
-MODES = ("plain", "search", "zero", "apply")
+from zoo import assert_identical, differ, run_script
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """What came of a mode, by process: started once, together with all others that are started alike."""
-    folders = {}
+    """What came of a fit, by process; all but those of another strategy or from a checkpoint are started together."""
 
-    def run(mode, strategy="ddp", checkpoint=()):
-        key = strategy, *checkpoint
-        if key not in folders:
-            folder = tmp_path_factory.mktemp("ddp")
-            modes = MODES if key == ("ddp",) else (mode,)
-            env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-            script = str(Path(__file__).parent / "helpers" / "ddp_run.py")
-            command = [sys.executable, script, ",".join(modes), str(folder), strategy, *map(str, checkpoint)]
-            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-            assert done.returncode == 0, done.stderr[-3000:]
-            folders[key] = folder
-        return [torch.load(file, weights_only=True) for file in sorted(folders[key].glob(f"{mode}.*"))]
+    @functools.cache
+    def started(names, *more):
+        folder = tmp_path_factory.mktemp("ddp")
+        run_script("ddp_run.py", names, folder, *more)
+        return folder
 
-    run.folders = folders
+    def run(name, *more):
+        folder = started(name if more else ",".join(FITS), *more)
+        return [torch.load(file, weights_only=True) for file in sorted(folder.glob(f"{name}.*"))]
+
+    run.folder = lambda: started(",".join(FITS))
     return run
 
 
-def test_the_reference_is_plain_training_on_two_processes(run):
-    plain, (first, second) = run("plain"), run("search")
-    assert_identical(first["reference"], plain[0]["module"])
-    assert differ(first["module"], plain[0]["module"])
-    for key in ("history", "agent", "buffer"):  # both processes took the same theta from the same numbers
-        assert_same(first[key], second[key])
-    # BatchNorm's running statistics belong to each process; parameters are shared.
-    for name, value in first["module"].items():
+def assert_shared(first, second):
+    """BatchNorm's running statistics belong to each process; parameters are shared."""
+    for name, value in first.items():
         if "running" not in name:
-            assert torch.equal(value, second["module"][name])
+            assert torch.equal(value, second[name]), name
+
+
+def test_the_reference_is_plain_training_on_two_processes(run):
+    plain, (first, second) = run("plain"), run("law_search")
+    assert_identical(first["second"], plain[0]["module"])
+    for key in ("agent", "buffer"):  # both processes took the same theta from the same numbers
+        assert_same(first[key], second[key])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_train_one_network(name, run):
+    first, second = run(name)
+    assert_shared(first["module"], second["module"])
+    assert differ(first["module"], run("plain")[0]["module"])
+    assert [record["stage"] for record in first["history"]] == [0, 1, 2, 3, 4]
+    assert_same(first["history"], second["history"])
+    if name == "co_teaching":
+        assert_shared(first["second"], second["second"])
+        assert differ(first["module"], first["second"])
 
 
 def test_the_accuracy_counts_every_sample_once(run):
     """70 validation samples on two processes; the padded ones would make it a fraction of more."""
-    for record in run("search")[0]["history"]:
+    for record in run("law_search")[0]["history"]:
         for name in ("acc_target", "acc_reference"):
             assert record[name] * 70 == pytest.approx(round(record[name] * 70), abs=1e-6)
 
 
-def test_weights_of_one_change_nothing_on_two_processes(run):
-    plain, zero, apply = run("plain")[0], run("zero")[0], run("apply")[0]
+def test_l2rw_shares_the_clean_gradient_and_the_sum(run):
+    """The mean weight over both processes is 1 (or 0 where no sample helped), which no process has by itself."""
+    for record in run("l2rw")[0]["history"][1:]:
+        assert 0 <= record["weight_mean"] <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("name", ["zero", "zero_apply", "zero_co_teaching"])
+def test_weights_of_one_change_nothing_on_two_processes(name, run):
+    plain, zero = run("plain")[0], run(name)[0]
     assert_identical(zero["module"], plain["module"])
-    assert_identical(zero["reference"], plain["module"])
-    assert [record["reward"] for record in zero["history"]] == [0.0] * 5
-    assert_identical(apply["module"], plain["module"])
+    if name == "zero":
+        assert_identical(zero["second"], plain["module"])
+        assert [record["reward"] for record in zero["history"]] == [0.0] * 5
 
 
 @long
@@ -70,16 +84,17 @@ def test_weights_of_one_change_nothing_in_spawned_processes(run):
 
 
 @pytest.mark.parametrize("step", [3, 6] if LONG else [6])
-def test_a_stop_loses_nothing_on_two_processes(run, step):
+@pytest.mark.parametrize("name", ["law_search", "co_teaching"])
+def test_a_stop_loses_nothing_on_two_processes(run, name, step):
     """Resumed from an epoch's end; every process has its own random states and BatchNorm."""
-    whole = run("search")
+    whole = run(name)
     assert "running" in " ".join(whole[0]["module"])
-    resumed = run("search", checkpoint=[next(run.folders["ddp",].glob(f"step={step}.ckpt"))])
+    resumed = run(name, "ddp", run.folder() / f"{name}-step={step}.ckpt")
     for rank in (0, 1):
-        for key in ("history", "agent", "buffer"):
+        for key in whole[rank].keys() - {"module", "second"}:
             assert_same(resumed[rank][key], whole[rank][key])
-        for key in ("module", "reference"):
-            for name, value in resumed[rank][key].items():
+        for key in ("module", "second"):
+            for parameter, value in resumed[rank][key].items():
                 # A checkpoint holds the first process's running statistics; plain Lightning resumes all with those.
-                if rank == 0 or "running" not in name:
-                    assert torch.equal(value, whole[rank][key][name]), (rank, key, name)
+                if rank == 0 or "running" not in parameter:
+                    assert torch.equal(value, whole[rank][key][parameter]), (rank, key, parameter)

@@ -1,10 +1,5 @@
 """Every method on the matrix of modules: it trains, it resumes bit for bit, and it leaves nothing behind."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import lightning as L
 import pytest
 import torch
@@ -190,30 +185,3 @@ def test_a_callback_can_be_used_for_another_fit(name):
     if name == "law_search":
         return  # its agent goes on learning
     assert_identical(fit(AdamCosine, [twice]).state_dict(), fit(AdamCosine, [once]).state_dict())
-
-
-@pytest.fixture(scope="module")
-def on_two_processes(tmp_path_factory):
-    out = tmp_path_factory.mktemp("ddp") / "methods"
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
-    command = [sys.executable, str(Path(__file__).parent / "helpers" / "methods_run.py"), str(out)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(file, weights_only=True) for file in sorted(out.parent.glob("methods.*"))]
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_two_processes_train_one_network(name, on_two_processes):
-    first, second = on_two_processes
-    parameters = [key for key in first[name] if "running" not in key]  # statistics are each process's own
-    for key in parameters:
-        assert torch.equal(first[name][key], second[name][key])
-    assert any(not torch.equal(first[name][key], first["plain"][key]) for key in parameters)
-    assert [record["stage"] for record in first[f"{name} history"]] == [0, 1, 2, 3, 4]
-    assert first[f"{name} history"] == second[f"{name} history"]
-
-
-def test_l2rw_shares_the_clean_gradient_and_the_sum(on_two_processes):
-    """The mean weight over both processes is 1 (or 0 where no sample helped), which no process has by itself."""
-    for record in on_two_processes[0]["l2rw history"][1:]:
-        assert 0 <= record["weight_mean"] <= 1 + 1e-5

@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from law_lightning.callbacks.l2rw import L2RWCallback, reweighted
 from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback, WeightNet
-from law_lightning.second_network.clean_batches import CleanBatches, endless_order
+from law_lightning.second_network.clean_gradient import CleanBatches, endless_order
 from zoo import AdamCosine, Base, DropoutMLP, assert_identical, fit, loaders, make_data, make_trainer
 
 # -- L2RW ---------------------------------------------------------------------------------------------------------
@@ -81,35 +81,41 @@ class Ignored(Smooth):
 LOSSES = pytest.mark.parametrize("module_class", [Smooth, ClassWeights, Ignored])
 
 
-def trained_by(callback, module_class):
-    """A fit with a method, its batches, and another module as that one began."""
+def fit_and_repeat(callback, module_class, drawn, loss_of, **tolerance):
+    """Compare a fit with a method with a loop over its batches, in which ``loss_of`` differentiates through a step."""
     batches = Batches()
     trained = fit(module_class, [callback, batches])
     L.seed_everything(3, verbose=False)
     module = module_class()
-    return trained, batches.seen, module, [name for name, _ in module.named_parameters()]
+    optimizer = module.configure_optimizers()
+
+    def clean_loss_after(loss, rate, x, y):
+        """The loss on a clean batch after a step that is itself part of the graph."""
+        gradient = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
+        ahead = {n: p - rate * g for (n, p), g in zip(module.named_parameters(), gradient, strict=True)}
+        return module.losses(functional_call(module, ahead, (x,)), y).sum() / module.divisor(y)
+
+    for batch, (clean_x, clean_y) in zip(batches.seen, drawn[1:], strict=True):
+        loss = loss_of(module, *batch, lambda loss, rate, x=clean_x, y=clean_y: clean_loss_after(loss, rate, x, y))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value, **tolerance)
 
 
 @LOSSES
 def test_l2rw_is_the_two_step_definition(module_class, drawn):
     """Weights of zero, a look-ahead step, its clean loss differentiated by the weights (Algorithm 1 of the paper)."""
-    trained, batches, module, names = trained_by(L2RWCallback(num_stages=5), module_class)
-    optimizer = module.configure_optimizers()
-    for (x, y), (clean_x, clean_y) in zip(batches, drawn[1:], strict=True):
+
+    def loss_of(module, x, y, clean_loss_after):
         epsilon = torch.zeros(len(x), requires_grad=True)
-        losses = module.losses(module(x), y)
-        gradient = torch.autograd.grad((epsilon * losses).sum(), list(module.parameters()), create_graph=True)
-        ahead = {n: p - 0.05 * g for n, p, g in zip(names, module.parameters(), gradient, strict=True)}
-        clean_losses = module.losses(functional_call(module, ahead, (clean_x,)), clean_y)
-        clean_loss = clean_losses.sum() / module.divisor(clean_y)
+        clean_loss = clean_loss_after((epsilon * module.losses(module(x), y)).sum(), 0.05)
         weights = (-torch.autograd.grad(clean_loss, epsilon)[0]).clamp_min(0)
         weights = weights / weights.sum() if weights.sum() > 0 else weights
-        loss = (weights.detach() * module.losses(module(x), y)).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for name, value in module.state_dict().items():
-        torch.testing.assert_close(trained.state_dict()[name], value, rtol=2e-3, atol=2e-4)
+        return (weights.detach() * module.losses(module(x), y)).sum()
+
+    fit_and_repeat(L2RWCallback(num_stages=5), module_class, drawn, loss_of, rtol=2e-3, atol=2e-4)
 
 
 def test_no_sample_helps():
@@ -124,28 +130,20 @@ def test_no_sample_helps():
 @LOSSES
 def test_meta_weight_net_is_differentiating_through_the_step(module_class, drawn):
     callback = MetaWeightNetCallback(lr=0.01, num_stages=5)
-    trained, batches, module, names = trained_by(callback, module_class)
-    optimizer = module.configure_optimizers()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = WeightNet()
     learner = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-4)
-    for (x, y), (clean_x, clean_y) in zip(batches, drawn[1:], strict=True):
+
+    def loss_of(module, x, y, clean_loss_after):
         losses = module.losses(module(x), y)
-        mean = (net(losses.detach()) * losses).sum() / module.divisor(y)
-        gradient = torch.autograd.grad(mean, list(module.parameters()), create_graph=True)
-        ahead = {n: p - 0.1 * g for n, p, g in zip(names, module.parameters(), gradient, strict=True)}
         learner.zero_grad()
-        clean_losses = module.losses(functional_call(module, ahead, (clean_x,)), clean_y)
-        (clean_losses.sum() / module.divisor(clean_y)).backward()
+        clean_loss_after((net(losses.detach()) * losses).sum() / module.divisor(y), 0.1).backward()
         learner.step()
         losses = module.losses(module(x), y)
-        loss = (net(losses.detach()).detach() * losses).sum() / module.divisor(y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for name, value in module.state_dict().items():
-        torch.testing.assert_close(trained.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+        return (net(losses.detach()).detach() * losses).sum() / module.divisor(y)
+
+    fit_and_repeat(callback, module_class, drawn, loss_of, rtol=1e-3, atol=1e-4)
     for name, value in net.state_dict().items():
         torch.testing.assert_close(callback.weight_net.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
@@ -155,17 +153,27 @@ def test_meta_weight_net_is_differentiating_through_the_step(module_class, drawn
 BOTH = pytest.mark.parametrize("callback", [L2RWCallback, MetaWeightNetCallback])
 
 
-@BOTH
-def test_without_clean_data_it_is_refused(callback):
-    with pytest.raises(MisconfigurationException, match=f"{callback.__name__} needs clean data"):
-        make_trainer([callback(num_stages=5)]).fit(DropoutMLP(), loaders()[0])
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(make_data(32))
+
+    def __len__(self):
+        return 32
 
 
 @BOTH
-def test_clean_data_of_another_kind_are_named(callback):
-    other = DataLoader(TensorDataset(torch.randn(20, 5)), batch_size=4)
-    with pytest.raises(MisconfigurationException, match=r"failed on one.*clean="):
-        fit(DropoutMLP, [callback(other, num_stages=5)])
+@pytest.mark.parametrize(
+    ("clean", "message"),
+    [
+        (None, "Callback needs clean data"),
+        (TensorDataset(torch.randn(20, 5)), r"failed on one.*clean="),
+        (Stream(), "read by index and holds samples, not Stream"),
+    ],
+)
+def test_clean_data_that_cannot_be_used(callback, clean, message):
+    clean = clean and DataLoader(clean, batch_size=4)
+    with pytest.raises(MisconfigurationException, match=message):
+        make_trainer([callback(clean, num_stages=5)]).fit(DropoutMLP(), loaders()[0])
 
 
 @BOTH
@@ -180,12 +188,9 @@ def test_clean_data_of_another_kind_are_named(callback):
 def test_bad_arguments(callback, kwargs, message):
     with pytest.raises(ValueError, match=message):
         callback(**kwargs)
-
-
-@pytest.mark.parametrize("kwargs", [{"hidden": 0}, {"lr": 0.0}, {"weight_decay": -1.0}])
-def test_bad_arguments_of_the_weight_net(kwargs):
-    with pytest.raises(ValueError, match="hidden must be"):
-        MetaWeightNetCallback(**kwargs)
+    for options in ({"hidden": 0}, {"lr": 0.0}, {"weight_decay": -1.0}):
+        with pytest.raises(ValueError, match="hidden must be"):
+            MetaWeightNetCallback(**options)
 
 
 @BOTH
@@ -209,17 +214,6 @@ def test_the_weight_net_computes_in_full_precision():
     assert torch.equal(within, net(losses))
 
 
-class Compiled(DropoutMLP):
-    def make_net(self):
-        return torch.compile(super().make_net(), backend="aot_eager")
-
-
-def test_a_network_compiled_to_free_its_buffers_is_named():
-    with pytest.raises(MisconfigurationException, match=r"Compiled is compiled.*donated_buffer = False"):
-        fit(Compiled, [MetaWeightNetCallback(num_stages=2)], max_epochs=1)
-    fit(Compiled, [L2RWCallback(num_stages=2)], max_epochs=1)
-
-
 # -- clean batches -------------------------------------------------------------------------------------------------
 
 
@@ -237,16 +231,16 @@ class Augmented(Dataset):
         return x + torch.randn(1) * random.random() + np.random.rand(), y  # noqa: NPY002
 
 
-def draw(drawn, clean, **kwargs):
-    drawn.clear()
-    L.seed_everything(3, verbose=False)
-    options = {"max_epochs": 2} | kwargs
-    make_trainer([L2RWCallback(clean, num_stages=2)], **options).fit(Smooth(), loaders()[0])
-    return drawn[1:]
-
-
 def test_augmentation_draws_anew_for_every_clean_batch(drawn):
-    batches = draw(drawn, DataLoader(Augmented(), batch_size=16))
+    """And the same with workers as without."""
+    workers, found = {"num_workers": 1, "prefetch_factor": 4, "multiprocessing_context": "fork"}, []
+    for options in ({}, workers):
+        fit(Smooth, [L2RWCallback(DataLoader(Augmented(), batch_size=16, **options), num_stages=2)], max_epochs=2)
+        found.append(drawn[1:])
+        drawn.clear()
+    batches, by_workers = found
+    for one, other in zip(batches, by_workers, strict=True):
+        assert all(map(torch.equal, one, other))
     clean = make_data(64, seed=9).tensors[0].flatten(1)
     shifts = set()
     for x, _ in batches:
@@ -263,13 +257,6 @@ def test_every_pass_over_the_clean_data_has_an_order_of_its_own():
     assert all(len(set(each)) == 9 for each in passes)
     assert passes[0] != passes[1] != passes[2]
     assert list(itertools.islice(endless_order(10, 3, (1, 2), 4), 5)) == batches[4:]  # from anywhere
-
-
-def test_clean_batches_are_the_same_with_workers(drawn):
-    alone = list(draw(drawn, DataLoader(Augmented(), batch_size=16)))
-    workers = {"num_workers": 1, "prefetch_factor": 4, "multiprocessing_context": "fork"}
-    for one, other in zip(alone, draw(drawn, DataLoader(Augmented(), batch_size=16, **workers)), strict=True):
-        assert all(map(torch.equal, one, other))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -289,36 +276,3 @@ def test_clean_batches_have_the_size_of_the_trainings_own(drawn):
     loader = DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 7, drop_last=False))
     make_trainer([L2RWCallback(num_stages=2)], max_epochs=1).fit(Smooth(), loader, loaders()[1])
     assert {len(x) for x, _ in drawn} == {7}
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(make_data(32))
-
-    def __len__(self):
-        return 32
-
-
-def test_a_stream_of_clean_data_is_refused():
-    with pytest.raises(MisconfigurationException, match="read by index and holds samples, not Stream"):
-        fit(Smooth, [L2RWCallback(DataLoader(Stream(), batch_size=8), num_stages=2)])
-
-
-class Opened(Augmented):
-    """Is told by the worker's init function where it is, as data sets on files are."""
-
-    def open(self):
-        self.opened = True
-
-    def __getitem__(self, index):
-        assert self.opened
-        return super().__getitem__(index)
-
-
-def open_it(worker):
-    torch.utils.data.get_worker_info().dataset.open()
-
-
-def test_the_workers_own_beginning_is_kept(drawn):
-    clean = DataLoader(Opened(), batch_size=16, num_workers=1, worker_init_fn=open_it)
-    assert len(draw(drawn, clean, max_epochs=1)) == 6

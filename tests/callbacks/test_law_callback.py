@@ -1,3 +1,4 @@
+import copy
 import csv
 import math
 from itertools import pairwise
@@ -121,15 +122,6 @@ def test_the_weighted_loss_gap_is_of_the_loss_that_the_target_trains_on():
         assert record["weighted_loss_gap"] == pytest.approx(0.5 * record["loss"] - reference, rel=1e-4, abs=1e-6)
 
 
-def test_an_agent_learns_from_fit_to_fit():
-    law = LAWCallback(agent())
-    for episode in range(3):
-        fit(DropoutMLP, [law], seed=episode)
-        assert len(law.buffer) == 4 * (episode + 1)
-        assert law.agent.exploration.episode == episode + 1
-        assert len(law.history) == 5
-
-
 def accuracy(module):
     _, loader = loaders()
     module.eval()
@@ -162,38 +154,16 @@ def test_keep_best_leaves_the_network_that_validates_better(bias):
         assert last["acc_reference"] > last["acc_target"]
 
 
-def test_the_callbacks_accuracy_is_the_trainers():
-    """What the callback measures at the end equals an independent count on the returned networks."""
-
-    class Logged(DropoutMLP):
-        def validation_step(self, batch, batch_idx):
-            x, y = batch
-            logits = self(x)
-            self.log("val_acc", (logits.argmax(1) == y).float().mean(), batch_size=len(y))
-            return F.cross_entropy(logits, y)
-
-    law = LAWCallback(agent(), keep="target")
-    L.seed_everything(3, verbose=False)
-    module = Logged()
-    trainer = make_trainer([law])
-    trainer.fit(module, *loaders())
-    (metrics,) = trainer.validate(module, loaders()[1], verbose=False)
-    assert law.history[-1]["acc_target"] == pytest.approx(metrics["val_acc"])
-
-
 def test_a_fit_stopped_early_still_compares_the_networks():
+    """In the middle of the first stage, or in the warm-up, when one network has trained for both."""
     stopper = EarlyStopping("val_loss", patience=0, stopping_threshold=100.0, check_on_train_epoch_end=False)
     law = LAWCallback(agent(num_stages=2), warmup_stages=0)
-    module = fit(AdamCosine, [law, stopper])  # stops in the middle of the first stage
+    module = fit(AdamCosine, [law, copy.deepcopy(stopper)])
     assert law.history == []
     assert law.reference is not None
     assert accuracy(module) >= accuracy(law.reference)
-
-
-def test_a_fit_that_ends_in_the_warm_up_has_a_reference():
-    stopper = EarlyStopping("val_loss", patience=0, stopping_threshold=100.0, check_on_train_epoch_end=False)
     law = LAWCallback(agent(num_stages=5), warmup_stages=4)
-    module = fit(DropoutMLP, [law, stopper])
+    module = fit(DropoutMLP, [law, copy.deepcopy(stopper)])
     assert_identical(law.reference.state_dict(), module.state_dict())
 
 
@@ -238,43 +208,6 @@ def test_any_weighting():
     for record in callback.history:
         assert record["weight_per_class"] == [2.0] + [1.0] * (CLASSES - 1)
         assert "theta" not in record
-
-
-def test_several_validation_loaders_are_pooled():
-    class Several(DropoutMLP):
-        def validation_step(self, batch, batch_idx, dataloader_idx=0):
-            return super().validation_step(batch, batch_idx)
-
-    train, val = loaders()
-    law = LAWCallback(agent(), keep="target")
-    make_trainer([law]).fit(module := Several(), train, [val, val])
-    assert law.history[-1]["acc_target"] == pytest.approx(accuracy(module))
-
-
-class Poisoned(Base):
-    """The loss of one batch is not a number."""
-
-    def __init__(self, value, stage):
-        super().__init__()
-        self.value, self.step = value, stage
-
-    def training_step(self, batch, batch_idx):
-        logits = self(batch[0])
-        if self.global_step == self.step:
-            logits = logits * self.value
-        return F.cross_entropy(logits, batch[1])
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_does_not_reach_the_strategy(value):
-    """The networks break as they would without the callback; the records and the strategy stay finite."""
-    law = LAWCallback(agent())
-    L.seed_everything(0, verbose=False)
-    make_trainer([law]).fit(Poisoned(value, 12), *loaders())
-    assert len(law.history) == 5
-    assert all(parameter.isfinite().all() for parameter in law.agent.parameters())
-    assert all(column.isfinite().all() for column in law.buffer.transitions())
-    assert all(math.isfinite(record["reward"]) for record in law.history)
 
 
 def test_a_test_between_two_fits_does_not_leak_into_the_second(tmp_path):
@@ -355,19 +288,6 @@ def test_parts_that_a_callback_unfreezes(tmp_path):
     law = LAWCallback(agent(), keep="target")
     fit(Frozen, [Unfreeze(), law])
     assert_identical(law.reference.state_dict(), plain.state_dict())
-
-
-def test_a_class_count_that_varies():
-    """Contrastive losses have as many classes as samples in the batch; the last batch is smaller."""
-
-    class Contrastive(Base):
-        def training_step(self, batch, batch_idx):
-            z = self(batch[0])
-            return F.cross_entropy(z @ z.T, torch.arange(len(z)))
-
-    law = LAWCallback(agent())
-    fit(Contrastive, [law])
-    assert {len(record["weight_per_class"]) for record in law.history} == {16}
 
 
 def test_a_compiled_module():

@@ -37,21 +37,3 @@ def test_several_fits_are_a_search(handed):
     search.run(make_module, make_data)
     assert_same(law.buffer.state_dict(), search._state.buffer().state_dict())
     assert_same(law.agent.full_state(), search._state.agent)
-
-
-def test_noise_decays_from_fit_to_fit():
-    law = LAWCallback(new_agent())
-    scales = []
-    for episode in range(3):
-        fit(law, episode)
-        scales.append(law.agent.exploration.scale)
-    assert scales == pytest.approx([1.0, 0.96, 0.96**2])
-
-
-def test_the_better_network_is_kept_in_every_fit():
-    law = LAWCallback(new_agent())
-    for episode in range(3):
-        trainer, module = fit(law, episode)
-        (measured,) = trainer.validate(module, datamodule=make_data(), verbose=False)
-        last = law.history[-1]
-        assert measured["val/acc"] == pytest.approx(max(last["acc_target"], last["acc_reference"]))

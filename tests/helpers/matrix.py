@@ -5,6 +5,7 @@ Used by test_matrix.py in one process, and by matrix_run.py in each of two.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.layer_sync import LayerSync
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from law_lightning import LAWCallback, StrategyAgent
-from zoo import TRAINERS, AdamCosine, Base, BatchNormCNN, Mixup, Plateau, make_data, make_trainer
+from methods import bold_agent
+from zoo import TRAINERS, AdamCosine, Base, BatchNormCNN, Mixup, Plateau, Rates, loaders, make_data, make_trainer
 
 SAME = "same bits"
 
@@ -98,10 +99,7 @@ class Stream(IterableDataset):
 
 def plain_loaders(rank: int, world: int):
     """92 and 70 samples: neither divides by the batch size, nor by two processes times that."""
-    return (
-        DataLoader(make_data(92, seed=1), batch_size=16 // world, shuffle=True),
-        DataLoader(make_data(70, seed=2), batch_size=32),
-    )
+    return loaders(16 // world)
 
 
 def several_loaders(rank: int, world: int):
@@ -127,36 +125,24 @@ def own_samplers(rank: int, world: int):
 class Data(L.LightningDataModule):
     """Makes its loaders when the processes are there, as users do who share data out themselves."""
 
-    def __init__(self, loaders: Callable[[int, int], tuple[Any, Any]]):
+    def __init__(self, make: Callable[[int, int], tuple[Any, Any]]):
         super().__init__()
-        self.loaders = loaders
+        self.make = make
 
     def train_dataloader(self):
-        return self.loaders(self.trainer.global_rank, self.trainer.world_size)[0]
+        return self.make(self.trainer.global_rank, self.trainer.world_size)[0]
 
     def val_dataloader(self):
-        return self.loaders(self.trainer.global_rank, self.trainer.world_size)[1]
-
-
-# -- SyncBatchNorm -------------------------------------------------------------------------------------------
+        return self.make(self.trainer.global_rank, self.trainer.world_size)[1]
 
 
 class SharedNorm(nn.BatchNorm2d):
-    """What torch.nn.SyncBatchNorm does, which refuses to on the CPU."""
+    """Shares a mean in its forward pass, as torch.nn.SyncBatchNorm does, which refuses to on the CPU."""
 
     def forward(self, x):
-        if not (self.training and dist.is_initialized()):
-            return super().forward(x)
-        sums = torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), torch.full_like(self.bias, x[:, 0].numel())])
-        total, squares, count = dist.nn.functional.all_reduce(sums)
-        mean = total / count
-        var = squares / count - mean.square()
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
-        mean, scale, bias = (t[:, None, None] for t in (mean, self.weight * (var + self.eps).rsqrt(), self.bias))
-        return (x - mean) * scale + bias
+        if self.training and dist.is_initialized():
+            x = x - dist.nn.functional.all_reduce(x.mean((0, 2, 3)))[:, None, None] / dist.get_world_size()
+        return super().forward(x)
 
 
 class ShareNorms(LayerSync):
@@ -170,14 +156,9 @@ class ShareNorms(LayerSync):
 
     @staticmethod
     def _replace(model, old, new):
-        for part in list(model.modules()):
-            for name, child in part.named_children():
-                if type(child) is old:
-                    twin = new(child.num_features)
-                    twin.weight, twin.bias = child.weight, child.bias
-                    for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                        setattr(twin, buffer, getattr(child, buffer))
-                    setattr(part, name, twin.train(child.training))
+        for part in model.modules():
+            if type(part) is old:
+                part.__class__ = new
         return model
 
 
@@ -222,33 +203,15 @@ CELLS = {
 # -- measuring -----------------------------------------------------------------------------------------------
 
 
-class Rates(L.Callback):
-    """Notes the learning rate of every step, or sets it to those noted before."""
-
-    def __init__(self, noted=()):
-        self.noted, self._given = [], list(noted)
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        if self._given:
-            optimizer.param_groups[0]["lr"] = self._given.pop(0)
-        self.noted.append(optimizer.param_groups[0]["lr"])
-
-
 class Fit:
     """One fit from a seed, and all that can be asked of it afterwards."""
 
-    def __init__(self, cell: Cell, law: LAWCallback | None = None, callbacks=(), ckpt_path=None, prepare=None, **more):
+    def __init__(self, cell: Cell, law: LAWCallback | None = None, callbacks=(), ckpt_path=None, **more):
         L.seed_everything(3, verbose=False)
         self.law, self.module = law, cell.module()
         self.trainer = make_trainer([each for each in (law, *callbacks) if each], **cell.options, **more)
-        if prepare is not None:
-            prepare(self.trainer)
         self.trainer.fit(self.module, datamodule=Data(cell.loaders), ckpt_path=ckpt_path, weights_only=True)
-        self.random = torch.get_rng_state()
-
-    @property
-    def state(self) -> dict[str, torch.Tensor]:
-        return self.module.state_dict()
+        self.random, self.state = torch.get_rng_state(), self.module.state_dict()
 
     @property
     def outcome(self) -> dict[str, Any]:
@@ -283,11 +246,8 @@ class Fit:
 
 def law(mode: str, noise: float = 2.0, phase_accuracy: str = "validation", **options: Any) -> LAWCallback:
     """Theta far from zero in a search; in apply mode too, by a stirred last layer."""
-    agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=noise, phase_accuracy=phase_accuracy)
-    if mode == "apply" and noise:
-        last = agent.actor.network[-1]
-        last.weight.data += 0.3
-        last.bias.data -= 0.2
+    make = bold_agent if mode == "apply" and noise else functools.partial(StrategyAgent, num_stages=5, warmup_stages=1)
+    agent = make(episode_noise=noise, phase_accuracy=phase_accuracy)
     return LAWCallback(agent, mode=mode, keep="target", **options)
 
 
@@ -295,15 +255,12 @@ def unequal(a: Any, b: Any, where: str = "") -> str | None:
     """Where two nested containers differ; None if they do not."""
     if type(a) is not type(b):
         return where
+    if isinstance(a, (list, tuple)):
+        a, b = dict(enumerate(a)), dict(enumerate(b))
     if isinstance(a, dict):
         if list(a) != list(b):
             return f"{where} keys"
         return next(filter(None, (unequal(a[key], b[key], f"{where}/{key}") for key in a)), None)
-    if isinstance(a, (list, tuple)):
-        if len(a) != len(b):
-            return f"{where} length"
-        pairs = enumerate(zip(a, b, strict=True))
-        return next(filter(None, (unequal(x, y, f"{where}/{i}") for i, (x, y) in pairs)), None)
     return None if (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b) else where
 
 
@@ -313,35 +270,28 @@ def verdict(a: Any, b: Any) -> str:
 
 
 def measure(name: str, folder: Path, mode: str, **more: Any) -> dict[str, str]:
-    """What becomes of the promises in one row and mode: "same bits", where it differs, or how it was refused.
+    """What becomes of the promises in one row and mode: "same bits", or where it differs.
 
-    Args:
-        name: of the row.
-        folder: for checkpoints; the same in all processes.
-        mode: "search" or "apply".
-        more: for :class:`Fit`.
+    Checkpoints go to the folder, the same in all processes.
     """
     cell, found, rates = CELLS[name], {}, Rates()
     plain = Fit(cell, **more)
     keep = {"save_top_k": -1, "enable_version_counter": False}
     saving = ModelCheckpoint(folder, f"{name}-{mode}-{{epoch}}", save_on_train_epoch_end=True, **keep)
-    try:
-        whole = Fit(cell, law(mode), [rates, saving], **more)
-        if mode == "search":
-            like = Fit(cell, None, [Rates(rates.noted)], **more) if name == "plateau" else plain
-            found["1 reference"] = verdict(whole.law.reference.state_dict(), like.state)
-        if unequal(whole.state, plain.state) is None:
-            found["weights"] = "the target was not weighted"
-        ones = Fit(cell, law(mode, 0.0, explore=False, learn=False), **more)
-        found["2 weights of one"] = verdict(ones.state, plain.state)
-        if mode == "search":
-            found["2 reference"] = verdict(ones.law.reference.state_dict(), plain.state)
-            found["2 rewards"] = verdict([record["reward"] for record in ones.law.history], [0.0] * 5)
-        again = Fit(cell, law(mode), ckpt_path=folder / f"{name}-{mode}-epoch=1.ckpt", **more)
-        if name != "plateau":  # whose step at the end of that epoch Lightning leaves out
-            found["3 stop"] = verdict(again.outcome, whole.outcome)
-        for what, each in (("", whole), (" resumed", again)):
-            found[f"5 belongings{what}"] = verdict(each.belongings, plain.belongings)
-    except MisconfigurationException as error:
-        found["refused"] = str(error)
+    whole = Fit(cell, law(mode), [rates, saving], **more)
+    if mode == "search":
+        like = Fit(cell, None, [Rates(rates.noted)], **more) if name == "plateau" else plain
+        found["1 reference"] = verdict(whole.law.reference.state_dict(), like.state)
+    if unequal(whole.state, plain.state) is None:
+        found["weights"] = "the target was not weighted"
+    ones = Fit(cell, law(mode, 0.0, explore=False, learn=False), **more)
+    found["2 weights of one"] = verdict(ones.state, plain.state)
+    if mode == "search":
+        found["2 reference"] = verdict(ones.law.reference.state_dict(), plain.state)
+        found["2 rewards"] = verdict([record["reward"] for record in ones.law.history], [0.0] * 5)
+    again = Fit(cell, law(mode), ckpt_path=folder / f"{name}-{mode}-epoch=1.ckpt", **more)
+    if name != "plateau":  # whose step at the end of that epoch Lightning leaves out
+        found["3 stop"] = verdict(again.outcome, whole.outcome)
+    for what, each in (("", whole), (" resumed", again)):
+        found[f"5 belongings{what}"] = verdict(each.belongings, plain.belongings)
     return found

@@ -1,10 +1,13 @@
 """Rows of the promise matrix on two processes, all in one launch; each process saves what it found.
 
-python matrix_run.py popen|spawn OUT NAME...; without names, what processes must agree on.
+python matrix_run.py OUT NAME...                              # without names: what processes must agree on
+python matrix_run.py table docs/reliability_matrix.md         # measures every row and writes the page's table
 """
 
+import itertools
 import logging
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -12,7 +15,6 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import IterableDataset
 
@@ -20,6 +22,7 @@ from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.second_network.evaluation import Evaluator
 from matrix import (
     CELLS,
+    SAME,
     Cell,
     Fit,
     SeveralLoaders,
@@ -31,14 +34,9 @@ from matrix import (
     streams,
     verdict,
 )
-from zoo import AdamCosine, Base, make_trainer
+from zoo import AdamCosine, Base, run_script
 
-STRATEGIES = {"popen": "ddp", "spawn": "ddp_spawn"}
-
-
-def in_this_process(trainer: L.Trainer) -> None:
-    """A Trainer of spawned processes spawns none, as it is in one already."""
-    trainer.strategy._launcher = None
+BEGIN, END = "<!-- table: tests/helpers/matrix_run.py -->\n", "<!-- end -->\n"
 
 
 class Flat(Base):
@@ -68,20 +66,15 @@ class Count(L.Callback):
     @torch.no_grad()
     def on_train_start(self, trainer, pl_module):
         self.found = Evaluator(trainer)([pl_module])[0]
-        right, total = 0, 0
-        for rank in range(trainer.world_size):  # the same data, not shared out or each share once
-            loaders = trainer.datamodule.loaders(rank, trainer.world_size)[1]
-            for loader in loaders if isinstance(loaders, list) else [loaders]:
-                if isinstance(loader.dataset, IterableDataset) or rank == 0:
-                    x, y = zip(*loader.dataset, strict=True)
-                    truth = torch.stack(y)
-                    logits = pl_module.net.eval()(torch.stack(x))
-                    pl_module.net.train()
-                    hits = (logits.argmax(1) == truth).sum()
-                    if isinstance(pl_module, Flat):
-                        hits = float(2 * hits + (truth == 0).sum()) / 3
-                    right, total = right + float(hits), total + len(truth)
-        self.expected = right / total
+        shares = [trainer.datamodule.make(rank, trainer.world_size)[1] for rank in range(trainer.world_size)]
+        alike = shares[0] if isinstance(shares[0], list) else shares[:1]  # the Trainer or a sampler shares these out
+        loaders = shares if isinstance(alike[0].dataset, IterableDataset) else alike
+        x, y = map(torch.stack, zip(*(sample for loader in loaders for sample in loader.dataset), strict=True))
+        right = (pl_module.net.eval()(x).argmax(1) == y).double()
+        if isinstance(pl_module, Flat):
+            right = (2 * right + (y == 0)) / 3
+        pl_module.net.train()
+        self.expected = float(right.mean())
 
 
 class Sharded(AdamCosine):
@@ -89,29 +82,19 @@ class Sharded(AdamCosine):
         fully_shard(self.net[1])
         fully_shard(self)
 
-
-class KeepWhole(L.Callback):
-    def on_train_end(self, trainer, pl_module):
-        self.state = {
-            name: value.full_tensor() for name, value in trainer.strategy.lightning_module_state_dict().items()
-        }
+    def on_train_end(self):
+        state = self.trainer.strategy.lightning_module_state_dict()
+        self.whole = {name: value.full_tensor() for name, value in state.items()}
 
 
-def sharded(more) -> dict:
-    """FSDP2, as torch's first FSDP refuses the CPU: plain, with weights of one, weighted, and in a search."""
+def sharded() -> dict:
+    """FSDP2, as torch's first FSDP refuses the CPU: plain, with weights of one, and weighted."""
     states = []
     for noise in (None, 0.0, 2.0):
         callback = None if noise is None else law("apply", noise, "training")
-        keep, strategy = KeepWhole(), ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
-        Fit(Cell("FSDP2", Sharded), callback, [keep], **more | {"strategy": strategy})
-        states.append(keep.state)
-    found = {"sharded ones": verdict(states[1], states[0]), "sharded weights": verdict(states[2], states[0])}
-    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
-    try:
-        Fit(Cell("FSDP2", Sharded), law("search"), **more | {"strategy": strategy})
-    except MisconfigurationException as error:
-        found["sharded search"] = str(error)
-    return found
+        strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+        states.append(Fit(Cell("FSDP2", Sharded), callback, strategy=strategy, devices=2).module.whole)
+    return {"sharded ones": verdict(states[1], states[0]), "sharded weights": verdict(states[2], states[0])}
 
 
 def shared(**more) -> dict:
@@ -124,7 +107,7 @@ def shared(**more) -> dict:
             short = {"max_epochs": 1, "max_steps": 1, "num_sanity_val_steps": 0}
             Fit(Cell(name, module, {}, loaders), None, [count], **short, **more)
             found[f"count {name} {module.__name__}"] = (count.found, count.expected)
-    found |= sharded(more)
+    found |= sharded()
     # Each process has another agent.
     agent = StrategyAgent(num_stages=5, warmup_stages=1, episode_noise=2.0, seed=torch.distributed.get_rank())
     fit = Fit(CELLS["adam"], LAWCallback(agent, keep="target"), **more)
@@ -143,25 +126,41 @@ def shared(**more) -> dict:
     return found
 
 
-def run(start: str, out: str, names: list[str]) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    more = {"strategy": STRATEGIES[start], "devices": 2, "prepare": in_this_process if start == "spawn" else None}
-    found = {
-        (name, mode): measure(name, Path(out).parent, mode, **more) for name in names for mode in ("search", "apply")
-    }
-    if not names:
-        found = shared(**more)
-    torch.save(found, f"{out}.{torch.distributed.get_rank()}")
+def run(out: str, *names: str) -> None:
+    more, cases = {"strategy": "ddp", "devices": 2}, itertools.product(names, ("search", "apply"))
+    found = {(name, mode): measure(name, Path(out).parent, mode, **more) for name, mode in cases}
+    torch.save(found if names else shared(**more), f"{out}.{torch.distributed.get_rank()}")
 
 
-def main(start: str, out: str, *names: str) -> None:
-    if start == "spawn":  # as the Trainer does it, but for many fits
-        make_trainer(strategy="ddp_spawn", devices=2).strategy.launcher.launch(run, start, out, list(names))
-    else:
-        run(start, out, list(names))
+def on_two_processes(out: Path, *names: str) -> list[dict]:
+    """What each of two processes finds."""
+    run_script("matrix_run.py", out, *names, timeout=1200)
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
+
+
+def entry(found: list[dict[str, str]]) -> str:
+    wrong = {f"{what}: {verdict}" for each in found for what, verdict in each.items() if verdict != SAME}
+    return "; ".join(sorted(wrong)) or SAME
+
+
+def write_table(page: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        pair, rows = on_two_processes(Path(scratch) / "found", *CELLS), []
+        for name, cell in CELLS.items():
+            alone = [entry([measure(name, Path(scratch), mode)]) for mode in ("search", "apply")]
+            together = [entry([found[name, mode] for found in pair]) for mode in ("search", "apply")]
+            rows.append(f"| {cell.what} | {' | '.join(alone + together)} |")
+    versions = f"Measured with torch {torch.__version__.split('+')[0]} and Lightning {L.__version__}."
+    head = ["| what | one process, search | one process, apply | DDP, search | DDP, apply |", "|---" * 5 + "|"]
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text("\n".join([f"{before}{BEGIN}{versions}\n", *head, *rows, f"{END}{rest.split(END)[1]}"]))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    if sys.argv[1] == "table":
+        write_table(Path(sys.argv[2]))
+    else:
+        run(*sys.argv[1:])

@@ -14,9 +14,9 @@ from zoo import CLASSES
 STAGES = {"num_stages": 5}
 
 
-def bold_agent():
+def bold_agent(**options):
     """A strategy whose theta is far from zero: its actor's last layer is stirred."""
-    agent = StrategyAgent(warmup_stages=1, **STAGES)
+    agent = StrategyAgent(warmup_stages=1, **STAGES, **options)
     last = agent.actor.network[-1]
     last.weight.data += 0.3
     last.bias.data -= 0.2

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -11,7 +15,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 CLASSES = 4
 
@@ -33,20 +37,6 @@ def loaders(batch_size: int = 16) -> tuple[DataLoader, DataLoader]:
         DataLoader(make_data(92, seed=1), batch_size=batch_size, shuffle=True),
         DataLoader(make_data(70, seed=2), batch_size=32),
     )
-
-
-class Turned(Dataset):
-    """Images that are disturbed by the global random states when they are read."""
-
-    def __init__(self):
-        self.data = make_data(92, seed=1)
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        x, y = self.data[index]
-        return x + 0.1 * torch.randn_like(x), y
 
 
 class Base(L.LightningModule):
@@ -251,20 +241,20 @@ class TwoHeads(Base):
         return 0.5 * F.cross_entropy(self(x), y) + 0.1 * F.cross_entropy(self.coarse(x.flatten(1)), y % 2)
 
 
-MODULES = [
-    DropoutMLP,
-    BatchNormCNN,
-    FrozenNorm,
-    AdamCosine,
-    Plateau,
-    Mixup,
-    ExplicitDict,
-    Hooked,
-    Auxiliary,
-    OwnFunction,
-    LineSearch,
-    TwoHeads,
-]
+MODULES = [DropoutMLP, BatchNormCNN, FrozenNorm, AdamCosine, Plateau, Mixup]
+MODULES += [ExplicitDict, Hooked, Auxiliary, OwnFunction, LineSearch, TwoHeads]
+
+
+class Rates(L.Callback):
+    """Notes the learning rate of every step, or sets it to those noted before."""
+
+    def __init__(self, noted=()):
+        self.noted, self._given = [], list(noted)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if self._given:
+            optimizer.param_groups[0]["lr"] = self._given.pop(0)
+        self.noted.append(optimizer.param_groups[0]["lr"])
 
 
 def half_precision():
@@ -322,3 +312,11 @@ def assert_identical(a: dict, b: dict) -> None:
 
 def differ(a: dict, b: dict) -> bool:
     return any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def run_script(name: str, *args, timeout: int = 600) -> None:
+    """Run a script of this folder as a user would, also on several processes."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST", "COV_", "LOCAL_RANK"))}
+    command = [sys.executable, str(Path(__file__).with_name(name)), *map(str, args)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -16,14 +16,19 @@ DATA = make_data(70, seed=2)
 
 
 class Ask(L.Callback):
-    """Evaluates the module when training starts, and keeps the answer."""
+    """Evaluates the module when training starts, and keeps the answer and what it might have touched."""
+
+    def __init__(self, look=lambda trainer, module: None):
+        self.look = look
 
     def on_train_start(self, trainer, pl_module):
+        self.before = self.look(trainer, pl_module)
         self.accuracy = Evaluator(trainer)([pl_module])[0]
+        self.after = self.look(trainer, pl_module)
 
 
-def evaluate(module, val=None, **kwargs):
-    ask = Ask()
+def evaluate(module, val=None, ask=None, **kwargs):
+    ask = ask or Ask()
     options = {"max_steps": 1, "num_sanity_val_steps": 0, "check_val_every_n_epoch": 5} | kwargs
     val = DataLoader(DATA, batch_size=32) if val is None else val
     make_trainer([ask], **options).fit(module, loaders()[0], val)
@@ -98,22 +103,13 @@ def test_limit_val_batches(limit, samples):
 def test_nothing_of_the_users_is_touched():
     generator, sampling = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
     val = DataLoader(DATA, 32, sampler=RandomSampler(DATA, generator=sampling), generator=generator)
-    ask = Ask()
-    states = {}
 
-    class Watch(L.Callback):
-        def __init__(self, name):
-            self.name = name
+    def look(trainer, module):
+        states = [torch.get_rng_state(), generator.get_state(), sampling.get_state()]
+        return [*(state.tolist() for state in states), module.training, trainer.state.stage, set(vars(module))]
 
-        def on_train_start(self, trainer, pl_module):
-            own = [torch.get_rng_state(), generator.get_state(), sampling.get_state()]
-            states[self.name] = (own, pl_module.training, trainer.state.stage, set(vars(pl_module)))
-
-    trainer = make_trainer([Watch("before"), ask, Watch("after")], max_steps=1, num_sanity_val_steps=0)
-    trainer.fit(Base(), loaders()[0], val)
-    (own, *rest), (own_after, *rest_after) = states["before"], states["after"]
-    assert all(torch.equal(a, b) for a, b in zip(own, own_after, strict=True))
-    assert rest == rest_after
+    evaluate(Base(), val, ask := Ask(look))
+    assert ask.before == ask.after
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])

@@ -6,12 +6,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.func import functional_call
 
 from law_lightning.callbacks import L2RWCallback
 from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.second_network.second import StepRecord
 from law_lightning.second_network.shared_copy import SharedCopy
-from law_lightning.second_network.step import StepRecord
 from law_lightning.utilities.randomness import replaying
 from zoo import MODULES, TRAINERS, Base, BatchNormCNN, DropoutMLP, ExplicitDict, Mixup, TwoHeads, assert_identical, fit
 
@@ -29,7 +28,7 @@ class Looking(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step in self.steps:
-            self.look(self.copy, pl_module, StepRecord.of((batch, batch_idx), {}))
+            self.look(self.copy, pl_module, StepRecord((batch, batch_idx)).copy())
             self.ran += 1
 
 
@@ -90,18 +89,7 @@ class SelfDistilled(Tanh):
         return F.cross_entropy(self(x) - running - self(x).detach().softmax(1), y)
 
 
-class Listed(Tanh):
-    """Reaches its parameters by a plain list."""
-
-    def __init__(self):
-        super().__init__()
-        self.kept = [self.net[1].weight, self.net[1].bias]
-
-    def forward(self, x):
-        return super().forward(x) + F.linear(x.flatten(1), *self.kept)[:, :4]
-
-
-AS_USERS_WRITE_THEM = [Grown, Watched, GradientPenalty, SelfDistilled, Listed]
+AS_USERS_WRITE_THEM = [Grown, Watched, GradientPenalty, SelfDistilled]
 
 
 @MODES
@@ -145,18 +133,6 @@ def test_any_trainer_is_left_as_it_is(trainer):
     assert_identical(touched.state_dict(), fit(BatchNormCNN, **TRAINERS[trainer]).state_dict())
 
 
-def test_the_gradient_elsewhere_is_that_of_the_module_there():
-    def look(copy, owner, step):
-        ahead = [(p.detach() - 0.1).requires_grad_() for p in owner.parameters()]
-        found = copy.gradient(step, at=ahead)
-        (x, y), names = step.args[0], dict(owner.named_parameters())
-        with replaying(step.random):
-            loss = F.cross_entropy(functional_call(owner, dict(zip(names, ahead, strict=True)), (x,)), y)
-        torch.testing.assert_close(found, list(torch.autograd.grad(loss, ahead)))
-
-    fit(DropoutMLP, [Looking(look)])
-
-
 def test_a_small_direction_survives_float16():
     def look(copy, owner, step):
         direction = direction_of(owner)
@@ -169,21 +145,6 @@ def test_a_small_direction_survives_float16():
 
 
 # -- what cannot be differentiated ---------------------------------------------------------------------------------
-
-
-class NoTangent(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x * 2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 2
-
-
-class Custom(Base):
-    def forward(self, x):
-        return NoTangent.apply(super().forward(x))
 
 
 class Recurrent(Base):
@@ -209,9 +170,7 @@ class OwnStep(Tanh):
         return F.cross_entropy(self(x), y) + 0.1 * sum(g.square().mean() for g in gradient)
 
 
-@pytest.mark.parametrize(
-    ("module", "message"), [(Custom, "forward"), (Recurrent, "forward AD with mkldnn_rnn"), (OwnStep, "require grad")]
-)
+@pytest.mark.parametrize(("module", "message"), [(Recurrent, "forward AD with mkldnn_rnn"), (OwnStep, "require grad")])
 def test_an_operator_without_a_forward_derivative_is_named(module, message):
     with pytest.raises(
         MisconfigurationException, match=rf"differentiate {module.__name__}\..*{message}.*products='double_backward'"

@@ -17,7 +17,7 @@ from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.evaluation import Evaluator
-from law_lightning.second_network.peer import Peer, check_can_be_drawn, check_start
+from law_lightning.second_network.peer import Peer
 from law_lightning.stages.clock import Record
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
@@ -97,7 +97,6 @@ class CoTeachingCallback(WeightingCallback):
         self.gradual_epochs = gradual_epochs
         self.exponent = exponent
         self.keep = keep
-        self._given_peer = peer
         self._peer = Peer(peer, seed)
         self._choices = _Choices(self._peer)
         self._evaluator: Evaluator | None = None
@@ -116,21 +115,15 @@ class CoTeachingCallback(WeightingCallback):
     # -- before training -------------------------------------------------------------------------------------------
 
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Refuse what allows no second network, and a peer that does not fit."""
+        """Refuse what allows no second network."""
         refuse_second_network(trainer, module, "CoTeachingCallback")
         if self.keep == "best":
             refuse_averages(trainer, "CoTeachingCallback", "first")
-        if self._given_peer is None:
-            check_can_be_drawn(module)
-        elif self._given_peer is module:
-            raise MisconfigurationException("peer is the module that is fitted; it must be a second one.")
-        else:
-            check_start(module, self._given_peer)
-        if self.keep == "best" and not has_validation_data(trainer):
-            raise MisconfigurationException(
-                "CoTeachingCallback(keep='best') compares both networks on validation data, but there are none: give "
-                "the Trainer val_dataloaders and do not set limit_val_batches=0, or use keep='first'."
-            )
+            if not has_validation_data(trainer):
+                raise MisconfigurationException(
+                    "CoTeachingCallback(keep='best') compares both networks on validation data, but there are none: "
+                    "give the Trainer val_dataloaders and do not set limit_val_batches=0, or use keep='first'."
+                )
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Refuse an optimizer that takes several looks at a batch; check the validation data on one batch."""
@@ -154,7 +147,7 @@ class CoTeachingCallback(WeightingCallback):
 
     def weights(self, samples: Samples) -> Tensor | None:
         """What the peer's losses choose for the user's network; the user's losses choose for the peer."""
-        if not self._peer.in_step:  # labels are analysed
+        if not self._peer.samples:  # labels are analysed
             return self._choose(samples)
         others = self._choices.counterpart(samples)
         self._peer.weights.append(self._choose(samples))

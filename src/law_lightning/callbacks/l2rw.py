@@ -15,7 +15,6 @@ from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.clean_gradient import CleanGradient
-from law_lightning.second_network.shared_copy import Products
 from law_lightning.weighting.base import unweighted
 
 
@@ -36,13 +35,11 @@ class L2RWCallback(WeightingCallback):
     Args:
         clean: a loader of data whose labels can be trusted, batched like the training's; None takes the Trainer's
             first validation loader. It is drawn from at random, in batches of the training's size.
-        clean_batch_size: another size of the clean batches.
-        products: how inner products of gradients are found: ``"forward"``, or ``"double_backward"`` for networks with
-            operators that have no forward-mode derivative.
-        seed: of the clean batches' order.
         num_stages: of the history's records.
         warmup_stages: the first stages, in which every sample weighs 1.
         smoothing: see :class:`WeightingCallback`.
+        options: ``clean_batch_size``, ``products`` and ``seed``, see
+            :class:`~law_lightning.second_network.clean_gradient.CleanGradient`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -52,15 +49,13 @@ class L2RWCallback(WeightingCallback):
         self,
         clean: DataLoader[Any] | None = None,
         *,
-        clean_batch_size: int | None = None,
-        products: Products = "forward",
-        seed: int = 0,
         num_stages: int = 20,
         warmup_stages: int = 0,
         smoothing: float = 0.5,
+        **options: Any,
     ) -> None:
         super().__init__(unweighted, num_stages=num_stages, warmup_stages=warmup_stages, smoothing=smoothing)
-        self._clean = CleanGradient(clean, clean_batch_size, products, seed, type(self).__name__)
+        self._clean = CleanGradient(type(self).__name__, clean, **options)
         self._products: Iterator[Tensor] = iter(())
 
     @property
@@ -71,10 +66,6 @@ class L2RWCallback(WeightingCallback):
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Refuse what allows no copy of the module beside it."""
         refuse_second_network(trainer, module, type(self).__name__)
-
-    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Try a batch of the clean data."""
-        self._clean.try_batch(module)
 
     def weights(self, samples: Samples) -> Tensor:
         """Weights [B] under which the mean loss is the sum of w_i L_i; zeros where no sample helps."""

@@ -15,7 +15,6 @@ from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.clean_gradient import CleanGradient
-from law_lightning.second_network.shared_copy import Products
 from law_lightning.weighting.base import unweighted
 
 
@@ -57,17 +56,16 @@ class MetaWeightNetCallback(WeightingCallback):
     On several processes the gradients are means over all of them.
 
     Args:
-        clean: a loader of data whose labels can be trusted, batched like the training's; None takes the Trainer's
-            first validation loader. It is drawn from at random, in batches of the training's size.
+        clean: see :class:`L2RWCallback`.
         hidden: width of V's hidden layer.
         lr: beta, V's learning rate.
         weight_decay: of V.
-        clean_batch_size: another size of the clean batches.
-        products: see :class:`L2RWCallback`.
         seed: of the clean batches' order and of V.
         num_stages: of the history's records.
         warmup_stages: the first stages, in which every sample weighs 1.
         smoothing: see :class:`WeightingCallback`.
+        options: ``clean_batch_size`` and ``products``, see
+            :class:`~law_lightning.second_network.clean_gradient.CleanGradient`.
 
     Attributes:
         weight_net: V.
@@ -83,15 +81,14 @@ class MetaWeightNetCallback(WeightingCallback):
         hidden: int = 100,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
-        clean_batch_size: int | None = None,
-        products: Products = "forward",
         seed: int = 0,
         num_stages: int = 20,
         warmup_stages: int = 0,
         smoothing: float = 0.5,
+        **options: Any,
     ) -> None:
         super().__init__(unweighted, num_stages=num_stages, warmup_stages=warmup_stages, smoothing=smoothing)
-        self._clean = CleanGradient(clean, clean_batch_size, products, seed, type(self).__name__)
+        self._clean = CleanGradient(type(self).__name__, clean, seed=seed, **options)
         if hidden < 1 or not lr > 0 or not weight_decay >= 0:
             raise ValueError(
                 f"hidden must be at least 1, lr above 0, weight_decay at least 0, not {hidden}, {lr}, {weight_decay}."
@@ -123,11 +120,10 @@ class MetaWeightNetCallback(WeightingCallback):
         refuse_second_network(trainer, module, type(self).__name__)
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Begin with a new V, and try a batch of the clean data."""
+        """Begin with a new V."""
         self._build()
         self.weight_net.to(trainer.strategy.root_device)
         self._groups = trainer.optimizers[0].param_groups
-        self._clean.try_batch(module)
 
     # -- steps -----------------------------------------------------------------------------------------------------
 

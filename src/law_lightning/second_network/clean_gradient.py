@@ -1,22 +1,32 @@
-"""What L2RW and Meta-Weight-Net share: clean batches, and gradients on them beside a training."""
+"""What L2RW and Meta-Weight-Net share: gradients on batches of clean data, beside a training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import random
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from law_lightning._compat import to_device
 from law_lightning.capture.part import Part
-from law_lightning.second_network.clean_batches import CleanBatches
+from law_lightning.second_network.evaluation import validation_loaders
+from law_lightning.second_network.second import StepRecord
 from law_lightning.second_network.shared_copy import Products, SharedCopy
-from law_lightning.second_network.step import StepRecord
+from law_lightning.utilities.randomness import derived_seed, replaying
 
+NO_CLEAN_DATA = (
+    "{name} needs clean data, with labels that can be trusted: give the Trainer val_dataloaders (or a val_dataloader "
+    "in the module or datamodule) whose batches are like the training's, or {name}(clean=DataLoader(...))."
+)
 INSTEAD = {
     "forward": "Use products='double_backward', which needs no forward mode, or another operator (for attention, "
     "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)).",
@@ -29,48 +39,59 @@ class CleanGradient(Part):
     """Gradients on clean data and of the step that is being taken, the means over all processes.
 
     Args:
-        clean: a loader of data whose labels can be trusted; None takes the Trainer's first validation loader.
-        batch_size: of the clean batches; None takes the training's.
-        products: see :class:`SharedCopy`.
-        seed: of the clean batches' order.
         name: of the callback, for errors.
+        clean: a loader of data whose labels can be trusted, batched like the training's; None takes the Trainer's
+            first validation loader. It is drawn from at random.
+        clean_batch_size: of the clean batches; None takes the training's.
+        products: how inner products of gradients are found: ``"forward"``, or ``"double_backward"`` for networks with
+            operators that have no forward-mode derivative.
+        seed: of the clean batches' order.
 
     Raises:
         ValueError: an argument is out of its range.
     """
 
     def __init__(
-        self, clean: DataLoader[Any] | None, batch_size: int | None, products: Products, seed: int, name: str
+        self,
+        name: str,
+        clean: DataLoader[Any] | None = None,
+        *,
+        clean_batch_size: int | None = None,
+        products: Products = "forward",
+        seed: int = 0,
     ) -> None:
-        if products not in ("forward", "double_backward"):
+        if products not in INSTEAD:
             raise ValueError(f"products must be 'forward' or 'double_backward', not {products!r}.")
         if clean is not None and not isinstance(clean, DataLoader):
             raise ValueError(f"clean must be a DataLoader or None, not {clean!r}.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"clean_batch_size must be at least 1, not {batch_size}.")
-        self._clean, self._batch_size, self._products, self._seed, self._name = clean, batch_size, products, seed, name
-        self._taken = 0
+        if clean_batch_size is not None and clean_batch_size < 1:
+            raise ValueError(f"clean_batch_size must be at least 1, not {clean_batch_size}.")
+        self._name, self._clean, self._batch_size, self._products = name, clean, clean_batch_size, products
+        self._seed, self._taken = seed, 0
 
     # -- the course of a fit -------------------------------------------------------------------------------
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """A fit begins: find the clean data.
+        """A fit begins: find the clean data, and try one batch of it.
 
         Raises:
-            MisconfigurationException: there are none.
+            MisconfigurationException: there are none, the module's step fails on them, or it cannot be differentiated
+                in the way that was chosen.
         """
         self._trainer, self._taken, self._epoch = trainer, 0, -1
+        name = f"{type(module).__name__}.training_step"
+        source = next(iter(validation_loaders(trainer)), None) if self._clean is None else self._clean
+        if not isinstance(source, DataLoader):
+            raise MisconfigurationException(NO_CLEAN_DATA.format(name=self._name))
+        data = source.dataset
+        if isinstance(data, IterableDataset) or not isinstance(data, Sized) or len(data) == 0:
+            raise MisconfigurationException(
+                f"{self._name} draws clean batches at random, so the clean data set must be one that is read by index "
+                f"and holds samples, not {type(data).__name__}."
+            )
         self._copy = SharedCopy(trainer, module, self._products)
-        self._batches = CleanBatches(trainer, module, self._clean, self._batch_size, self._seed, self._name)
-
-    def try_batch(self, module: L.LightningModule) -> None:
-        """Find what would fail, before the first step.
-
-        Raises:
-            MisconfigurationException: the module's step fails on clean data, or it cannot be differentiated in the way
-                that was chosen.
-        """
-        batch, name = self._batches.take(0), f"{type(module).__name__}.training_step"
+        self._batches = CleanBatches(trainer, module, source, self._batch_size, self._seed)
+        batch = self._batches.take(0)
         try:
             gradient = self._copy.gradient(batch)
         except Exception as error:
@@ -85,14 +106,13 @@ class CleanGradient(Part):
                 f"{self._name} cannot differentiate {name} with products={self._products!r}: {error!r}. "
                 + INSTEAD[self._products]
             ) from error
-        self._batches.close()  # the training begins with the same batch
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the training's step begins with."""
         if self._epoch != self._trainer.current_epoch:
             self._epoch = self._trainer.current_epoch
             self._copy.renew()
-        self._step, self._asked = StepRecord.of(args, kwargs), False
+        self._step, self._asked = StepRecord(args, kwargs).copy(), False
 
     @property
     def is_first(self) -> bool:
@@ -102,8 +122,6 @@ class CleanGradient(Part):
 
     def close(self) -> None:
         """Drop the copy, the clean data and the processes that load them."""
-        if "_batches" in vars(self):
-            self._batches.close()
         for name in ("_trainer", "_copy", "_batches", "_step"):
             vars(self).pop(name, None)
 
@@ -141,8 +159,81 @@ class CleanGradient(Part):
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean of each tensor over all processes of the Trainer."""
-        if self._trainer.world_size == 1:
-            return list(tensors)
-        flat = self._trainer.strategy.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean")
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+        return [self._trainer.strategy.reduce(tensor, reduce_op="mean") for tensor in tensors]
+
+
+class CleanBatches:
+    """Shuffled batches of clean data without an end, ready for ``training_step``.
+
+    A batch depends on the seed and its number alone: its samples, and what augmentation draws while it is loaded.
+
+    Args:
+        trainer: the Trainer, at the start of a fit.
+        module: the user's module.
+        source: the clean data, read by index.
+        batch_size: None takes that of the training's loader.
+        seed: of the order, and of augmentation.
+    """
+
+    def __init__(
+        self, trainer: L.Trainer, module: L.LightningModule, source: DataLoader[Any], batch_size: int | None, seed: int
+    ) -> None:
+        self._trainer, self._module, self._source = trainer, module, source
+        self._size = batch_size or _size_of(trainer.train_dataloader) or _size_of(source) or 1
+        self._seeds = (8_005, seed % 2**32, trainer.global_rank)
+        self._takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+        self._next = -1
+
+    def take(self, number: int) -> StepRecord:
+        """Batch ``number``, from 0, as the arguments of ``training_step``, on the training's device."""
+        with replaying():  # loading may draw random numbers
+            if number != self._next:
+                self._batches = iter(self._loader(number))
+            batch = to_device(self._trainer, self._module, next(self._batches))
+        self._next = number + 1
+        return StepRecord((batch, 0) if self._takes_index else (batch,))
+
+    def _loader(self, first: int) -> DataLoader[Any]:
+        source, count = self._source, len(self._source.dataset)  # type: ignore[arg-type]
+        return DataLoader(
+            _Seeded(source.dataset, self._seeds),
+            batch_sampler=endless_order(count, min(self._size, count), self._seeds, first),
+            num_workers=source.num_workers,
+            collate_fn=source.collate_fn,
+            pin_memory=source.pin_memory,
+            worker_init_fn=source.worker_init_fn,
+            multiprocessing_context=source.multiprocessing_context,
+            prefetch_factor=source.prefetch_factor,
+            timeout=source.timeout,
+        )
+
+
+class _Seeded(Dataset[Any]):
+    """The user's data set, of which each batch is loaded from random states of its own, in whichever process."""
+
+    def __init__(self, dataset: Any, seeds: tuple[int, ...]) -> None:
+        self.dataset, self.seeds = dataset, seeds
+
+    def __getitems__(self, batch: list[int]) -> list[Any]:  # as torch asks for a whole batch
+        number, *indices = batch
+        seed = derived_seed(*self.seeds, number)
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the global state, which a user's augmentation draws from
+        random.seed(seed)
+        at_once = getattr(self.dataset, "__getitems__", None)
+        return at_once(indices) if at_once else [self.dataset[index] for index in indices]
+
+
+def endless_order(count: int, batch_size: int, seeds: tuple[int, ...], first: int) -> Iterator[list[int]]:
+    """Batches without an end, each as its number and its indices; a pass's order depends on seeds and number alone."""
+    batches = max(count // batch_size, 1)  # whole batches of a pass
+    for number in itertools.count(first):
+        if number == first or number % batches == 0:
+            order = np.random.default_rng([*seeds, number // batches]).permutation(count)
+        place = number % batches * batch_size
+        yield [number, *order[place : place + batch_size].tolist()]
+
+
+def _size_of(loader: Any) -> int | None:
+    """The batches' size, whether a loader has it itself or in its sampler of batches; None where neither says."""
+    return getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)

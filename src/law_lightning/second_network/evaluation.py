@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -41,10 +40,8 @@ def validation_loaders(trainer: L.Trainer) -> list[Any]:
     """The Trainer's validation loaders; none where there is nothing to validate on."""
     if not has_validation_data(trainer):
         return []
-    loaders: list[Any]
     if trainer.val_dataloaders is not None:
-        loaders = CombinedLoader(trainer.val_dataloaders, "sequential").flattened
-        return loaders
+        return list(CombinedLoader(trainer.val_dataloaders, "sequential").flattened)
     with replaying():  # the Trainer makes them only if the module has a validation_step
         given, made = make_validation_loaders(trainer)
         return [made(loader) for loader in CombinedLoader(given, "sequential").flattened]
@@ -65,17 +62,10 @@ class Evaluator:
     """
 
     def __init__(self, trainer: L.Trainer, no_data: str = NO_REWARD) -> None:
-        self._trainer = trainer
-        self._no_data = no_data
-        loaders = validation_loaders(trainer)
-        if not loaders:
+        self._trainer, self._no_data = trainer, no_data
+        self._loaders = validation_loaders(trainer)
+        if not self._loaders:
             raise MisconfigurationException(no_data)
-        self._own = loaders if trainer.val_dataloaders is None else None
-
-    @property
-    def _loaders(self) -> list[Any]:
-        """The Trainer's validation loaders, which it may reload between epochs."""
-        return validation_loaders(self._trainer) if self._own is None else self._own
 
     def __call__(self, modules: Sequence[L.LightningModule], limit: int | None = None) -> list[float]:
         """The accuracy of each module, in [0, 1], over the data of all processes, each sample counted once.
@@ -90,6 +80,8 @@ class Evaluator:
         """
         trainer = self._trainer
         stage = trainer.state.stage
+        if trainer.val_dataloaders is not None:  # it may reload them between epochs
+            self._loaders = validation_loaders(trainer)
         with replaying(), _keeping_generators(self._loaders), torch.no_grad():
             twins = [duplicate(trainer, module).eval() for module in modules]
             if getattr(trainer.strategy.model, "broadcast_buffers", False):  # as the Trainer's validation does
@@ -106,9 +98,9 @@ class Evaluator:
             finally:
                 trainer.state.stage = stage
         totals = trainer.strategy.reduce(totals, reduce_op="sum")
-        if not bool((totals[:, 1] > 0).all()):
+        if not totals[:, 1].all():
             raise MisconfigurationException("The validation data hold no samples with a label. " + self._no_data)
-        return [float(right / count) for right, count in totals.tolist()]
+        return [right / count for right, count in totals.tolist()]
 
     def _add_loader(
         self, totals: Tensor, twins: Sequence[L.LightningModule], loader: Any, loader_idx: int, limit: int | None
@@ -120,7 +112,7 @@ class Evaluator:
         set_sampler_epoch(loader, self._trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         position = 0
         for batch_idx, batch in enumerate(itertools.islice(iter(loader), batches)):
-            before = random_states() if len(twins) > 1 else None
+            before = random_states()
             for row, twin in enumerate(twins):
                 # All from the same random states; the data go on from where the first network left them.
                 with replaying(before) if row else nullcontext():
@@ -160,21 +152,14 @@ class Evaluator:
 
 
 def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:
-    """Which rows of a batch count: not those with which a DistributedSampler pads the last processes' shares.
+    """Which rows of a batch count, and how many samples it has; a DistributedSampler pads the last processes' shares.
 
-    Args:
-        loader: a validation loader.
-        position: how many of this process's samples came before the batch.
-        rows: of the batch's losses; several for each sample if ``validation_step`` flattens positions into them.
-
-    Returns:
-        Rows that count, [rows] of bool, and the number of samples in the batch.
+    ``position`` samples of this process came before it. Several ``rows`` may be of one sample, where
+    ``validation_step`` flattens positions into them.
     """
     batches = getattr(loader, "batch_sampler", None)
     sampler = getattr(batches, "sampler", getattr(loader, "sampler", None))  # of a batch sampler of the user's too
-    # A subclass of the user's may share out the samples in another way than torch does.
-    known = (DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__)
-    if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ not in known:
+    if not isinstance(sampler, DistributedSampler):
         return torch.ones(rows, dtype=torch.bool), rows
     batch_size = getattr(loader, "batch_size", None)
     samples = rows if batch_size is None else min(batch_size, len(sampler) - position)

@@ -6,12 +6,10 @@ known. That is the peer: its weights enter when its gradient is computed, after 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -19,8 +17,7 @@ from torch import Tensor, nn
 from law_lightning._compat import reset_of
 from law_lightning.capture.loss_capture import LossCapture, excess_weights
 from law_lightning.capture.samples import Samples
-from law_lightning.second_network.second import SecondNetwork, copy_tensors, tensors
-from law_lightning.second_network.step import StepRecord
+from law_lightning.second_network.second import SecondNetwork, StepRecord, copy_tensors, tensors
 from law_lightning.utilities.randomness import replaying
 
 
@@ -67,7 +64,7 @@ class Peer(SecondNetwork):
         seed: of what is drawn.
 
     Attributes:
-        samples: what the peer's forward pass of the present step revealed, an entry for each loss.
+        samples: what the peer's forward pass of the present step revealed, an entry for each loss; none between steps.
         weights: to be set before the batch ends: for each entry of ``samples`` [B], or None for ones.
         check_labels: see :class:`LossCapture`.
     """
@@ -86,7 +83,7 @@ class Peer(SecondNetwork):
         """Copy the user's module; the copy begins elsewhere.
 
         Raises:
-            MisconfigurationException: see :func:`draw_anew` and :func:`check_start`.
+            MisconfigurationException: see :func:`draw_anew`; or the given module is not like the user's.
         """
         super().start(trainer, module)
         self.check_labels = True
@@ -98,8 +95,22 @@ class Peer(SecondNetwork):
         if self._begin_with is None:
             draw_anew(twin, self._seed)
         else:
-            check_start(twin, self._begin_with)
+            self._check_given(self._begin_with)
             copy_tensors(tensors(self._begin_with), tensors(twin))
+
+    def _check_given(self, given: L.LightningModule) -> None:
+        mine, theirs = (
+            {name: value.shape for name, value in (*each.named_parameters(), *each.named_buffers())}
+            for each in (self._target, given)
+        )
+        if given is self._target:
+            raise MisconfigurationException("peer is the module that is fitted; it must be a second one.")
+        if type(given) is not type(self._target) or list(mine.items()) != list(theirs.items()):
+            differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+            raise MisconfigurationException(
+                f"peer must be a {type(self._target).__name__} like the one that is fitted, but it is a "
+                f"{type(given).__name__}" + (f" that differs in {', '.join(differing[:5])}." if differing else ".")
+            )
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run the step forward: the peer's losses are to weigh those of the user's network.
@@ -107,7 +118,7 @@ class Peer(SecondNetwork):
         It begins from the random states as they are, which stay so. Both networks thus see the same batch even where
         ``training_step`` augments or mixes it at random.
         """
-        if self.in_step:
+        if self._output is not None:
             raise MisconfigurationException(self.several_evaluations())
         super().before_step(args, kwargs)
         assert self._record is not None
@@ -117,11 +128,6 @@ class Peer(SecondNetwork):
         with replaying(), self._sharing(shared):
             self._output = self._forward(self._record, self._capture)
         self.samples = self._capture.samples
-
-    @property
-    def in_step(self) -> bool:
-        """Whether the peer's step has begun and not ended."""
-        return self._record is not None
 
     def several_evaluations(self) -> str:
         """The error for an optimizer that takes several looks at a batch."""
@@ -144,12 +150,8 @@ class Peer(SecondNetwork):
 
         with replaying():
             self._run(closure, record.options)
-        return given
-
-    def after_batch(self, batch: Any, batch_idx: int) -> None:
-        """Learn from what the user's network chose."""
-        super().after_batch(batch, batch_idx)
         self._end_step()
+        return given
 
     def close(self) -> None:
         """Take the peer off the accelerator and the Trainer; a plain module remains."""
@@ -169,42 +171,19 @@ def draw_anew(module: nn.Module, seed: int) -> None:
     Raises:
         MisconfigurationException: a submodule has parameters but no ``reset_parameters``.
     """
-    check_can_be_drawn(module)
-    with replaying(), torch.no_grad():
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - a module of the user's may draw from it
-        random.seed(seed)
-        for part in reversed(list(module.modules())):  # the whole after its parts, as in a constructor
-            if _is_trained(part):
-                reset_of(part)()  # type: ignore[misc]
-
-
-def check_can_be_drawn(module: nn.Module) -> None:
-    """Raise a MisconfigurationException that names the submodules which :func:`draw_anew` could not draw."""
-    parts = module.named_modules()
-    lacking = [name or "the module itself" for name, part in parts if _is_trained(part) and reset_of(part) is None]
-    if lacking:
+    parts = {
+        name or "the module itself": part
+        for name, part in module.named_modules()
+        if any(parameter.requires_grad for parameter in part.parameters(recurse=False))
+    }
+    resets = {name: reset_of(part) for name, part in parts.items()}
+    if lacking := [name for name, reset in resets.items() if reset is None]:
         raise MisconfigurationException(
             f"Co-teaching needs a second {type(module).__name__} with other initial parameters, but these parts have "
             f"parameters and no reset_parameters() to draw them anew: {', '.join(lacking)}. Give them one, or pass "
             f"a second module: CoTeachingCallback(..., peer={type(module).__name__}(...))."
         )
-
-
-def _is_trained(part: nn.Module) -> bool:
-    """Whether a submodule has parameters of its own that are not frozen."""
-    return any(parameter.requires_grad for parameter in part.parameters(recurse=False))
-
-
-def check_start(module: nn.Module, start: nn.Module) -> None:
-    """Raise a MisconfigurationException unless ``start`` has the parameters and buffers of ``module``."""
-    mine, theirs = (
-        {name: value.shape for name, value in (*each.named_parameters(), *each.named_buffers())}
-        for each in (module, start)
-    )
-    if type(start) is not type(module) or list(mine.items()) != list(theirs.items()):
-        differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-        raise MisconfigurationException(
-            f"peer must be a {type(module).__name__} like the one that is fitted, but it is a {type(start).__name__}"
-            + (f" that differs in {', '.join(differing[:5])}." if differing else ".")
-        )
+    with replaying(), torch.no_grad():
+        torch.manual_seed(seed)
+        for reset in reversed(resets.values()):  # the whole after its parts, as in a constructor
+            reset()  # type: ignore[misc]

@@ -10,11 +10,13 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -23,8 +25,29 @@ from law_lightning._compat import scales_gradients, share_buffers, through_wrapp
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
 from law_lightning.second_network.duplicate import duplicate, release
-from law_lightning.second_network.step import StepRecord
-from law_lightning.utilities.randomness import replaying
+from law_lightning.utilities.randomness import random_states, replaying
+
+
+@dataclass
+class StepRecord:
+    """What a step of the user's network had.
+
+    Attributes:
+        args: arguments of ``training_step``.
+        kwargs: likewise.
+        random: the global random states at its beginning.
+        options: the optimizer's options (learning rates and the like) if it stepped, else None.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    random: dict[str, Any] = field(default_factory=random_states)
+    options: list[dict[str, Any]] | None = None
+
+    def copy(self) -> StepRecord:
+        """A record with tensors of its own, for a step may change its batch in place."""
+        args, kwargs = apply_to_collection((self.args, self.kwargs), Tensor, Tensor.clone)
+        return replace(self, args=args, kwargs=kwargs)
 
 
 class SecondNetwork(Part):
@@ -48,9 +71,10 @@ class SecondNetwork(Part):
     def fork(self) -> None:
         """Copy the user's module as it is now, with the state of its optimizer."""
         trainer, memo = self._trainer, {}  # type: tuple[L.Trainer, dict[int, Any]]
-        self.module = twin = duplicate(trainer, self._target, memo)
+        self.module = self._twin = twin = duplicate(trainer, self._target, memo)
         self.optimizer = _copy_optimizer(trainer.optimizers[0], memo)
-        self._scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
+        scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
+        self._scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self._prepare(twin)
         self._wrapped: torch.nn.Module = twin
         if isinstance(trainer.strategy.model, DistributedDataParallel):
@@ -75,20 +99,23 @@ class SecondNetwork(Part):
         if hook == "on_train_batch_start":
             self._record = None
         if hook == "on_validation_start":
-            self._share_buffers()
-        elif is_overridden(hook, self.module, L.LightningModule):
+            # The Trainer's validation runs through the DDP wrapper, which shares the target's buffers.
+            if isinstance(self._wrapped, DistributedDataParallel) and self._wrapped.will_sync_module_buffers():
+                share_buffers(self._wrapped)
+        elif is_overridden(hook, self._twin, L.LightningModule):
             with replaying():
-                getattr(self.module, hook)(*args)
+                getattr(self._twin, hook)(*args)
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what the step begins with (a second call in one step, as by LBFGS, changes nothing)."""
+        """Note what the step begins with; LBFGS calls it several times."""
         if self.active and self._record is None:
-            self._record = StepRecord.of(args, kwargs)
+            self._record = StepRecord(args, kwargs).copy()
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note the learning rate and the like with which the user's network steps."""
         if self._record is not None:
-            self._record.note_options(optimizer)
+            groups = optimizer.param_groups
+            self._record.options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
 
     def after_batch(self, batch: Any, batch_idx: int) -> None:
         """Take the step that the user's network took."""
@@ -98,11 +125,7 @@ class SecondNetwork(Part):
             self.mirror("on_train_batch_end", output, batch, batch_idx)
 
     def learn(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
-        """Train on one batch.
-
-        Args:
-            record: what the step of the user's network had.
-            batch_idx: index of the batch in its epoch.
+        """Train on the batch of a step of the user's network.
 
         Returns:
             What ``training_step`` returned, as hooks get it: a dict, its loss detached; empty for None.
@@ -111,53 +134,63 @@ class SecondNetwork(Part):
 
     def _run(self, closure: Callable[[], Tensor | None], options: list[dict[str, Any]] | None) -> None:
         """Step as the user's network did, with its options; or accumulate only, if it did not step (None)."""
+        trainer, module, optimizer, scaler = self._trainer, self._twin, self.optimizer, self._scaler
         if options is None:
             with self._sharing(False):
                 closure()
-        else:
-            for group, given in zip(self.optimizer.param_groups, options, strict=True):
-                group.update(given)
-            self._optimizer_step(closure)
+            return
+        for group, given in zip(optimizer.param_groups, options, strict=True):
+            group.update(given)
+
+        def whole() -> Tensor | None:
+            loss = closure()
+            if loss is not None and not scales_gradients(optimizer):
+                scaler.unscale_(optimizer)
+            module.on_before_optimizer_step(optimizer)
+            module.configure_gradient_clipping(
+                optimizer,
+                gradient_clip_val=trainer.gradient_clip_val,
+                gradient_clip_algorithm=trainer.gradient_clip_algorithm,
+            )
+            return loss
+
+        if not scaler.is_enabled():
+            optimizer.step(whole)  # type: ignore[arg-type]
+        elif whole() is not None:
+            scaler.step(optimizer)
+            scaler.update()
 
     def _sharing(self, shared: bool) -> AbstractContextManager[None]:
-        """Whether gradients are shared between processes; while they accumulate they are not."""
-        if shared or not isinstance(self._wrapped, DistributedDataParallel):
-            return nullcontext()
-        unshared: AbstractContextManager[None] = self._wrapped.no_sync()
-        return unshared
+        """Whether processes share gradients; while these accumulate they do not."""
+        wrapped = self._wrapped
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not shared else nullcontext()
 
     def _follow_target(self) -> None:
         """Take over what callbacks such as BackboneFinetuning changed: modes, frozen parts, parameter groups."""
-        assert self.module is not None
-        for own, copied in zip(self._target.modules(), self.module.modules(), strict=False):
+        for own, copied in zip(self._target.modules(), self._twin.modules(), strict=False):
             if copied.training != own.training:  # each by itself: a frozen BatchNorm stays in evaluation mode
                 copied.training = own.training
-        for theirs, mine in zip(self._target.parameters(), self.module.parameters(), strict=True):
+        twins = dict(zip(self._target.parameters(), self._twin.parameters(), strict=True))
+        for theirs, mine in twins.items():
             if mine.requires_grad != theirs.requires_grad:
                 mine.requires_grad_(theirs.requires_grad)
-        groups = self._trainer.optimizers[0].param_groups
-        if len(groups) > len(self.optimizer.param_groups):
-            twins = dict(zip(self._target.parameters(), self.module.parameters(), strict=True))
-            for group in groups[len(self.optimizer.param_groups) :]:
-                self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
+        for group in self._trainer.optimizers[0].param_groups[len(self.optimizer.param_groups) :]:
+            self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
 
     def _forward(self, record: StepRecord, capture: LossCapture) -> Any:
         """What ``training_step`` returns, its losses seen by ``capture``."""
-        trainer, module = self._trainer, self.module
-        assert module is not None
+        trainer, module = self._trainer, self._twin
         with trainer.precision_plugin.train_step_context(), capture:
             if self._wrapped is module:
                 output = module.training_step(*record.args, **record.kwargs)
             else:
-                output = through_wrapper(
-                    trainer.strategy, self._wrapped, module, "training_step", *record.args, **record.kwargs
-                )
+                call = (trainer.strategy, self._wrapped, module, "training_step")
+                output = through_wrapper(*call, *record.args, **record.kwargs)
         return capture.take_output(output)
 
     def _backward(self, output: Any, batch_idx: int) -> dict[str, Any]:
         """Add the gradient of what ``training_step`` returned; returns that as hooks get it."""
-        trainer, module = self._trainer, self.module
-        assert module is not None
+        trainer, module = self._trainer, self._twin
         whole: dict[str, Any] = dict(output) if isinstance(output, Mapping) else {"loss": output}
         loss: Tensor | None = whole.get("loss")
         if batch_idx % trainer.accumulate_grad_batches == 0:
@@ -166,44 +199,11 @@ class SecondNetwork(Part):
         if loss is None:
             return {}
         scaled = loss / trainer.accumulate_grad_batches if trainer.accumulate_grad_batches > 1 else loss
-        if self._scaler is not None:
-            scaled = self._scaler.scale(scaled)
+        scaled = self._scaler.scale(scaled)
         module.on_before_backward(scaled)
         module.backward(scaled)
         module.on_after_backward()
         return whole | {"loss": loss.detach()}
-
-    def _optimizer_step(self, closure: Callable[[], Tensor | None]) -> None:
-        if self._scaler is None:
-
-            def whole() -> Tensor | None:
-                loss = closure()
-                self._after_backward()
-                return loss
-
-            self.optimizer.step(whole)  # type: ignore[arg-type]
-            return
-        skipped = closure() is None
-        if not skipped and not scales_gradients(self.optimizer):
-            self._scaler.unscale_(self.optimizer)
-        self._after_backward()
-        if not skipped:
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
-
-    def _after_backward(self) -> None:
-        assert self.module is not None
-        self.module.on_before_optimizer_step(self.optimizer)
-        self.module.configure_gradient_clipping(
-            self.optimizer,
-            gradient_clip_val=self._trainer.gradient_clip_val,
-            gradient_clip_algorithm=self._trainer.gradient_clip_algorithm,
-        )
-
-    def _share_buffers(self) -> None:
-        """Share the buffers where the Trainer's validation shares the target's: it runs through the DDP wrapper."""
-        if isinstance(self._wrapped, DistributedDataParallel) and self._wrapped.will_sync_module_buffers():
-            share_buffers(self._wrapped)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -211,11 +211,10 @@ class SecondNetwork(Part):
         """Every parameter and buffer (a module's own ``state_dict`` may leave some out), optimizer and scaler."""
         if not self.active:
             return {"network": None}
-        assert self.module is not None
         network = {
-            "tensors": [tensor.detach().clone() for tensor in tensors(self.module)],
+            "tensors": [tensor.detach().clone() for tensor in tensors(self._twin)],
             "optimizer": self.optimizer.state_dict(),
-            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            "scaler": self._scaler.state_dict(),
         }
         return {"network": network}
 
@@ -230,28 +229,25 @@ class SecondNetwork(Part):
             return
         if not self.active:
             self.fork()
-        assert self.module is not None
-        copy_tensors(network["tensors"], tensors(self.module))
-        known = self.optimizer.state_dict()["state"]  # the target's, which torch would not compare with it
+        copy_tensors(network["tensors"], tensors(self._twin))
+        known = self.optimizer.state_dict()["state"]  # the target's; torch would not compare the shapes
         for index, values in network["optimizer"]["state"].items():
             for name, value in known.get(index, {}).items():
                 if isinstance(value, Tensor) and values[name].shape != value.shape:
                     raise ValueError(f"{name} of parameter {index} has shape {list(values[name].shape)}")
         self.optimizer.load_state_dict(copy.deepcopy(network["optimizer"]))
-        if self._scaler is not None:
-            self._scaler.load_state_dict(network["scaler"])
+        self._scaler.load_state_dict(network["scaler"])
 
     def give_to(self, module: L.LightningModule) -> None:
         """Copy parameters and buffers into ``module``."""
-        assert self.module is not None
-        copy_tensors(tensors(self.module), tensors(module))
+        copy_tensors(tensors(self._twin), tensors(module))
 
     def close(self) -> None:
         """Take the copy off the accelerator and the Trainer; a plain module remains."""
-        if self.active and self.module is not None:
+        if self.active:
             self.optimizer.zero_grad(set_to_none=True)
-            release(self.module)
-            del self.optimizer, self._scaler, self._wrapped, self._trainer, self._target
+            release(self._twin)
+            del self._twin, self.optimizer, self._scaler, self._wrapped, self._trainer, self._target
         self.active, self._record = False, None
 
 
@@ -262,11 +258,7 @@ def tensors(module: torch.nn.Module) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> None:
-    """Copy values one by one; both sides are of the same module.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Copy values one by one; raises a ValueError where both sides are not of the same module."""
     for new, old in zip(source, destination, strict=True):
         if new.shape != old.shape:  # torch would repeat one number
             raise ValueError(f"a tensor of the network has shape {list(old.shape)}, but {list(new.shape)} was given")

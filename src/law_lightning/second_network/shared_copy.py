@@ -7,7 +7,6 @@ each sample's loss changes along a direction.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -15,14 +14,13 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import torch.autograd.forward_ad as fw
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning._compat import switch_tangents
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.duplicate import LOG_METHODS, detach_into, duplicate
-from law_lightning.second_network.step import StepRecord
+from law_lightning.second_network.second import StepRecord
 from law_lightning.utilities.randomness import replaying
 
 Products = Literal["forward", "double_backward"]
@@ -48,6 +46,7 @@ class SharedCopy:
         self._trainer = trainer
         self._module = module
         self._mode = products
+        self._scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
         self.renew()
 
     def renew(self) -> None:
@@ -56,7 +55,7 @@ class SharedCopy:
 
     def parameters(self) -> list[nn.Parameter]:
         """The module's parameters that are trained."""
-        return trained(self._module)
+        return _trained(self._module)
 
     def gradient(self, step: StepRecord, at: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The gradient of a step's own loss.
@@ -71,48 +70,21 @@ class SharedCopy:
         with self._running(step, self.parameters() if at is None else at):
             output = self._training_step(step)
             loss = output["loss"] if isinstance(output, Mapping) else output
-            parameters = trained(self._twin)
+            parameters = _trained(self._twin)
             if loss is None:
                 return [torch.zeros_like(parameter) for parameter in parameters]
             return self.gradient_of(loss, parameters)
 
     def gradient_of(self, loss: Tensor, parameters: Sequence[Tensor], retain_graph: bool = False) -> list[Tensor]:
-        """The gradient of a loss, scaled on its way through the network as the Trainer does it in float16.
+        """The gradient of a scalar loss by each parameter, zeros where it does not depend on one.
 
-        Args:
-            loss: a scalar.
-            parameters: to differentiate by.
-            retain_graph: the loss's graph is needed once more.
-
-        Returns:
-            A tensor for each parameter; zeros for one that the loss does not depend on.
-
-        Raises:
-            MisconfigurationException: the graph is needed once more, but the network was compiled to be rid of it.
+        It is scaled on its way through the network as the Trainer does it in float16.
         """
-        scaler = self._scaler
-        try:
-            gradients = torch.autograd.grad(
-                loss if scaler is None else loss * scaler.get_scale(),
-                list(parameters),
-                retain_graph=retain_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        except RuntimeError as error:
-            if "donated buffer" not in str(error):
-                raise
-            raise MisconfigurationException(
-                f"The network of {type(self._module).__name__} is compiled to free what its backward pass needs after "
-                "one gradient, but two are taken here: set torch._functorch.config.donated_buffer = False before the "
-                "network runs for the first time."
-            ) from error
-        return list(gradients) if scaler is None else [gradient / scaler.get_scale() for gradient in gradients]
-
-    @property
-    def _scaler(self) -> torch.amp.GradScaler | None:
-        scaler: torch.amp.GradScaler | None = getattr(self._trainer.precision_plugin, "scaler", None)
-        return scaler
+        scale = 1.0 if self._scaler is None else self._scaler.get_scale()
+        gradients = torch.autograd.grad(
+            loss * scale, list(parameters), retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+        )
+        return list(gradients) if scale == 1 else [gradient / scale for gradient in gradients]
 
     def products(self, step: StepRecord, direction: Sequence[Tensor], check: bool = False) -> list[Tensor]:
         r"""How much each sample's loss changes along a direction: its gradient's inner product with the direction.
@@ -125,8 +97,7 @@ class SharedCopy:
             step: as for :meth:`gradient`; run from the same random states as the training's step, it has the same
                 dropout.
             direction: d, a tensor for each parameter.
-            check: see :func:`inner_products`; where the direction is near the gradient, so that they are not rounding
-                errors.
+            check: see :func:`inner_products`; for directions near the gradient, which leave no rounding errors.
 
         Returns:
             For each loss that the step calls with a target of its own: p, [B].
@@ -135,10 +106,8 @@ class SharedCopy:
         if self._scaler is not None:  # in float16 a small direction would vanish on its way
             length = torch.nn.utils.get_total_norm(direction, torch.inf).clamp_min(torch.finfo(torch.float32).tiny)
             direction = [each / length for each in direction]
-        if self._mode == "forward":
-            found = self._forward(step, direction)
-        else:
-            found = self._double_backward(step, direction, check)
+        forward = self._mode == "forward"
+        found = self._forward(step, direction) if forward else self._double_backward(step, direction, check)
         return [each.float() * length for each in found]
 
     def _forward(self, step: StepRecord, direction: Sequence[Tensor]) -> list[Tensor]:
@@ -159,32 +128,30 @@ class SharedCopy:
         with self._running(step, self.parameters()):
             with LossCapture(lambda samples: losses.append(samples.loss), attached=True) as capture:
                 capture.take_output(self._training_step(step))
-            return [inner_products(loss, trained(self._twin), direction, check) for loss in losses]
+            return [inner_products(loss, _trained(self._twin), direction, check) for loss in losses]
 
     def _training_step(self, step: StepRecord) -> Any:
-        step = step.copy()  # it may change its batch in place
+        step = step.copy()
         return self._twin.training_step(*step.args, **step.kwargs)
 
     @contextmanager
     def _running(self, step: StepRecord, parameters: Iterable[Tensor], graph: bool = True) -> Iterator[None]:
-        """The copy as the module is now, with these values of the parameters that are trained.
+        """The copy as the module is now, with these values of the parameters that are trained, or dual numbers.
 
-        Args:
-            step: whose random states hold within.
-            parameters: as :meth:`parameters`; dual numbers make the copy's own ones dual.
-            graph: whether the copy's parameters need a gradient. A graph would cost a third of a pass with duals.
+        Without ``graph`` the copy's parameters need no gradient: it would cost a third of a pass with duals.
         """
-        mine, theirs = tensors_of(self._module), tensors_of(self._twin)
+        mine, theirs = _tensors(self._module), _tensors(self._twin)
         if [(name, each.shape) for name, each in mine.items()] != [(name, each.shape) for name, each in theirs.items()]:
             self.renew()  # a hook has added something to the module
-            theirs = tensors_of(self._twin)
-        follow(self._twin, self._module)
+            theirs = _tensors(self._twin)
+        _follow(self._twin, self._module)
         values = iter(parameters)
         with torch.no_grad():
             for name, own in mine.items():
-                copied, value = theirs[name], next(values) if is_trained(own) else own
+                trains = isinstance(own, nn.Parameter) and own.requires_grad
+                copied, value = theirs[name], next(values) if trains else own
                 if isinstance(own, nn.Parameter):
-                    copied.requires_grad_(graph and own.requires_grad).data = value
+                    copied.requires_grad_(graph and trains).data = value
                 copied.copy_(value)  # of what is shared by now, a tangent alone
         # Compiled code knows of no dual numbers. Gradients are enabled, so that a loss that the step computes without
         # one is seen to be such.
@@ -203,23 +170,7 @@ class _TangentCapture(LossCapture):
         return super().__torch_function__(func, types, args, kwargs)
 
     def needs_gradient(self, logits: Tensor) -> bool:
-        """Whether a loss of these logits may be one that the module trains on."""
         return torch.is_grad_enabled() and (logits.requires_grad or fw.unpack_dual(logits).tangent is not None)
-
-
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name."""
-    return dict(itertools.chain(module.named_parameters(), module.named_buffers()))
-
-
-def is_trained(tensor: Tensor) -> bool:
-    """Whether it is a parameter that is not frozen."""
-    return isinstance(tensor, nn.Parameter) and tensor.requires_grad
-
-
-def trained(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are not frozen."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def inner_products(
@@ -253,15 +204,19 @@ def inner_products(
     return found
 
 
-def follow(twin: L.LightningModule, module: L.LightningModule) -> None:
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _follow(twin: L.LightningModule, module: L.LightningModule) -> None:
     """Give a copy the attributes that the module has by now: modes, numbers, tensors, and containers of such.
 
-    Steps and hooks may keep them: a temperature, a running prior, a list of losses. What else a module holds (objects
-    of its own) stays as it was when the copy was made.
-
-    Args:
-        twin: what :func:`duplicate` made of the module, with the same submodules still.
-        module: the user's module.
+    Steps and hooks may keep them: a temperature, a running prior, a list of losses. Objects of a user's own classes
+    stay as they were when the copy was made.
     """
     memo: dict[int, Any] = {}
     for own, copied in zip(module.modules(), twin.modules(), strict=True):
