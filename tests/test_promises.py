@@ -183,7 +183,7 @@ def test_what_lightning_does_not_restore_is_warned_of_once(tmp_path, module, ste
 @pytest.mark.parametrize("at_epoch_end", [True, False, None])
 @pytest.mark.parametrize(
     ("stop", "module", "data"),
-    [(6, AdamCosine, loaders), (14, AdamCosine, loaders), (14, DropoutMLP, loaders), (14, AdamCosine, stateful)],
+    [(6, AdamCosine, loaders), (14, AdamCosine, loaders), (14, DropoutMLP, loaders), (6, BatchNormCNN, stateful)],
 )
 def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, data, at_epoch_end):
     """Checkpoints as most users have them: after validation, or at the end of an epoch."""
