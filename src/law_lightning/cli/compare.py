@@ -48,21 +48,18 @@ def main(config: DictConfig) -> float | None:
     claim(folder, {**settings, "strategy_sha256": digest}, state=file.name, free=_FREE)
     save_corruption(data, folder)
 
-    wanted = [
-        (method, seed)
-        for seed in range(config.first_seed, config.first_seed + config.seeds)
-        for method in config.methods
-    ]
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    wanted = [(method, seed) for seed in seeds for method in config.methods]
     saved = read_outcomes(file) if file.is_file() else []
     outcomes = {(outcome.method, outcome.seed): outcome for outcome in saved}
     trainings = [Training(*key, settings, make_module, make_data) for key in wanted if key not in outcomes]
     epochs = max(int(options.get("max_epochs") or 0), 1)
     with tqdm(total=len(wanted) * epochs, unit="epoch", desc="compare", dynamic_ncols=True) as bar:
         bar.update((len(wanted) - len(trainings)) * epochs)
-        for training, outcome in outcomes_of(trainings, config.workers, bar.update):
-            outcomes[training.method, training.seed] = outcome
+        for outcome in outcomes_of(trainings, config.workers, bar.update):
+            outcomes[outcome.method, outcome.seed] = outcome
             write_rows(map(asdict, outcomes.values()), file)
-            bar.set_postfix(method=training.method, seed=training.seed)
+            bar.set_postfix(method=outcome.method, seed=outcome.seed)
             bar.update(len(outcomes.keys() & wanted) * epochs - bar.n)
 
     chosen = [outcomes[key] for key in wanted]
@@ -73,10 +70,9 @@ def main(config: DictConfig) -> float | None:
         text += f"\n\n{needs}"
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
     figure = draw_comparison(chosen, folder / "compare.png", confidence=config.confidence)
-    print(text)
-    print(f"  seeds    {file}")
-    print(f"  table    {folder / 'summary.csv'}, {folder / 'summary.txt'}")
-    print(f"  figure   {figure}")
+    print(
+        f"{text}\n  seeds    {file}\n  table    {folder / 'summary.csv'}, {folder / 'summary.txt'}\n  figure   {figure}"
+    )
     gains = [each.difference for each in summaries if each.epoch == "last" and each.difference is not None]
     return gains[-1] if gains else None
 

@@ -13,12 +13,6 @@ from law_lightning.data.corruption import CorruptionRecord
 
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
-#: Settings that older run folders lack, with what was done then; those of None are resumed with any value.
-LATER = {
-    "agent.imitation": None, "agent.phase_accuracy": "training", "agent.relative_loss": True,
-    "agent.feature_scale": 0.3, "agent.zero_init": True, "agent.embedding_loss": "actor", "search.keep": "best",
-    "command": None,
-}  # fmt: skip
 
 
 def output_folder() -> Path:
@@ -41,9 +35,7 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / CONFIG_FILE
     if written.is_file() and (folder / state).is_file():
-        now = _flat(config)
-        begun = {key: now[key] if former is None else former for key, former in LATER.items() if key in now}
-        begun |= _flat(OmegaConf.to_container(OmegaConf.load(written)))
+        begun, now = _flat(OmegaConf.to_container(OmegaConf.load(written))), _flat(config)
         changes = [
             f"{key} was {begun.get(key, 'absent')}, now {now.get(key, 'absent')}"
             for key in sorted({*begun, *now})

@@ -9,13 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from law_lightning import CoTeachingCallback, L2RWCallback, LAWCallback, MetaWeightNetCallback, WeightingCallback
-from law_lightning.weighting import (
-    BaseWeighting,
-    ClassBalancedWeighting,
-    FocalWeighting,
-    MentorNetWeighting,
-    SelfPacedWeighting,
-)
+from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, MentorNetWeighting, SelfPacedWeighting
 
 _CLEAN = "clean validation data"
 #: Every method, with what it needs beside the training data. ``base`` is plain training.
@@ -30,11 +24,15 @@ METHODS = {
     "meta_weight_net": _CLEAN,
     "co_teaching": "the rate of wrong labels",
 }
-_WEIGHTINGS: dict[str, type[BaseWeighting]] = {
+#: Weightings, and callbacks of their own.
+_CLASSES: dict[str, Callable[..., Any]] = {
     "focal": FocalWeighting,
     "class_balanced": ClassBalancedWeighting,
     "self_paced": SelfPacedWeighting,
     "mentornet": MentorNetWeighting,
+    "l2rw": L2RWCallback,
+    "meta_weight_net": MetaWeightNetCallback,
+    "co_teaching": CoTeachingCallback,
 }
 
 
@@ -48,16 +46,14 @@ def method_callbacks(
         config: The config of law-compare: ``strategy`` and ``law`` for LAW, ``method`` for the others.
         make_peer: Makes co-teaching's second network; None leaves that to its callback.
     """
-    options = dict(config["method"].get(method) or {})
     if method == "base":
         return []
     if method == "law":
         return [LAWCallback(config["strategy"], mode="apply", **config["law"])]
-    if method == "l2rw":
-        return [L2RWCallback(**options)]
-    if method == "meta_weight_net":
-        return [MetaWeightNetCallback(**options)]
+    options = dict(config["method"].get(method) or {})
     if method == "co_teaching":
-        return [CoTeachingCallback(**{"peer": make_peer and make_peer(), **options})]
+        options = {"peer": make_peer and make_peer(), **options}
+    if method in ("l2rw", "meta_weight_net", "co_teaching"):
+        return [_CLASSES[method](**options)]
     of_callback = {name: options.pop(name) for name in ("num_stages", "warmup_stages") if name in options}
-    return [WeightingCallback(_WEIGHTINGS[method](**options), **of_callback)]
+    return [WeightingCallback(_CLASSES[method](**options), **of_callback)]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+import joblib
 import lightning as L
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 
 from law_lightning.cli.app import quiet
 from law_lightning.cli.build import trainer_options
 from law_lightning.cli.methods import method_callbacks
 from law_lightning.report.records import Outcome
+from law_lightning.search.workers import WorkerLostError
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,8 @@ def fit_and_test(
     return accuracies[0], accuracies[1] if len(accuracies) == 2 else None
 
 
-def outcomes_of(
-    trainings: Sequence[Training], workers: int, on_epoch: Callable[[], object]
-) -> Iterator[tuple[Training, Outcome]]:
-    """Each training with its outcome, as soon as it is known.
+def outcomes_of(trainings: Sequence[Training], workers: int, on_epoch: Callable[[], object]) -> Iterator[Outcome]:
+    """The outcome of each training, as soon as it is known.
 
     Args:
         trainings: To be run.
@@ -112,28 +109,20 @@ def outcomes_of(
         on_epoch: Called after each epoch of a training in this process.
 
     Raises:
-        RuntimeError: A process died.
+        WorkerLostError: A process died.
     """
     if workers == 1:
-        for training in trainings:
-            yield training, training.run(on_epoch)
+        yield from (training.run(on_epoch) for training in trainings)
         return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(_run_alone, training): training for training in trainings}
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result()
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "A process of the comparison died, perhaps for lack of memory. What had finished is saved: the same "
-                "command in the same run_dir resumes; workers=1 needs less memory."
-            ) from None
-        except BaseException:  # stopped: without this the pool would wait for all trainings
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    # If a training fails or the comparison is stopped, joblib ends the other processes.
+    pool = joblib.Parallel(workers, return_as="generator_unordered", batch_size=1)
+    try:
+        yield from pool(joblib.delayed(_run_alone)(training) for training in trainings)
+    except TerminatedWorkerError as error:
+        raise WorkerLostError(
+            "A process of the comparison died, perhaps for lack of memory. What had finished is saved: the same "
+            "command in the same run_dir resumes; workers=1 needs less memory."
+        ) from error
 
 
 def _run_alone(training: Training) -> Outcome:
