@@ -3,8 +3,7 @@ import pytest
 
 from law_lightning import StrategyAgent
 from law_lightning.cli.compare import main
-from law_lightning.cli.methods import METHODS
-from law_lightning.cli.trainings import Training
+from law_lightning.cli.trainings import METHODS, Training
 from law_lightning.models import ImageClassifier
 from law_lightning.report.records import read_outcomes
 

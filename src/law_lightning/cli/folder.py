@@ -21,11 +21,11 @@ def output_folder() -> Path:
 
 
 def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str]) -> None:
-    """Write the configuration into the folder; if a run was started there, check first that it has the same one.
+    """Write the resolved configuration into the folder; if a run was started there, check that it has the same one.
 
     Args:
         folder: The run folder.
-        config: The resolved configuration.
+        config: The configuration.
         state: Name of the file that shows that a run was started here.
         free: Dotted keys (with all below them) that may change when the run is resumed.
 
@@ -50,11 +50,7 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
 
 
 def save_corruption(data: Any, folder: Path) -> CorruptionRecord | None:
-    """Write what the data's corruption did to the training labels into the run folder.
-
-    Returns:
-        The record that was written; None where there is no corruption.
-    """
+    """Write what the data's corruption did into the run folder, and return it; None where there is no corruption."""
     record: CorruptionRecord | None = getattr(data, "corruption_record", None)
     if record is not None:
         record.save(folder / "corruption.pt")

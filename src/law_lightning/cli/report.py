@@ -18,17 +18,13 @@ def main(config: DictConfig) -> None:
     """Draw what the runs recorded, and gather tables and figures on one page."""
     folders, rare = _listed(config.runs), _listed(config.rare)
     if not folders:
-        raise ValueError(
-            "runs names no folder: name a run folder, a folder that contains some, or a list such as runs=[a,b]."
-        )
+        raise ValueError("runs names no folder: name a run folder, a folder of them, or a list such as runs=[a,b].")
     for index in rare:
         if type(index) is not int:
             raise ValueError(f"rare holds {index!r}, but classes are whole numbers from 0 on, as in rare=[0,1].")
     out = Path(str(config.out))
     if config.out is None or (out.exists() and not out.is_dir()):
-        raise ValueError(
-            f"out={config.out} is not a folder: name an existing one, or one to create, such as out=report."
-        )
+        raise ValueError(f"out={config.out} is not a folder: name an existing or a new one, such as out=report.")
 
     # Hydra reads a folder called 2026 as a number.
     runs = find_runs([Path(str(folder)) for folder in folders], None if config.rare is None else rare)
