@@ -53,24 +53,17 @@ def paired_difference(
     and c the confidence.
 
     Args:
-        values: One number per pair [n].
+        values: One number per pair [n], at least two.
         baseline: The other number of each pair [n], in the same order.
         confidence: Coverage c of the interval, in (0, 1).
 
     Returns:
         The mean, and the lower and the upper end of the interval.
 
-    Raises:
-        ValueError: The lists differ in length, or have fewer than two numbers.
-
     Example:
         >>> paired_difference([3.0, 5.0], [2.0, 4.0])
         (1.0, 1.0, 1.0)
     """
-    if len(values) != len(baseline) or len(values) < 2:
-        raise ValueError(
-            f"Paired differences need two lists of one length >= 2, got {len(values)} and {len(baseline)}."
-        )
     differences = np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     mean = float(differences.mean())
     if np.ptp(differences) == 0.0:  # equal differences: the interval is a point, which scipy calls undefined

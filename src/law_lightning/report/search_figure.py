@@ -39,8 +39,9 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     lower.plot(episodes, [100 * gain for gain in gains], color=COLOURS[1], marker="o", linewidth=2, zorder=2)
     if gains:
         gain, episode = 100 * max(gains), episodes[int(np.argmax(gains))]
-        offset: dict[str, Any] = {"xytext": (0, 8), "textcoords": "offset points"}
-        lower.annotate(f"best: {gain:+.1f}", (episode, gain), ha="center", fontsize=9, **offset)
+        lower.annotate(
+            f"best: {gain:+.1f}", (episode, gain), (0, 8), textcoords="offset points", ha="center", fontsize=9
+        )
         lower.margins(x=0.07, y=0.25)
     lower.set_ylabel("Accuracy gained (points)")
     lower.set_title("Greedy strategy against plain training, validation", fontsize=11, loc="left")
