@@ -181,14 +181,17 @@ def test_what_lightning_does_not_restore_is_warned_of_once(tmp_path, module, ste
 
 
 @pytest.mark.parametrize("at_epoch_end", [True, False, None])
-@pytest.mark.parametrize(("stop", "module"), [(6, AdamCosine), (14, AdamCosine), (14, DropoutMLP)])
-def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, at_epoch_end):
+@pytest.mark.parametrize(
+    ("stop", "module", "data"),
+    [(6, AdamCosine, loaders), (14, AdamCosine, loaders), (14, DropoutMLP, loaders), (6, BatchNormCNN, stateful)],
+)
+def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, data, at_epoch_end):
     """Checkpoints as most users have them: after validation, or at the end of an epoch."""
     options = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": at_epoch_end}
 
     def run(callbacks, ckpt_path=None):
         law = LAWCallback(bold_agent(), keep="target", num_stages=5)
-        return outcome(fit(module, [law, *callbacks], ckpt_path=ckpt_path), law)
+        return outcome(fit(module, [law, *callbacks], ckpt_path=ckpt_path, data=data), law)
 
     whole = run([ModelCheckpoint(tmp_path / "a", **options)])
     with pytest.raises(StopError):

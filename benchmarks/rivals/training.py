@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from common import QUIET
 from law_lightning import LAWCallback, StageSchedule
@@ -88,12 +89,17 @@ def train(
     ckpt_path: Path | None = None,
 ) -> L.LightningModule:
     """Train a fresh network from ``seed``, or go on from a checkpoint; the caller's random states stay as they are."""
+    datamodule.setup("fit")
+    given = datamodule.train_dataloader()
     with isolate_rng():
         L.seed_everything(seed, verbose=False)
         module = task.make_module()
+        # Its state is in the checkpoints, which may be of the middle of an epoch.
+        loader = StatefulDataLoader(given.dataset, given.batch_size, shuffle=True, collate_fn=given.collate_fn)
         # The Trainer's own validation would choose nothing.
         options = QUIET | {"check_val_every_n_epoch": 10**9} | task.trainer_kwargs
-        L.Trainer(**options, callbacks=list(callbacks)).fit(module, datamodule=datamodule, ckpt_path=ckpt_path)
+        trainer = L.Trainer(**options, callbacks=list(callbacks))
+        trainer.fit(module, loader, datamodule.val_dataloader(), ckpt_path=ckpt_path)
     return module
 
 
@@ -141,6 +147,10 @@ class _Pause(L.Callback):
         self.step, self.path = step, path
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if not trainer.is_last_batch:
+            self.on_train_epoch_end(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.global_step >= self.step and not trainer.should_stop:
             trainer.save_checkpoint(self.path)
             trainer.should_stop = True

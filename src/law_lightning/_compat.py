@@ -91,13 +91,14 @@ def restore_data(trainer: L.Trainer, within_epoch: bool) -> None:
     fetcher = _private(loop, "_data_fetcher", "Resuming a fit")
     if fetcher is None:  # no step is left to take
         return
-    forgotten = bool(_private(loop, "_combined_loader_states_to_load", "Resuming a fit"))
-    _private(loop, "_load_combined_loader_states", "Resuming a fit")()
+    # Lightning itself would not load them where a checkpoint was written at an epoch's end.
+    states = _private(loop, "_combined_loader_states_to_load", "Resuming a fit")
+    _private(fetcher.combined_loader, "_load_state_dicts", "Resuming a fit")(states)
 
     def batches() -> Iterator[Any]:
         yield from fetcher.combined_loader
 
-    if forgotten:
+    if states:
         iter(fetcher)
     if not within_epoch and fetcher.length is not None:
         fetcher.reset()

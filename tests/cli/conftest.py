@@ -1,5 +1,3 @@
-import csv
-import logging
 import sys
 
 import lightning as L
@@ -43,10 +41,10 @@ def train_by_hand():
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(tmp_path, monkeypatch, capsys, caplog):
     """Runs a command's ``main`` in an empty folder and returns what it printed."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        caplog.set_level("WARNING", name)  # the commands change it; pytest puts it back
     monkeypatch.chdir(tmp_path)
 
     def call(main, *arguments):
@@ -54,20 +52,7 @@ def command(tmp_path, monkeypatch, capsys):
         main()
         return capsys.readouterr().out
 
-    yield call
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-
-
-@pytest.fixture
-def rows():
-    """Reads a CSV table."""
-
-    def read(path):
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    return read
+    return call
 
 
 @pytest.fixture(scope="session")

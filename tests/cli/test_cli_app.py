@@ -8,6 +8,8 @@ from omegaconf import OmegaConf
 
 from law_lightning import cli
 from law_lightning.cli import app
+from law_lightning.cli.build import build_model
+from law_lightning.cli.folder import claim
 
 
 def test_without_hydra_the_message_says_how_to_get_it(monkeypatch):
@@ -42,3 +44,23 @@ def test_errors_of_the_user_are_one_line(monkeypatch, error, full, shown):
     monkeypatch.setattr(app, "quiet", lambda: None)
     with pytest.raises(type(shown), match=f"^{shown}$"):
         app.guarded(task, "law-search")(OmegaConf.create({}))
+
+
+def test_a_module_without_network_is_built_as_its_config_says():
+    module = build_model({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}, None, None)
+    assert module.weight.shape == (3, 2)
+
+
+def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
+    config = {"seed": 0, "run_dir": "a", "search": {"episodes": 5, "eval_every": 2}}
+    changed = config | {"seed": 1}
+    for each in (config, changed, config):  # nothing was begun yet
+        claim(tmp_path, each, "state.pt", free=[])
+    (tmp_path / "state.pt").touch()
+
+    more = {"seed": 0, "run_dir": "b", "search": {"episodes": 9, "eval_every": 2}}
+    claim(tmp_path, more, "state.pt", free=["run_dir", "search.episodes"])
+    with pytest.raises(ValueError, match=r"other settings: search\.episodes was 9, now 5; seed was 0, now 1"):
+        claim(tmp_path, changed, "state.pt", free=["run_dir"])
+    with pytest.raises(ValueError, match=r"law was absent, now \{\}"):
+        claim(tmp_path, {**more, "law": {}}, "state.pt", free=[])

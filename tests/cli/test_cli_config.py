@@ -6,9 +6,11 @@ import pytest
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import OmegaConf
 
 import law_lightning.conf
+from law_lightning.cli.build import trainer_options
 
 CONF = Path(law_lightning.conf.__file__).parent
 COMMON = ["data", "corruption", "model", "law", "trainer", "schedule", "experiment"]
@@ -57,10 +59,13 @@ def test_what_one_override_sets():
     assert compose("law_search", ["corruption=none"]).data.corruption is None
 
 
-@pytest.mark.parametrize("command", GROUPS)
-def test_the_demo_s_setting(command):
-    config = compose(command, ["experiment=digits_noise40"])
-    assert (config.data.train_size, config.corruption.rate, config.trainer.max_epochs) == (500, 0.4, 60)
+def test_trainer_options_are_keywords_with_nested_objects_built():
+    monitor = "lightning.pytorch.callbacks.LearningRateMonitor"
+    overrides = ["trainer.max_epochs=3", f"+trainer.callbacks=[{{_target_: {monitor}}}]"]
+    options = trainer_options(compose("law_train", overrides))
+    assert options["max_epochs"] == 3
+    assert "_target_" not in options
+    assert isinstance(options["callbacks"][0], LearningRateMonitor)
 
 
 def test_the_config_groups_are_regular_package_data():

@@ -1,10 +1,18 @@
 """Run folders as the commands leave them, with numbers of a test's choice."""
 
+import csv
+
 import torch
 from omegaconf import OmegaConf
 
 from law_lightning.data import CorruptionRecord
 from law_lightning.report.records import write_rows
+
+
+def rows(path):
+    """A CSV table as dictionaries of text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _write_config(folder, config):
@@ -51,7 +59,6 @@ def write_comparison(folder, **config):
 def write_search(folder, metrics="episode,return,gain\n0,1.0,\n1,1.0,0.05\n2,1.0,0.0825\n3,1.0,0.01\n", **config):
     """A folder of law-search; ``metrics`` is its table of episodes."""
     _write_config(folder, {"seed": 3, "search": {"episodes": 4}} | config)
-    if metrics is not None:
-        (folder / "metrics.csv").write_text(metrics)
+    (folder / "metrics.csv").write_text(metrics)
     (folder / "search.png").write_bytes(b"picture of a search")
     return folder

@@ -1,8 +1,63 @@
-import pytest
+from pathlib import Path
 
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from law_lightning.functional import FEATURES
 from law_lightning.report.compare_figure import draw_comparison
 from law_lightning.report.records import Outcome
+from law_lightning.report.runs import Run
 from law_lightning.report.search_figure import draw_search
+from law_lightning.report.stage_figures import draw_loss_gap, draw_theta, draw_weights
+
+NOISE = {"corruption": {"_target_": "law_lightning.data.UniformNoise", "rate": 0.4}}
+DISCARD = {"corruption": {"_target_": "law_lightning.data.DiscardClasses", "classes": [0, 1]}}
+#: Two stages of warm-up, then three.
+WARM = [[0.0] * 5] * 2
+THETA = [[0.1, 0.2, 0.3, 0.4, 0.5], [1.1, 1.2, 1.3, 1.4, 1.5], [2.1, 2.2, 2.3, 2.4, 2.5]]
+GAPS = [None, None, 0.1, -0.2, 0.4]
+
+
+def run(config=NOISE, rare=(), **columns):
+    """A training with these columns; what is not given is as in a run without a reference on clean labels."""
+    columns = {"theta": WARM + THETA, "weight_per_class": [[1.0, 1.0]] * 5} | columns
+    history = [{"stage": i} | {key: values[i] for key, values in columns.items()} for i in range(5)]
+    return Run(Path("run"), "train", config, history, rare)
+
+
+def lines(axes):
+    """The heights of the strong lines by their name in the legend."""
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    named = dict(zip(texts, axes.get_legend_handles_labels()[0], strict=True))
+    assert all(list(line.get_xdata()) == list(range(5)) for line in named.values())
+    return {name: np.asarray(line.get_ydata()) for name, line in named.items()}
+
+
+def faint(axes):
+    return [np.asarray(line.get_ydata()) for line in axes.get_lines() if line.get_alpha() is not None]
+
+
+def same(values, expected):
+    np.testing.assert_allclose(values, np.array(expected, dtype=float), rtol=1e-12)
+
+
+@pytest.fixture
+def panels(monkeypatch, tmp_path):
+    """Draws and returns the panels of the figure, None where nothing is drawn."""
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
+
+    def call(draw, data):
+        path = draw(data, tmp_path / "figure.png")
+        if path is None:
+            assert not (tmp_path / "figure.png").exists()
+            return None
+        assert path.is_file()
+        return drawn[-1].axes
+
+    return call
 
 
 @pytest.mark.parametrize("methods", [("base",), ("base", "law"), ("base", "law", "rival", "other")])
@@ -41,3 +96,64 @@ def test_search_shows_returns_and_the_best_gain(panels):
 @pytest.mark.parametrize("history", [[{"episode": 0, "return": 0.5}], []])
 def test_search_without_evaluations_or_episodes_is_drawn(panels, history):
     assert len(panels(draw_search, history)) == 2
+
+
+@pytest.mark.parametrize(
+    ("draw", "training", "label", "level"),
+    [
+        (draw_loss_gap, run(loss_gap=GAPS), "Training loss of the target\nless the reference (nats)", 0.0),
+        (draw_weights, run(weight_clean=[1.0] * 5, weight_wrong=[1.5] * 5), "Mean weight", 1.0),
+        (draw_theta, run(), "theta", 0.0),
+    ],
+)
+def test_axes(panels, draw, training, label, level):
+    (axes,) = panels(draw, [training])
+    assert [line.get_ydata()[0] for line in axes.get_lines() if list(line.get_xdata()) == [0, 1]] == [level]
+    assert [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches] == [(-0.5, 1.5)]  # warm-up
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Stage", label)
+    low, high = axes.get_ylim()
+    assert (level - low) / (high - low) > 0.08  # the level does not touch the lower edge
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1  # and the legend no line
+    assert faint(axes) == []
+
+
+def test_loss_gap_of_seeds_is_their_mean_over_those_that_have_one_and_other_data_have_another_panel(panels):
+    weighted, others = [None, None, -0.4, -0.2, -0.1], [None, None, 0.3, None, 0.0]
+    alone = run(DISCARD, loss_gap=GAPS, weighted_loss_gap=weighted)
+    first, second = panels(draw_loss_gap, [run(loss_gap=GAPS), alone, run(loss_gap=others), run()])
+    assert list(lines(first)) == ["target unweighted (mean of 2)"]
+    same(lines(first)["target unweighted (mean of 2)"], [None, None, 0.2, -0.2, 0.2])
+    for line, expected in zip(faint(first), (GAPS, others), strict=True):
+        same(line, expected)
+    same(lines(second)["target weighted"], weighted)
+    same(lines(second)["target unweighted"], GAPS)
+    titles = [axes.get_title(loc="left") for axes in (first, second)]
+    assert titles == ["UniformNoise (rate 0.4)", "DiscardClasses (classes [0, 1])"]
+
+
+def test_weights_of_rare_and_other_classes_and_of_wrong_and_right_labels(panels):
+    weights = [[1.0] * 4, [1.0] * 4, [1.5, 1.1, 0.9, 0.8], [None, 1.2, 0.8, None], [None, None, 0.7, 0.5]]
+    right, wrong = [1.0, 1.0, 1.1, 1.2, 1.3], [1.0, 1.0, 0.9, 0.7, 0.5]
+    both = run(DISCARD, (0, 1), weight_per_class=weights, weight_clean=right, weight_wrong=wrong)
+    classes, labels = map(lines, panels(draw_weights, [both, run()]))
+    assert (list(classes), list(labels)) == (["rare classes", "other classes"], ["wrong labels", "right labels"])
+    same(classes["rare classes"], [1.0, 1.0, 1.3, 1.2, None])
+    same(classes["other classes"], [1.0, 1.0, 0.85, 0.8, 0.6])
+    same(labels["wrong labels"], wrong)
+    same(labels["right labels"], right)
+
+
+def test_theta_without_its_warm_up_also_of_other_features(panels):
+    short = [[0.0] * 3] * 2 + [theta[:3] for theta in THETA]
+    first, second = panels(draw_theta, [run(), run(DISCARD, theta=short)])
+    for axes, names in ((first, [*FEATURES, "b"]), (second, ["feature 0", "feature 1", "b"])):
+        drawn = lines(axes)
+        assert list(drawn) == names
+        for index, values in enumerate(drawn.values()):
+            same(values, [None, None, *(theta[index] for theta in THETA)])
+
+
+def test_nothing_is_drawn_of_nothing(panels):
+    search = Run(Path("search"), "search", {})
+    for draw in (draw_loss_gap, draw_weights, draw_theta):
+        assert panels(draw, [search, run(theta=[None] * 5)]) is None

@@ -14,18 +14,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, MissingMandatoryValue
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from law_lightning.search.workers import WorkerLostError
 
 Task = Callable[[DictConfig], Any]
+_USER_ERRORS = (
+    *(InstantiationException, MisconfigurationException, OmegaConfBaseException, WorkerLostError),
+    *(ModuleNotFoundError, OSError, ValueError),
+)
 
 
 def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
     """Make a task the entry point of a command: a Hydra app with the config groups of this package.
-
-    An error in what the user asked for ends the program with one line; ``HYDRA_FULL_ERROR=1`` shows its traceback.
 
     Args:
         config_name: Name of the primary config, such as ``law_search``.
@@ -35,7 +37,10 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
 
 def guarded(task: Task, name: str) -> Task:
-    """Wrap a task: checks before it, quiet libraries during it, user errors as one line that begins with ``name``."""
+    """A task whose user errors end the program with one line that begins with ``name``.
+
+    ``HYDRA_FULL_ERROR=1`` shows their traceback.
+    """
 
     @functools.wraps(task)
     def run(config: DictConfig) -> Any:
@@ -43,15 +48,7 @@ def guarded(task: Task, name: str) -> Task:
             _refuse_ddp_sweep(config)
             quiet()
             return task(config)
-        except (
-            InstantiationException,
-            MisconfigurationException,
-            ModuleNotFoundError,
-            OmegaConfBaseException,
-            OSError,
-            ValueError,
-            WorkerLostError,
-        ) as error:
+        except _USER_ERRORS as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             raise SystemExit(f"{name}: {plain_message(error)}") from error
@@ -85,10 +82,9 @@ def quiet() -> None:
 
 
 def _refuse_ddp_sweep(config: DictConfig) -> None:
-    strategy = str((config.get("trainer") or {}).get("strategy", "auto"))
+    strategy = str(OmegaConf.select(config, "trainer.strategy"))
     if strategy.startswith("ddp") and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise MisconfigurationException(
-            f"trainer.strategy={strategy} does not work in a sweep (-m): its processes would start the whole "
-            "sweep again. Run each setting as a command of its own, without -m, or sweep with "
-            "trainer.devices=1 and without trainer.strategy."
+            f"trainer.strategy={strategy} does not work in a sweep (-m): its processes would start the whole sweep "
+            "again. Run each setting as a command of its own, without -m, or sweep with trainer.devices=1 alone."
         )

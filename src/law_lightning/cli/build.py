@@ -20,18 +20,11 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 def build_model(model: dict[str, Any], in_shape: tuple[int, ...] | None, num_classes: int | None) -> L.LightningModule:
-    """A new module with freshly drawn weights.
-
-    A ``network`` among the options is built first and gets the shape of the data as arguments, so that a config need
-    not repeat it. A module without one is built as its config says.
-    """
+    """A new module with freshly drawn weights; a ``network`` among its options is given the shape of the data."""
     options = dict(model)
-    network = options.pop("network", None)
-    module = instantiate(options, _convert_="all", _partial_=True)
-    if network is not None:
-        network = instantiate(network, in_shape=in_shape, num_classes=num_classes, _convert_="all")
-        module = partial(module, network=network)
-    return cast(L.LightningModule, module())
+    if options.get("network") is not None:
+        options["network"] = {**options["network"], "in_shape": in_shape, "num_classes": num_classes}
+    return cast(L.LightningModule, instantiate(options, _convert_="all"))
 
 
 def factories(
@@ -58,11 +51,9 @@ def trainer_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def open_logger(config: DictConfig, folder: Path) -> Iterator[Logger | None]:
-    """Build the logger of the group ``logger``, log the config to it, and close it whatever happens.
+    """Build the logger of the group ``logger`` (None if that is ``none``), log the config to it, and close it.
 
-    Args:
-        config: The whole config. Where the group is ``none`` there is no logger: None.
-        folder: Where the logger writes, unless its own config has ``save_dir``.
+    It writes into the folder, unless its own config has ``save_dir``.
     """
     if config.logger is None:
         yield None

@@ -13,8 +13,7 @@ from law_lightning.agent.resolve import strategy_path
 from law_lightning.cli.app import command
 from law_lightning.cli.build import factories, plain, trainer_options
 from law_lightning.cli.folder import claim, output_folder, save_corruption
-from law_lightning.cli.methods import METHODS, method_callbacks
-from law_lightning.cli.trainings import Training, outcomes_of
+from law_lightning.cli.trainings import METHODS, NEEDS, Training, method_callbacks, outcomes_of
 from law_lightning.report.compare import needs_line, summarise, summary_table
 from law_lightning.report.compare_figure import draw_comparison
 from law_lightning.report.records import read_outcomes, write_rows
@@ -33,14 +32,8 @@ def main(config: DictConfig) -> float | None:
     folder, settings = output_folder(), plain(config)
     options = trainer_options(settings)
     _check(settings, options)
-    digest = None
-    if "law" in config.methods:
-        if config.strategy is None:
-            raise ValueError(
-                "No strategy is given: add strategy=PATH, the strategy.safetensors that law-search wrote into its run "
-                "folder, or the name of a shipped strategy."
-            )
-        digest = hashlib.sha256(strategy_path(config.strategy).read_bytes()).hexdigest()
+    law = "law" in config.methods
+    digest = hashlib.sha256(strategy_path(config.strategy).read_bytes()).hexdigest() if law else None
     for method in config.methods:
         method_callbacks(method, settings)  # a damaged strategy and bad options show now
     make_module, make_data, data = factories(config)
@@ -48,28 +41,25 @@ def main(config: DictConfig) -> float | None:
     claim(folder, {**settings, "strategy_sha256": digest}, state=file.name, free=_FREE)
     save_corruption(data, folder)
 
-    wanted = [
-        (method, seed)
-        for seed in range(config.first_seed, config.first_seed + config.seeds)
-        for method in config.methods
-    ]
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    wanted = [(method, seed) for seed in seeds for method in config.methods]
     saved = read_outcomes(file) if file.is_file() else []
     outcomes = {(outcome.method, outcome.seed): outcome for outcome in saved}
     trainings = [Training(*key, settings, make_module, make_data) for key in wanted if key not in outcomes]
     epochs = max(int(options.get("max_epochs") or 0), 1)
     with tqdm(total=len(wanted) * epochs, unit="epoch", desc="compare", dynamic_ncols=True) as bar:
         bar.update((len(wanted) - len(trainings)) * epochs)
-        for training, outcome in outcomes_of(trainings, config.workers, bar.update):
-            outcomes[training.method, training.seed] = outcome
+        for outcome in outcomes_of(trainings, config.workers, bar.update):
+            outcomes[outcome.method, outcome.seed] = outcome
             write_rows(map(asdict, outcomes.values()), file)
-            bar.set_postfix(method=training.method, seed=training.seed)
+            bar.set_postfix(method=outcome.method, seed=outcome.seed)
             bar.update(len(outcomes.keys() & wanted) * epochs - bar.n)
 
     chosen = [outcomes[key] for key in wanted]
     summaries = summarise(chosen, confidence=config.confidence)
     write_rows(map(asdict, summaries), folder / "summary.csv")
     text = summary_table(summaries, confidence=config.confidence)
-    if needs := needs_line({method: METHODS[method] for method in config.methods}):
+    if needs := needs_line({method: NEEDS.get(method, "") for method in config.methods}):
         text += f"\n\n{needs}"
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
     figure = draw_comparison(chosen, folder / "compare.png", confidence=config.confidence)
@@ -83,23 +73,28 @@ def main(config: DictConfig) -> float | None:
 
 def _check(config: dict[str, Any], trainer: dict[str, Any]) -> None:
     """Check the settings of a comparison; the ValueError names the one that is wrong."""
-    methods, workers = config["methods"], config["workers"]
+    methods, workers, confidence = config["methods"], config["workers"], config["confidence"]
     for method in methods:
         if method not in METHODS:
             raise ValueError(f"methods={methods}: there is no method {method!r}; choose from {list(METHODS)}.")
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"methods={methods}: name at least one method, and each only once.")
-    if config["seeds"] < 2:
-        raise ValueError(f"seeds={config['seeds']}: an interval needs at least 2 seeds; 5 or more are advised.")
-    if config["first_seed"] < 0:
-        raise ValueError(f"first_seed={config['first_seed']}: seeds are whole numbers from 0 on.")
-    if not 0.0 < config["confidence"] < 1.0:
-        raise ValueError(f"confidence is {config['confidence']}, but it must lie in (0, 1); 0.95 is usual.")
-    if workers < 1:
-        raise ValueError(f"workers={workers}: at least one training runs at a time.")
     strategy, devices = trainer.get("strategy"), trainer.get("devices")
-    if workers > 1 and (devices not in (None, 1, "1", "auto") or strategy not in (None, "auto")):
-        raise ValueError(
+    one = devices in (None, 1, "1", "auto") and strategy in (None, "auto")
+    for right, message in (
+        (0 < len(methods) == len(set(methods)), f"methods={methods}: name at least one method, and each only once."),
+        (
+            "law" not in methods or config["strategy"] is not None,
+            "No strategy is given: add strategy=PATH, the strategy.safetensors that law-search wrote into its run "
+            "folder, or the name of a shipped strategy.",
+        ),
+        (config["seeds"] > 1, f"seeds={config['seeds']}: an interval needs at least 2 seeds; 5 or more are advised."),
+        (config["first_seed"] >= 0, f"first_seed={config['first_seed']}: seeds are whole numbers from 0 on."),
+        (0 < confidence < 1, f"confidence is {confidence}, but it must lie in (0, 1); 0.95 is usual."),
+        (workers > 0, f"workers={workers}: at least one training runs at a time."),
+        (
+            workers <= 1 or one,
             f"workers={workers} runs trainings of one device side by side, but trainer.devices={devices} and "
-            f"trainer.strategy={strategy} give each several processes: use workers=1, or a single device."
-        )
+            f"trainer.strategy={strategy} give each several processes: use workers=1, or a single device.",
+        ),
+    ):
+        if not right:
+            raise ValueError(message)

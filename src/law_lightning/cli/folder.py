@@ -13,12 +13,6 @@ from law_lightning.data.corruption import CorruptionRecord
 
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
-#: Settings that older run folders lack, with what was done then; those of None are resumed with any value.
-LATER = {
-    "agent.imitation": None, "agent.phase_accuracy": "training", "agent.relative_loss": True,
-    "agent.feature_scale": 0.3, "agent.zero_init": True, "agent.embedding_loss": "actor", "search.keep": "best",
-    "command": None,
-}  # fmt: skip
 
 
 def output_folder() -> Path:
@@ -27,11 +21,11 @@ def output_folder() -> Path:
 
 
 def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str]) -> None:
-    """Write the configuration into the folder; if a run was started there, check first that it has the same one.
+    """Write the resolved configuration into the folder; if a run was started there, check that it has the same one.
 
     Args:
         folder: The run folder.
-        config: The resolved configuration.
+        config: The configuration.
         state: Name of the file that shows that a run was started here.
         free: Dotted keys (with all below them) that may change when the run is resumed.
 
@@ -41,9 +35,7 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / CONFIG_FILE
     if written.is_file() and (folder / state).is_file():
-        now = _flat(config)
-        begun = {key: now[key] if former is None else former for key, former in LATER.items() if key in now}
-        begun |= _flat(OmegaConf.to_container(OmegaConf.load(written)))
+        begun, now = _flat(OmegaConf.to_container(OmegaConf.load(written))), _flat(config)
         changes = [
             f"{key} was {begun.get(key, 'absent')}, now {now.get(key, 'absent')}"
             for key in sorted({*begun, *now})
@@ -58,11 +50,7 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
 
 
 def save_corruption(data: Any, folder: Path) -> CorruptionRecord | None:
-    """Write what the data's corruption did to the training labels into the run folder.
-
-    Returns:
-        The record that was written; None where there is no corruption.
-    """
+    """Write what the data's corruption did into the run folder, and return it; None where there is no corruption."""
     record: CorruptionRecord | None = getattr(data, "corruption_record", None)
     if record is not None:
         record.save(folder / "corruption.pt")

@@ -16,18 +16,15 @@ from law_lightning.report.stage_figures import draw_loss_gap, draw_theta, draw_w
 @command("law_report")
 def main(config: DictConfig) -> None:
     """Draw what the runs recorded, and gather tables and figures on one page."""
-    folders, rare, out = _listed(config.runs), _listed(config.rare), Path(str(config.out))
+    folders, rare = _listed(config.runs), _listed(config.rare)
     if not folders:
-        raise ValueError(
-            "runs names no folder: name a run folder, a folder that contains some, or a list such as runs=[a,b]."
-        )
+        raise ValueError("runs names no folder: name a run folder, a folder of them, or a list such as runs=[a,b].")
     for index in rare:
         if type(index) is not int:
             raise ValueError(f"rare holds {index!r}, but classes are whole numbers from 0 on, as in rare=[0,1].")
+    out = Path(str(config.out))
     if config.out is None or (out.exists() and not out.is_dir()):
-        raise ValueError(
-            f"out={config.out} is not a folder: name an existing one, or one to create, such as out=report."
-        )
+        raise ValueError(f"out={config.out} is not a folder: name an existing or a new one, such as out=report.")
 
     # Hydra reads a folder called 2026 as a number.
     runs = find_runs([Path(str(folder)) for folder in folders], None if config.rare is None else rare)
@@ -38,15 +35,11 @@ def main(config: DictConfig) -> None:
         "The strategy's theta": draw_theta(runs, out / "theta.png"),
     }
     figures = {caption: path for caption, path in drawn.items() if path is not None}
-    page = write_page(runs, figures, out / "report.html")
     print(f"{len(runs)} runs")
-    for caption, path in figures.items():
+    for caption, path in {**figures, "page": write_page(runs, figures, out / "report.html")}.items():
         print(f"  {caption}: {path}")
-    print(f"  page: {page}")
 
 
 def _listed(value: Any) -> list[Any]:
     """A list of the config, or one value as a list of its own; None as an empty list."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, ListConfig) else [value]
+    return list(value) if isinstance(value, ListConfig) else [] if value is None else [value]

@@ -17,10 +17,7 @@ from law_lightning.report.search_figure import draw_search
 from law_lightning.search.workers import launched_outside
 
 #: Settings that may change when a search goes on in its folder.
-_FREE = (
-    *("run_dir", "logger", "search.episodes", "search.progress", "search.workers"),
-    "search.cache_dir",  # run folders of before have it
-)
+_FREE = ("run_dir", "logger", "search.episodes", "search.progress", "search.workers")
 
 
 @command("law_search")
@@ -53,8 +50,7 @@ def main(config: DictConfig) -> float:
     if first:
         figure = draw_search(result.history, folder / "search.png")
         print(f"Best strategy: {100 * result.best_gain:+.2f} points of validation accuracy over plain training")
-        print(f"  strategy  {folder / 'strategy.safetensors'}")
-        print(f"  replay    {folder / 'replay.pt'}")
-        print(f"  metrics   {folder / 'metrics.csv'}")
+        for name, file in {"strategy": "strategy.safetensors", "replay": "replay.pt", "metrics": "metrics.csv"}.items():
+            print(f"  {name:8}  {folder / file}")
         print(f"  figure    {figure}")
     return float(result.best_gain)

@@ -1,25 +1,67 @@
-"""The trainings of a comparison: one after the other, or several at a time in processes of their own."""
+"""The trainings of a comparison: what each method adds, and several at a time in processes of their own."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+import joblib
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoint
 
+from law_lightning import CoTeachingCallback, L2RWCallback, LAWCallback, MetaWeightNetCallback, WeightingCallback
 from law_lightning.cli.app import quiet
 from law_lightning.cli.build import trainer_options
-from law_lightning.cli.methods import method_callbacks
 from law_lightning.report.records import Outcome
+from law_lightning.search.workers import WorkerLostError
+from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, MentorNetWeighting, SelfPacedWeighting
+
+#: Weightings, and callbacks of their own.
+_CLASSES: dict[str, Callable[..., Any]] = {
+    "focal": FocalWeighting,
+    "class_balanced": ClassBalancedWeighting,
+    "self_paced": SelfPacedWeighting,
+    "mentornet": MentorNetWeighting,
+    "l2rw": L2RWCallback,
+    "meta_weight_net": MetaWeightNetCallback,
+    "co_teaching": CoTeachingCallback,
+}
+#: Names of all; ``base`` is plain training.
+METHODS = ("base", "law", *_CLASSES)
+#: What some of them need beside the training data.
+NEEDS = {
+    "law": "clean validation data, in the search",
+    **dict.fromkeys(("l2rw", "meta_weight_net"), "clean validation data"),
+    "co_teaching": "the rate of wrong labels",
+}
+
+
+def method_callbacks(
+    method: str, config: Mapping[str, Any], make_peer: Callable[[], L.LightningModule] | None = None
+) -> list[Callback]:
+    """Make the callbacks that a method adds to the Trainer of one training.
+
+    Args:
+        method: Its name.
+        config: The config of law-compare: ``strategy`` and ``law`` for LAW, ``method`` for the others.
+        make_peer: Makes co-teaching's second network; None leaves that to its callback.
+    """
+    if method == "base":
+        return []
+    if method == "law":
+        return [LAWCallback(config["strategy"], mode="apply", **config["law"])]
+    options = dict(config["method"].get(method) or {})
+    if method == "co_teaching":
+        options = {"peer": make_peer and make_peer(), **options}
+    if method in ("l2rw", "meta_weight_net", "co_teaching"):
+        return [_CLASSES[method](**options)]
+    of_callback = {name: options.pop(name) for name in ("num_stages", "warmup_stages") if name in options}
+    return [WeightingCallback(_CLASSES[method](**options), **of_callback)]
 
 
 @dataclass(frozen=True)
@@ -41,19 +83,13 @@ class Training:
     make_data: Callable[[], L.LightningDataModule]
 
     def run(self, on_epoch: Callable[[], object] = lambda: None) -> Outcome:
-        """Train from scratch and test.
-
-        Args:
-            on_epoch: Called after each training epoch.
-        """
+        """Train from scratch and test; ``on_epoch`` is called after each training epoch."""
         callbacks = method_callbacks(self.method, self.config, self._peer)
         options = trainer_options(self.config)
         L.seed_everything(self.seed, workers=True, verbose=False)
         module, data = self.make_module(), self.make_data()
         with tempfile.TemporaryDirectory() as folder:
-            best: ModelCheckpoint = ModelCheckpoint(
-                folder, filename="{epoch}", monitor="val/acc", mode="max", save_weights_only=True
-            )
+            best = ModelCheckpoint(folder, "{epoch}", monitor="val/acc", mode="max", save_weights_only=True)
             tick = LambdaCallback(on_train_epoch_end=lambda trainer, module: on_epoch())
             callbacks = [*options.pop("callbacks", []), *callbacks, best, tick]
             trainer = L.Trainer(**{**options, "logger": False, "callbacks": callbacks})
@@ -71,10 +107,7 @@ class Training:
 def fit_and_test(
     trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, best: ModelCheckpoint
 ) -> tuple[float, float | None]:
-    """Train, and test twice: as the last epoch left the network, and as its best epoch did.
-
-    The best epoch is the one with the highest validation accuracy; test data choose nothing. Where all data are
-    trained on there is none.
+    """Train, and test the network as the last epoch left it, and as the best by validation accuracy did.
 
     Args:
         trainer: A Trainer with ``best`` among its callbacks.
@@ -83,7 +116,7 @@ def fit_and_test(
         best: Keeps the checkpoint of the best epoch.
 
     Returns:
-        Both test accuracies, in [0, 1].
+        Both test accuracies, in [0, 1]; the second is None without validation data.
 
     Raises:
         ValueError: The module's ``test_step`` logs no ``test/acc``.
@@ -101,10 +134,8 @@ def fit_and_test(
     return accuracies[0], accuracies[1] if len(accuracies) == 2 else None
 
 
-def outcomes_of(
-    trainings: Sequence[Training], workers: int, on_epoch: Callable[[], object]
-) -> Iterator[tuple[Training, Outcome]]:
-    """Each training with its outcome, as soon as it is known.
+def outcomes_of(trainings: Sequence[Training], workers: int, on_epoch: Callable[[], object]) -> Iterator[Outcome]:
+    """The outcome of each training, as soon as it is known.
 
     Args:
         trainings: To be run.
@@ -112,28 +143,20 @@ def outcomes_of(
         on_epoch: Called after each epoch of a training in this process.
 
     Raises:
-        RuntimeError: A process died.
+        WorkerLostError: A process died.
     """
     if workers == 1:
-        for training in trainings:
-            yield training, training.run(on_epoch)
+        yield from (training.run(on_epoch) for training in trainings)
         return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(_run_alone, training): training for training in trainings}
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result()
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "A process of the comparison died, perhaps for lack of memory. What had finished is saved: the same "
-                "command in the same run_dir resumes; workers=1 needs less memory."
-            ) from None
-        except BaseException:  # stopped: without this the pool would wait for all trainings
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    # If a training fails or the comparison is stopped, joblib ends the other processes.
+    pool = joblib.Parallel(workers, return_as="generator_unordered", batch_size=1)
+    try:
+        yield from pool(joblib.delayed(_run_alone)(training) for training in trainings)
+    except BrokenProcessPool as error:
+        raise WorkerLostError(
+            "A process of the comparison died, perhaps for lack of memory. What had finished is saved: the same "
+            "command in the same run_dir resumes; workers=1 needs less memory."
+        ) from error
 
 
 def _run_alone(training: Training) -> Outcome:

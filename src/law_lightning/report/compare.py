@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,16 +12,9 @@ from scipy import stats
 from law_lightning.report.records import Outcome
 
 Epoch = Literal["last", "best"]
+#: The method that differences are taken to.
+BASELINE = "base"
 _EPOCHS: dict[Epoch, str] = {"last": "last", "best": "best by validation"}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference over pairs, with the ends of its two-sided t-interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,9 @@ class Summary:
     high: float | None = None
 
 
-def paired_difference(values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Difference:
+def paired_difference(
+    values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float, float]:
     r"""Mean of the paired differences with its two-sided Student t-interval.
 
     .. math:: \bar d \pm t_{(1 + c) / 2,\, n - 1} \; s_d / \sqrt{n}
@@ -58,27 +53,23 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float], confid
     and c the confidence.
 
     Args:
-        values: One number per pair [n].
+        values: One number per pair [n], at least two.
         baseline: The other number of each pair [n], in the same order.
         confidence: Coverage c of the interval, in (0, 1).
 
-    Raises:
-        ValueError: The lists differ in length, or have fewer than two numbers.
+    Returns:
+        The mean, and the lower and the upper end of the interval.
 
     Example:
-        >>> paired_difference([3.0, 5.0], [2.0, 2.0]).mean
-        2.0
+        >>> paired_difference([3.0, 5.0], [2.0, 4.0])
+        (1.0, 1.0, 1.0)
     """
-    if len(values) != len(baseline) or len(values) < 2:
-        raise ValueError(
-            f"Paired differences need two lists of one length >= 2, got {len(values)} and {len(baseline)}."
-        )
     differences = np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     mean = float(differences.mean())
     if np.ptp(differences) == 0.0:  # equal differences: the interval is a point, which scipy calls undefined
-        return Difference(mean, mean, mean)
+        return mean, mean, mean
     interval = stats.ttest_1samp(differences, 0.0).confidence_interval(confidence)
-    return Difference(mean, float(interval.low), float(interval.high))
+    return mean, float(interval.low), float(interval.high)
 
 
 def accuracies(outcomes: Sequence[Outcome]) -> dict[Epoch, dict[str, list[float]]]:
@@ -89,37 +80,36 @@ def accuracies(outcomes: Sequence[Outcome]) -> dict[Epoch, dict[str, list[float]
     Args:
         outcomes: One outcome per method and seed; every method on the same seeds.
     """
-    methods = dict.fromkeys(outcome.method for outcome in outcomes)
     ordered = sorted(outcomes, key=lambda outcome: outcome.seed)
-    of_method = {method: [outcome for outcome in ordered if outcome.method == method] for method in methods}
-    found: dict[Epoch, dict[str, list[float]]] = {
-        "last": {method: [outcome.acc_last for outcome in runs] for method, runs in of_method.items()}
-    }
-    best = {method: [o.acc_best for o in runs if o.acc_best is not None] for method, runs in of_method.items()}
-    return found | ({"best": best} if sum(map(len, best.values())) == len(outcomes) else {})
+
+    def columns(name: str) -> dict[str, list[float]]:
+        methods = dict.fromkeys(outcome.method for outcome in outcomes)
+        return {method: [getattr(each, name) for each in ordered if each.method == method] for method in methods}
+
+    validated = all(outcome.acc_best is not None for outcome in outcomes)
+    return {"last": columns("acc_last"), **({"best": columns("acc_best")} if validated else {})}
 
 
-def summarise(outcomes: Sequence[Outcome], baseline: str = "base", confidence: float = 0.95) -> list[Summary]:
-    """Summarise a comparison: a line per epoch and method, methods in order of appearance.
+def summarise(outcomes: Sequence[Outcome], confidence: float = 0.95) -> list[Summary]:
+    """Summarise a comparison: a line per epoch and method; without ``base`` among the methods no differences.
 
     Args:
         outcomes: One outcome per method and seed; every method on the same seeds, at least two.
-        baseline: The method that differences are taken to. Without it among the methods, there are none.
         confidence: Coverage of the intervals.
     """
     summaries = []
     for epoch, columns in accuracies(outcomes).items():
         for method, values in columns.items():
-            paired = baseline in columns and method != baseline
-            difference = astuple(paired_difference(values, columns[baseline], confidence)) if paired else ()
+            paired = BASELINE in columns and method != BASELINE
+            difference = paired_difference(values, columns[BASELINE], confidence) if paired else ()
             mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
             summaries.append(Summary(method, epoch, len(values), mean, sd, *difference))
     return summaries
 
 
-def summary_table(summaries: Sequence[Summary], baseline: str = "base", confidence: float = 0.95) -> str:
+def summary_table(summaries: Sequence[Summary], confidence: float = 0.95) -> str:
     """Test accuracies in percent and differences in points, as a text table."""
-    rows = [["method", "epoch", "seeds", "mean %", "sd", f"minus {baseline}", f"{100 * confidence:g}% interval"]]
+    rows = [["method", "epoch", "seeds", "mean %", "sd", f"minus {BASELINE}", f"{100 * confidence:g}% interval"]]
     for each in summaries:
         gain = [f"{100 * end:+.2f}" for end in (each.difference, each.low, each.high) if end is not None]
         rows.append(
@@ -139,9 +129,6 @@ def needs_line(needs: Mapping[str, str]) -> str:
         >>> needs_line({"base": "", "l2rw": "clean data", "law": "clean data"})
         'Needed beside the training data: clean data (l2rw, law).'
     """
-    parts = [
-        f"{what} ({', '.join(method for method, each in needs.items() if each == what)})"
-        for what in dict.fromkeys(needs.values())
-        if what
-    ]
+    kinds = dict.fromkeys(what for what in needs.values() if what)
+    parts = [f"{kind} ({', '.join(name for name in needs if needs[name] == kind)})" for kind in kinds]
     return f"Needed beside the training data: {'; '.join(parts)}." if parts else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from law_lightning.report.compare import Epoch, Summary, accuracies, summarise
+from law_lightning.report.compare import BASELINE, Epoch, Summary, accuracies, summarise
 from law_lightning.report.records import Outcome
 from law_lightning.report.style import BASE_COLOUR, COLOURS, new_figure, save, tidy
 
@@ -17,24 +17,22 @@ _MANY = 4
 _TITLES: dict[Epoch, str] = {"last": "Last epoch", "best": "Best epoch by validation"}
 
 
-def draw_comparison(outcomes: Sequence[Outcome], path: Path, baseline: str = "base", confidence: float = 0.95) -> Path:
+def draw_comparison(outcomes: Sequence[Outcome], path: Path, confidence: float = 0.95) -> Path:
     """Draw the outcomes of a comparison.
 
     The first two panels (one, without validation data) show the test accuracy of each seed, its methods joined by
-    a line, and the mean of each method as a bar. The last shows the mean difference to the baseline with its
-    t-interval.
+    a line, and the mean of each method as a bar. The last shows the mean difference to ``base`` with its t-interval.
 
     Args:
         outcomes: One outcome per method and seed; every method on the same seeds, at least two.
         path: The PNG file to write.
-        baseline: The method that differences are taken to.
         confidence: Coverage of the intervals.
     """
     epochs = accuracies(outcomes)
     methods = list(epochs["last"])
-    others = [method for method in methods if method != baseline]
-    colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(others)} | {baseline: BASE_COLOUR}
-    summaries = [each for each in summarise(outcomes, baseline, confidence) if each.difference is not None]
+    others = [method for method in methods if method != BASELINE]
+    colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(others)} | {BASELINE: BASE_COLOUR}
+    summaries = [each for each in summarise(outcomes, confidence) if each.difference is not None]
 
     width = 2.6 + (0.5 * len(methods) if len(methods) >= _MANY else 0.0)
     figure = new_figure(len(epochs) * (2.3 + 0.6 * len(methods)) + (width if summaries else 0.0), 3.8)
@@ -50,7 +48,7 @@ def draw_comparison(outcomes: Sequence[Outcome], path: Path, baseline: str = "ba
     if summaries:
         panels.append(figure.add_subplot(1, columns, columns))
         panels[-1].set_title(f"Mean, {100 * confidence:g}% interval, n = {summaries[0].seeds}", fontsize=11)
-        panels[-1].set_ylabel(f"Test accuracy above {baseline} (points)")
+        panels[-1].set_ylabel(f"Test accuracy above {BASELINE} (points)")
         _draw_differences(panels[-1], summaries, others, colours)
     slanted: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     for axes, names in zip(panels, [methods] * len(epochs) + [others], strict=False):
@@ -78,16 +76,11 @@ def _draw_differences(
     two = len({summary.epoch for summary in summaries}) > 1
     for summary in summaries:
         mean, low, high = (100 * end for end in (summary.difference, summary.low, summary.high) if end is not None)
-        axes.errorbar(
-            methods.index(summary.method) + (0.0 if not two else 0.12 if summary.epoch == "best" else -0.12),
-            mean,
-            yerr=[[mean - low], [high - mean]],
-            color=colours[summary.method],
-            marker="o",
-            markerfacecolor="white" if summary.epoch == "best" else None,
-            capsize=4,
-            linewidth=1.8,
-        )
+        colour, best = colours[summary.method], summary.epoch == "best"
+        place = methods.index(summary.method) + (two and (0.12 if best else -0.12))
+        face = "white" if best else colour
+        ends = [[mean - low], [high - mean]]
+        axes.errorbar(place, mean, ends, color=colour, marker="o", markerfacecolor=face, capsize=4, linewidth=1.8)
     if two:
         for label, face in (("last epoch", "0.3"), ("best epoch", "white")):
             axes.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import csv
-import inspect
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from law_lightning.agent.strategy import StrategyAgent
+from law_lightning.report.records import read_numbers
 from law_lightning.report.runs import Run
 
 _HEADINGS = {"compare": "Comparisons", "search": "Searches", "train": "Trainings with a strategy"}
@@ -80,30 +81,18 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _agent(agent: Mapping[str, Any]) -> str:
     """The options of the agent that are not StrategyAgent's own defaults."""
-    defaults = {
-        name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
-        for name, parameter in inspect.signature(StrategyAgent).parameters.items()
-    }
-    usual = defaults | {"_target_": "law_lightning.StrategyAgent", "seed": agent.get("seed")}
-    return ", ".join(f"{k} {v}" for k, v in agent.items() if usual.get(k, inspect.Parameter.empty) != v) or "default"
+    usual = {name: json.dumps(each.default, default=str) for name, each in signature(StrategyAgent).parameters.items()}
+    other = {name: value for name, value in agent.items() if usual.get(name) != json.dumps(value)}
+    return ", ".join(f"{name} {other[name]}" for name in other if name not in ("_target_", "seed")) or "default"
 
 
 def _best_gain(metrics: Path) -> str:
     """The greatest gain of a search's greedy strategy, and the episode it was measured after."""
-    if not metrics.is_file():
-        return "unknown, as metrics.csv is missing"
-    try:
-        with metrics.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        gains = [(float(row["gain"]), int(row["episode"]) + 1) for row in rows if row.get("gain")]
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{metrics} is not a search's table of episodes: search again, or leave its folder out."
-        ) from error
-    if not gains:
+    rows = [row for row in read_numbers(metrics, {"episode": float}) if row.get("gain") is not None]
+    if not rows:
         return "not evaluated"
-    gain, episode = max(gains, key=lambda each: each[0])  # the first of equals, as the search keeps it
-    return f"{100 * gain:+.2f} points of validation accuracy, after {episode} episodes"
+    best = max(rows, key=lambda row: row["gain"])  # the first of equals, as the search keeps it
+    return f"{100 * best['gain']:+.2f} points of validation accuracy, after {best['episode'] + 1:.0f} episodes"
 
 
 def _image(path: Path, caption: str) -> str:

@@ -1,4 +1,4 @@
-"""The CSV files that the commands write, and read again: outcomes of trainings, stages of a training."""
+"""The CSV files that the commands write and read again."""
 
 from __future__ import annotations
 
@@ -8,24 +8,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from law_lightning.utilities.files import write_whole
-
-_NUMBER = (int, float)
-#: What the figures and the page read from a stage; only what may be None may be missing.
-_STAGE: dict[str, tuple[type, ...]] = {
-    "stage": _NUMBER,
-    "accuracy": _NUMBER,
-    "weight_mean": _NUMBER,
-    "weight_per_class": (list,),
-    "theta": (list, NoneType),
-    "loss_gap": (*_NUMBER, NoneType),
-    "weighted_loss_gap": (*_NUMBER, NoneType),
-    "weight_clean": (*_NUMBER, NoneType),
-    "weight_wrong": (*_NUMBER, NoneType),
-}
 
 
 @dataclass(frozen=True)
@@ -75,11 +60,8 @@ def read_outcomes(path: Path) -> list[Outcome]:
     try:
         return [
             Outcome(
-                method=row["method"],
-                seed=int(row["seed"]),
-                acc_last=float(row["acc_last"]),
-                acc_best=None if row["acc_best"] == "" else float(row["acc_best"]),
-                best_epoch=None if row["best_epoch"] == "" else int(row["best_epoch"]),
+                *(row["method"], int(row["seed"]), float(row["acc_last"]), _value(row["acc_best"])),
+                best_epoch=int(row["best_epoch"]) if row["best_epoch"] else None,
             )
             for row in rows
         ]
@@ -87,8 +69,12 @@ def read_outcomes(path: Path) -> list[Outcome]:
         raise ValueError(f"{path} is not a table of outcomes. Delete it, or choose another folder.") from error
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Read the stages that ``law-train`` wrote: numbers, lists of numbers, and None for an empty cell.
+def read_numbers(path: Path, needed: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Read a table of a run: numbers, lists of numbers, and None for an empty cell.
+
+    Args:
+        path: The file.
+        needed: Columns that it must have, with the type of their cells.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -96,41 +82,16 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        if not rows:
-            raise ValueError("it has no rows")
-        return [_stage(row, f"row {number}") for number, row in enumerate(rows, start=1)]
-    except (csv.Error, ValueError) as error:
-        finding = "it is not a CSV table" if isinstance(error, (csv.Error, UnicodeDecodeError)) else error
-        raise ValueError(
-            f"{path} is not a history of stages, or it is damaged: {finding}. Train again with law-train, or leave "
-            "the folder out."
-        ) from error
+            rows = [{name: _value(cell) for name, cell in row.items()} for row in csv.DictReader(file, strict=True)]
+        if not rows or not all(isinstance(row[name], kind) for row in rows for name, kind in needed.items()):
+            raise ValueError(f"It has not in every row {', '.join(needed)}.")
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the table of a run, or it is damaged: leave its folder out.") from error
+    return rows
 
 
-def _stage(row: dict[str, str], place: str) -> dict[str, Any]:
-    # DictReader puts surplus cells under the key None, and None into missing cells.
-    if None in row or None in row.values():
-        raise ValueError(f"{place} has more or fewer cells than the heading")
-    try:
-        record = {name: _value(cell) for name, cell in row.items()}
-    except ValueError as error:
-        raise ValueError(f"{place} holds what is neither a number nor a list of numbers") from error
-    for name, kinds in _STAGE.items():
-        if not isinstance(record.get(name), kinds):
-            raise ValueError(f"{place} has no valid {name}")
-    return record
-
-
-def _value(cell: str) -> Any:
+def _value(cell: Any) -> Any:
+    """What a cell holds; a TypeError for a surplus or a missing one, which is no text."""
     if cell in ("", "None"):
         return None
-    if cell.startswith("["):
-        entries = json.loads(cell)
-        if not all(isinstance(entry, (*_NUMBER, NoneType)) for entry in entries):
-            raise ValueError(cell)
-        return entries
-    try:
-        return int(cell)
-    except ValueError:
-        return float(cell)
+    return json.loads(cell) if cell[:1] == "[" else float(cell)

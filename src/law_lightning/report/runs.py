@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from omegaconf import OmegaConf
 
 from law_lightning.data.corruption import CorruptionRecord
-from law_lightning.report.records import read_history
+from law_lightning.report.records import read_numbers
 
 Kind = Literal["compare", "search", "train"]
 #: Settings that differ between the runs of one experiment.
@@ -21,10 +21,7 @@ _OF_EACH_RUN = ("seed", "run_dir", "command", "logger")
 #: The file that shows which command wrote a folder; the first that is there decides.
 _MARKS: dict[Kind, str] = {"compare": "summary.txt", "search": "search.png", "train": "history.csv"}
 #: Options that a title names.
-_TITLE_OPTIONS = (
-    *("name", "rate", "classes", "share", "imbalance", "train_size"),
-    *("channels", "hidden", "depth", "width"),
-)
+_NAMED = ("name", "rate", "classes", "share", "imbalance", "train_size", "channels", "hidden", "depth", "width")
 
 
 @dataclass(frozen=True)
@@ -47,14 +44,12 @@ class Run:
 
     def group(self, name: str) -> dict[str, Any]:
         """A group of the configuration; empty where it has none of that name."""
-        group = self.config.get(name)
-        return group if isinstance(group, dict) else {}
+        return self.config.get(name) or {}
 
     @property
     def title(self) -> str:
         """Data, corruption and network in a few words."""
-        network = self.group("model").get("network")
-        parts = [self.group("data"), self.group("corruption"), network if isinstance(network, dict) else {}]
+        parts = [self.group("data"), self.group("corruption"), self.group("model").get("network")]
         return ", ".join(_in_words(part) for part in parts if part)
 
     @property
@@ -97,31 +92,23 @@ def _read(folder: Path, rare: Sequence[int] | None) -> Run | None:
     kind = next((kind for kind, mark in _MARKS.items() if (folder / mark).is_file()), None)
     if kind is None:
         return None
-    config = _read_config(folder / "config.yaml")
+    try:
+        config = dict(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
+    except Exception as error:  # damaged text can fail in any way inside a parser
+        raise ValueError(
+            f"{folder / 'config.yaml'} cannot be read as a configuration: it is damaged. Leave its folder out."
+        ) from error
     if kind != "train":
         return Run(folder, kind, config)
-    history = read_history(folder / "history.csv")
+    history = read_numbers(folder / "history.csv", {"accuracy": float, "weight_per_class": list})
     if rare is None:
         record = folder / "corruption.pt"
         rare = rare_classes(CorruptionRecord.load(record)) if record.is_file() else ()
     else:
-        classes = max(len(record["weight_per_class"]) for record in history)
-        for index in rare:
-            if not 0 <= index < classes:
-                raise ValueError(
-                    f"rare names class {index}, but {folder} has the {classes} classes 0 to {classes - 1}."
-                )
+        classes = len(history[-1]["weight_per_class"])
+        if wrong := [index for index in rare if not 0 <= index < classes]:
+            raise ValueError(f"rare names class {wrong[0]}, but {folder} has the {classes} classes 0 to {classes - 1}.")
     return Run(folder, kind, config, history, tuple(sorted(rare)))
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
-        if not isinstance(config, dict):
-            raise ValueError("It is no mapping.")
-    except Exception as error:  # damaged text can fail in any way inside a parser
-        raise ValueError(f"{path} cannot be read as a configuration: it is damaged. Leave its folder out.") from error
-    return cast("dict[str, Any]", config)
 
 
 def rare_classes(record: CorruptionRecord) -> list[int]:
@@ -132,6 +119,6 @@ def rare_classes(record: CorruptionRecord) -> list[int]:
 
 def _in_words(part: dict[str, Any]) -> str:
     name = str(part.get("_target_", "")).rsplit(".", 1)[-1]
-    options = [f"{key} {part[key]}" for key in _TITLE_OPTIONS if part.get(key) not in (None, 0, "auto")]
+    options = [f"{key} {part[key]}" for key in _NAMED if part.get(key) not in (None, 0, "auto")]
     inner = [_in_words(each) for each in part.get("corruptions", ())]
     return f"{name} ({', '.join([*options, *inner])})" if options or inner else name

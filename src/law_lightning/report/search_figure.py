@@ -38,10 +38,10 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     episodes, gains = _column(history, "gain")
     lower.plot(episodes, [100 * gain for gain in gains], color=COLOURS[1], marker="o", linewidth=2, zorder=2)
     if gains:
-        best = int(np.argmax(gains))
-        place = (episodes[best], 100 * gains[best])
-        style = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-        lower.annotate(f"best: {100 * gains[best]:+.1f}", place, **style)
+        gain, episode = 100 * max(gains), episodes[int(np.argmax(gains))]
+        lower.annotate(
+            f"best: {gain:+.1f}", (episode, gain), (0, 8), textcoords="offset points", ha="center", fontsize=9
+        )
         lower.margins(x=0.07, y=0.25)
     lower.set_ylabel("Accuracy gained (points)")
     lower.set_title("Greedy strategy against plain training, validation", fontsize=11, loc="left")
