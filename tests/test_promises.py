@@ -272,3 +272,67 @@ def test_the_callback_can_be_pickled():
     again = pickle.loads(pickle.dumps(law))
     assert again.history == law.history
     assert torch.equal(again.agent.act(1, 0.5, 0.5, explore=True), law.agent.act(1, 0.5, 0.5, explore=True))
+
+
+class MadeAtTheStart(DropoutMLP):
+    """Needs what its own hook at the start of training makes, and draws a number there."""
+
+    def on_train_start(self):
+        self.scale = 1.0 + 0 * torch.rand(1)
+
+    def training_step(self, batch, batch_idx):
+        return self.scale * super().training_step(batch, batch_idx)
+
+
+def test_hooks_at_the_start_of_training_do_not_change_a_resumed_fit(tmp_path):
+    def run(callbacks, ckpt_path=None):
+        law = LAWCallback(bold_agent(), keep="target", num_stages=5)
+        return outcome(fit(MadeAtTheStart, [law, *callbacks], ckpt_path=ckpt_path), law)
+
+    whole = run([ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=True)])
+    assert_same(run([], ckpt_path=tmp_path / "step=12.ckpt"), whole)
+
+
+class SkipsTheFirst(DropoutMLP):
+    """Returns None, as users do to skip a batch."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if self.trainer.global_step == 0 else loss
+
+
+def test_a_first_step_that_is_skipped():
+    law = LAWCallback(bold_agent(), keep="target")
+    fit(SkipsTheFirst, [law])
+    assert_identical(law.reference.state_dict(), fit(SkipsTheFirst).state_dict())
+
+
+class SavesTooEarly(L.Callback):
+    """Stands before the callback, whose reference has not taken its step yet."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 12:
+            trainer.save_checkpoint(self.path)
+
+
+def test_a_checkpoint_between_the_networks_steps_is_warned_of(tmp_path):
+    fit(DropoutMLP, [SavesTooEarly(tmp_path / "early.ckpt"), LAWCallback(bold_agent(), keep="target")])
+    with pytest.warns(UserWarning, match="in the middle of a step"):
+        fit(DropoutMLP, [LAWCallback(bold_agent(), keep="target")], ckpt_path=tmp_path / "early.ckpt")
+
+
+class FailsAtTheEnd(L.Callback):
+    def on_exception(self, *args):
+        raise RuntimeError("no space left")
+
+
+def test_a_fit_whose_cleanup_failed_does_not_change_the_next():
+    module = DropoutMLP()
+    with pytest.raises(RuntimeError, match="no space left"):
+        make_trainer([FailsAtTheEnd(), LAWCallback(bold_agent()), StopAt(9)]).fit(module, *loaders())
+    make_trainer([law := LAWCallback(bold_agent(), keep="target")]).fit(module, *loaders())
+    assert "training_step" not in vars(module)
+    assert "training_step" not in vars(law.reference)

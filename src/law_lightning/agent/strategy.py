@@ -273,7 +273,7 @@ class StrategyAgent(L.LightningModule):
         }
 
     def load_full_state(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`full_state` was taken.
+        """Restore a state returned by :meth:`full_state`.
 
         Raises:
             ValueError: it is of another agent, or a number in it is not finite.

@@ -106,11 +106,6 @@ def tuners(trainer: L.Trainer) -> list[str]:
     return _neighbours(trainer, BatchSizeFinder, LearningRateFinder)
 
 
-def averaging(trainer: L.Trainer) -> bool:
-    """Whether a callback of the Trainer's puts averaged weights in the network's place to validate them."""
-    return bool(_neighbours(trainer, WeightAveraging))
-
-
 def _neighbours(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[str]:
     """The names of the Trainer's callbacks of these kinds."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]

@@ -226,7 +226,7 @@ class _Choices(Part):
         return {"agreed": self._agreed.cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state returned by :meth:`state_dict`."""
         self._agreed.copy_(state["agreed"])
 
 

@@ -275,7 +275,7 @@ class LAWCallback(WeightingCallback):
         }
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`extra_state` was taken.
+        """Restore a state returned by :meth:`extra_state`.
 
         Raises:
             MisconfigurationException: the run had another mode, or a strategy of other settings.
@@ -292,15 +292,17 @@ class LAWCallback(WeightingCallback):
                 "The checkpoint holds a strategy with other settings than the callback's agent: resume with "
                 f"StrategyAgent({', '.join(other)}) and the rest as it is."
             )
-        self.agent.load_full_state(state["agent"])
-        self.buffer.load_state_dict(state["buffer"])
-        if len(self.buffer):
-            self.agent.check_fit(self.buffer.transitions())
+        buffer = ReplayBuffer()  # first a trial, as a damaged state must not cost what the callback has
+        buffer.load_state_dict(state["buffer"])
+        if len(buffer):
+            self.agent.check_fit(buffer.transitions())
         theta, shape = state["theta"], (len(self.agent.features) + 1,)
         if theta is not None and not (
             theta.dtype == torch.float32 and theta.shape == shape and float(theta.abs().max()) <= MOST_REWARD
         ):
-            raise ValueError("its theta is not that of this strategy")
+            raise ValueError("its theta does not belong to this strategy")
+        self.agent.load_full_state(state["agent"])
+        self.buffer.load_state_dict(state["buffer"])
         self.weighting.theta = theta
         if state["accuracies"] is not None:
             step, target, reference = state["accuracies"]

@@ -167,7 +167,7 @@ class MetaWeightNetCallback(WeightingCallback):
         return {"weight_net": net, "weight_net_optimizer": self.optimizer.state_dict()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`extra_state` was taken."""
+        """Restore a state returned by :meth:`extra_state`."""
         self.weight_net.load_state_dict(state["weight_net"])
         self.optimizer.load_state_dict(state["weight_net_optimizer"])
 

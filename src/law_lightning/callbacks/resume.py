@@ -1,4 +1,4 @@
-"""Where a resumed fit goes on: what a checkpoint holds of a callback, and what Lightning does not restore."""
+"""Saving and restoring a callback's state in checkpoints, with what Lightning itself does not restore."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ResumePoint(Part):
 
     From a checkpoint of an epoch's end the next epoch is drawn as in the uninterrupted fit. Within an epoch the loaders
     must keep their own state, as torchdata's ``StatefulDataLoader`` does; with others Lightning goes on with an order
-    of its own, of which a warning tells.
+    of its own, and a warning says so.
     """
 
     per_process = True
@@ -35,14 +35,32 @@ class ResumePoint(Part):
         """A fit begins."""
         self._trainer = trainer
         self._step_begun: int | None = None  # optimizer steps before the last training_step
+        self._is_open = False
+        self._restored: dict[str, Any] | None = None
+
+    def mirror(self, hook: str, *args: Any) -> None:
+        """The random states are restored once more, as hooks at the start of training may have drawn numbers."""
+        if hook == "on_train_epoch_start" and self._restored is not None:
+            set_portable_states(self._restored)
+        if hook in ("on_train_batch_start", "on_validation_start"):
+            self._restored = None
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A step begins, or gradients are accumulated for one."""
-        self._step_begun = self._trainer.global_step
+        self._step_begun, self._is_open = self._trainer.global_step, True
+
+    def step_is_complete(self) -> None:
+        """Everything has acted on the batch, and on the stage if it has ended."""
+        self._is_open = False
+
+    def close(self) -> None:
+        """Drop the Trainer."""
+        vars(self).pop("_trainer", None)
 
     def state_dict(self) -> dict[str, Any]:
         """The random states, and whether a step is in progress."""
-        return {"random": portable_states(), "in_step": self._step_begun == self._trainer.global_step}
+        in_step = self._is_open or self._step_begun == self._trainer.global_step
+        return {"random": portable_states(), "in_step": in_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put the random states back; what cannot go on exactly is warned of.
@@ -55,6 +73,7 @@ class ResumePoint(Part):
         within = progress.ready > 0 and progress.processed < trainer.fit_loop.max_batches  # type: ignore[attr-defined]
         restore_data(trainer, within)
         set_portable_states(state["random"])
+        self._restored = state["random"]
         loaders = combined_loader(trainer)
         stateful = loaders is not None and all(hasattr(each, "load_state_dict") for each in loaders.flattened)
         differs = []
@@ -78,7 +97,7 @@ class ResumePoint(Part):
 
 
 def of_every_process(mine: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each process has, in the order of their ranks; all must ask. A checkpoint is written by the first alone."""
+    """What each process has, by rank; a collective operation. The first process alone writes a checkpoint."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]
     gathered: list[Any] = [None] * dist.get_world_size()
@@ -93,7 +112,7 @@ def fit_state(clock: StageClock, parts: Mapping[str, Part], weighting: Weighting
         clock: of the fit.
         parts: by name.
         weighting: its state is kept too, if it has one.
-        fitting: whether the fit goes on. The state of one that has ended has no parts: from it none can go on.
+        fitting: whether the fit goes on. The state of one that has ended has no parts: it cannot be resumed from.
     """
     own: dict[str, Any] = {}
     if isinstance(weighting, BaseWeighting):
@@ -112,7 +131,7 @@ def load_fit_state(
     weighting: Weighting,
     state: dict[str, Any],
 ) -> None:
-    """Go on where :func:`fit_state` was taken; the parts have started.
+    """Restore a state returned by :func:`fit_state`; the parts have started.
 
     Args:
         trainer: the Trainer that resumes.

@@ -73,7 +73,7 @@ class WeightingCallback(L.Callback):
 
     @property
     def parts(self) -> dict[str, Part]:
-        """The parts by name, in the order in which they act in every hook; a step's statistics are complete last."""
+        """The parts by name, in the order in which they act in every hook; the statistics follow them."""
         return {}
 
     @property
@@ -137,7 +137,7 @@ class WeightingCallback(L.Callback):
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`extra_state` was taken; what is wrong with it may raise anything."""
+        """Restore a state returned by :meth:`extra_state`; may raise any exception on an invalid one."""
 
     # -- the stages ------------------------------------------------------------------------------------------------
 
@@ -180,7 +180,8 @@ class WeightingCallback(L.Callback):
         if not self._fitting:
             return
         self._began = False
-        self._close()  # what a fit that failed has kept
+        self._unwrap(pl_module)  # what a fit that failed has left
+        self._close()
         refuse_second_weighting(trainer)
         check_fit(trainer, pl_module)
         self.check(trainer, pl_module)
@@ -279,6 +280,7 @@ class WeightingCallback(L.Callback):
             part.after_batch(batch, batch_idx)
         if self.clock.is_due(trainer.global_step):
             self._end_stage(trainer, pl_module)
+        self._resume_point.step_is_complete()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Before the module's own hook."""
@@ -327,7 +329,7 @@ class WeightingCallback(L.Callback):
         self._fitting, self._loaded = False, None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the module as it was; the state stays whole for a checkpoint that is written after this."""
+        """Leave the module as it was; the parts stay whole, for a checkpoint that is written after this."""
         self._unwrap(pl_module)
 
     def _unwrap(self, module: L.LightningModule) -> None:
@@ -342,7 +344,10 @@ class WeightingCallback(L.Callback):
     # -- state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the fit depends on, as tensors and plain Python; empty before it begins."""
+        """Everything that the rest of the fit depends on, as tensors and plain Python; empty before it begins.
+
+        A collective operation: every process must call this.
+        """
         if not self._began:
             return {}
         return fit_state(self.clock, self._all_parts(), self.weighting, self._fitting) | self.extra_state()

@@ -45,7 +45,7 @@ class Part:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken; called after :meth:`start`.
+        """Restore a state returned by :meth:`state_dict`; called after :meth:`start`.
 
         Raises:
             ValueError: the state is not one of this fit.

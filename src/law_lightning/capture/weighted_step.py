@@ -40,7 +40,8 @@ class WeightedStep:
             raise MisconfigurationException(
                 f"{type(module).__name__}.training_step reveals no per-sample loss, so LAW cannot weight it. {TWO_WAYS}"
             )
-        self._found_samples = self._found_samples or bool(capture.samples)
+        # A step that returns None is skipped, and nothing is known of its losses' use.
+        self._found_samples = self._found_samples or (bool(capture.samples) and output is not None)
         for part in self._parts:
             part.after_step(capture)
         return output

@@ -130,7 +130,7 @@ class CleanGradient(Part):
         return {"taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state returned by :meth:`state_dict`."""
         self._taken = state["taken"]
 
     # -- within a step -------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ class SecondNetwork(Part):
         return {"network": network}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
+        """Restore a state returned by :meth:`state_dict`.
 
         Raises:
             ValueError: the state is of another network or optimizer.
@@ -229,6 +229,7 @@ class SecondNetwork(Part):
             return
         if not self.active:
             self.fork()
+            self.mirror("on_train_start")  # the module's own comes later, and the copy has not seen it
         copy_tensors(network["tensors"], tensors(self._twin))
         known = self.optimizer.state_dict()["state"]  # the target's; torch would not compare the shapes
         for index, values in network["optimizer"]["state"].items():
@@ -247,7 +248,8 @@ class SecondNetwork(Part):
         if self.active:
             self.optimizer.zero_grad(set_to_none=True)
             release(self._twin)
-            del self._twin, self.optimizer, self._scaler, self._wrapped, self._trainer, self._target
+        for name in ("_twin", "optimizer", "_scaler", "_wrapped", "_trainer", "_target"):
+            vars(self).pop(name, None)
         self.active, self._record = False, None
 
 

@@ -95,7 +95,7 @@ class StageClock:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
+        """Restore a state returned by :meth:`state_dict`.
 
         Raises:
             ValueError: no fit has left such a state.

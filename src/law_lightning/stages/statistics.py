@@ -140,7 +140,7 @@ class StageStatistics(Part):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
+        """Restore a state returned by :meth:`state_dict`.
 
         Raises:
             ValueError: the state's parts do not fit together.

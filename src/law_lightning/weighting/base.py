@@ -37,7 +37,7 @@ class BaseWeighting:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state returned by :meth:`state_dict`."""
 
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
         """Weights [B] of a batch; None for weights of one."""

@@ -181,6 +181,6 @@ class MentorNetWeighting(BaseWeighting):
         return {"threshold": self.threshold.cpu(), "generator": self._own.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state returned by :meth:`state_dict`."""
         self.threshold = state["threshold"]
         self._own.generator.set_state(state["generator"])

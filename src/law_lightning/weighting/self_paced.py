@@ -80,5 +80,5 @@ class SelfPacedWeighting(BaseWeighting):
         return {"first": self._first}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state returned by :meth:`state_dict`."""
         self._first = state["first"]
