@@ -24,11 +24,6 @@ def test_a_copy_goes_on_alike_and_alone(travel, options):
     assert all(a is not b for a, b in zip(agent.parameters(), other.parameters(), strict=True))
 
 
-def test_a_new_agent_can_be_copied():
-    agent = make()
-    assert same(copy.deepcopy(agent).full_state(), agent.full_state())
-
-
 def _update(rank, agent, buffer, path):
     torch.set_num_threads(1)
     agent.full_data_update(buffer)

@@ -215,15 +215,3 @@ def test_arrays_that_claim_to_hold_much(files, tmp_path):
     content = bytearray(repacked(files.content["data.npz"], zipfile.ZIP_DEFLATED))
     content[(at := content.index(b"PK\x01\x02") + 24) : at + 4] = struct.pack("<I", 2**32 - 2)
     assert outcome(files, "data.npz", bytes(content), tmp_path)[0]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"hidden": [10**9]}, {"hidden": [1] * 10**5}, {"hidden": [30000] * 3}, {"embedding_dim": 10**9},
-        {"num_stages": 10**9}, {"members": 10**6}, {"epochs": 2**31}, {"batch_size": 10**30},
-    ],
-)  # fmt: skip
-def test_strategies_of_impossible_size(options):
-    with bounded(), pytest.raises(ValueError, match=r"at most|more than|must be below"):
-        StrategyAgent(**options)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from law_lightning.utilities.files import save_tensors
 
 #: What strategies were like before their files said so.
 FORMER: dict[str, Any] = {
@@ -42,3 +45,8 @@ def differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     given = FORMER | {"imitation": own["imitation"]} | dict(given)
     changed = [f"{name}={value!r}" for name, value in given.items() if name not in own or own[name] != value]
     return changed + [f"without {name}" for name in own if name not in given]
+
+
+def save_strategy(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a strategy's full state, of this version or an earlier one, to a file that ``StrategyAgent`` loads."""
+    save_tensors(path, "strategy", of_today(state))

@@ -18,22 +18,21 @@ from torch.optim import Adam
 
 from law_lightning import functional as LF
 from law_lightning.agent.exploration import Exploration
-from law_lightning.agent.former import differences, of_today
+from law_lightning.agent.former import differences, of_today, save_strategy
 from law_lightning.agent.hyperparameters import checked
 from law_lightning.agent.networks import Actor, Critic, StageEmbedding
 from law_lightning.agent.replay import ReplayBuffer, Returns, Transitions, shuffles, transitions_of
 from law_lightning.agent.update import Networks, adam, check_fit, learn, optimizer_state, prepared
-from law_lightning.utilities.files import is_finite, load_state, save_tensors
+from law_lightning.utilities.files import is_finite, load_state
 from law_lightning.utilities.randomness import OwnGenerator
 
 
 class StrategyAgent(L.LightningModule):
     """Actor, critic and stage embedding with their update (Equations 4, 5, 10 to 13).
 
-    A search that one actor leads often stays near the first theta that did well. So there may be several members, each
-    with an actor, a critic and an embedding of its own, side by side in the first dimension of every parameter. All
-    learn in every update and take turns at exploring, one an episode. The first member's greedy theta is the strategy.
-    The agent stays on the CPU, and building, exploring and updating leave the global random state untouched.
+    A search that one actor leads often stays near the first theta that did well. So there may be several members, in
+    the first dimension of every parameter. All learn in every update and take turns at exploring, one an episode. The
+    first member's greedy theta is the strategy. The global random state stays untouched.
 
     Args:
         num_stages: T_max.
@@ -54,8 +53,7 @@ class StrategyAgent(L.LightningModule):
         stage_noise: deviation of the exploration's noise on b, drawn at every stage; likewise.
         noise_decay: factor on both after an episode, in (0, 1].
         n_step: rewards that a transition sums up before the critic takes over, 1 in Equation 12; None: all that follow.
-        action_penalty: weight of the mean square of the actor's output before the bound, which keeps it from
-            saturating there.
+        action_penalty: weight of the mean square of the actor's output before the bound, against saturation there.
         imitation: weight, at first, of the pull towards thetas that paid more than the critic expects of the strategy's
             own (:func:`law_lightning.functional.imitation_loss`); it decays as the exploration does.
         members: M.
@@ -323,8 +321,3 @@ class StrategyAgent(L.LightningModule):
         except Exception as error:  # a state that another program made up can fail in any way
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error
         return agent
-
-
-def save_strategy(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a strategy's full state, of this version or an earlier one, to a file that :class:`StrategyAgent` loads."""
-    save_tensors(path, "strategy", of_today(state))

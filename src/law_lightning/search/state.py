@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
-from law_lightning.agent.strategy import save_strategy
+from law_lightning.agent.former import save_strategy
 from law_lightning.utilities.files import load_state, save_state, write_whole
 
 
