@@ -65,10 +65,6 @@ def _scheduled(schedule: Schedule) -> Found:
     return Found(lambda seed: [weighting_callback(schedule)], {"schedule": np.round(schedule, 4).tolist()})
 
 
-def _base(lab: Lab) -> Found:
-    return Found(lambda seed: [])
-
-
 def _fixed(lab: Lab, theta: tuple[float, ...]) -> Found:
     return _scheduled(constant(np.asarray(theta)))
 
@@ -133,7 +129,7 @@ def affordable_episodes(budget: float) -> int:
 #: Those that search nothing, and thus are the same in every search.
 FIXED = (BASE, *HANDMADE)
 METHODS: dict[str, Method] = {
-    BASE: _base,
+    BASE: lambda lab: Found(lambda seed: []),
     **{name: partial(_fixed, theta=theta) for name, theta in HANDMADE.items()},
     "uniform": _uniform,
     "handmade": _handmade,

@@ -89,12 +89,11 @@ def train(
     ckpt_path: Path | None = None,
 ) -> L.LightningModule:
     """Train a fresh network from ``seed``, or go on from a checkpoint; the caller's random states stay as they are."""
-    datamodule.setup("fit")
     given = datamodule.train_dataloader()
     with isolate_rng():
         L.seed_everything(seed, verbose=False)
         module = task.make_module()
-        # Its state is in the checkpoints, which may be of the middle of an epoch.
+        # Checkpoints within an epoch keep its state.
         loader = StatefulDataLoader(given.dataset, given.batch_size, shuffle=True, collate_fn=given.collate_fn)
         # The Trainer's own validation would choose nothing.
         options = QUIET | {"check_val_every_n_epoch": 10**9} | task.trainer_kwargs

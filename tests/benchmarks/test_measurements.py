@@ -12,7 +12,6 @@ import fdu
 import large
 import overhead
 import workers
-from common import spread, table
 
 TINY = replace(overhead.CASES["mlp"], batch_size=8, epoch_steps=4, stage_epochs=1, num_stages=3)
 
@@ -25,11 +24,6 @@ def rows_of(text, heading):  # the cells below it
 
 def in_a_thread(workers, mp_context):  # in place of fresh processes, which take long to start
     return ThreadPoolExecutor(workers)
-
-
-def test_tables_and_spreads():
-    assert spread([3.0, 1.0, 2.0], 1) == "2.0 [1.0, 3.0]"
-    assert table([["a", "bcd"], ["ef", "g"]]) == "a   bcd\n--  ---\nef  g"
 
 
 def test_overhead(monkeypatch, capsys):

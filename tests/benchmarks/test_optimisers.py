@@ -3,7 +3,7 @@ import pytest
 
 from rivals.optimisers import best_of, cma_es, cross_entropy, random_search
 from rivals.population import population_search
-from rivals.schedules import BOUND, NUM_PARAMETERS, NUM_STAGES, WARMUP_STAGES
+from rivals.schedules import BOUND, NUM_PARAMETERS, NUM_STAGES, WARMUP_STAGES, linear
 
 OPTIMUM = np.array([-2.0, 0.5, 0.0, 1.0, -1.0])
 OPTIMISERS = [random_search, cross_entropy, cma_es]
@@ -48,6 +48,11 @@ def test_keeps_to_its_budget_and_its_own_random_numbers_and_leaves_what_is_best_
         assert (found == optimiser(again, 5, budget, np.random.default_rng(0))).all()
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
     assert np.allclose(optimiser(Counting(np.zeros(5), noise=0.0), 5, 60, np.random.default_rng(0)), 0)
+
+
+def test_linear_schedules_begin_after_the_warm_up():
+    ramp = linear(np.array([0.0] * 5 + [1.7] * 5))  # two stages of warm-up, then 18
+    assert ramp.tolist() == [pytest.approx([max(0, stage - 2) / 10] * 5) for stage in range(20)]
 
 
 def test_candidates_share_their_seeds():

@@ -1,6 +1,4 @@
 import doctest
-import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,6 @@ from scipy import stats
 
 import search
 from rivals import report
-from rivals.methods import Job
 from rivals.report import plain_table, read_rows, summarise, t_interval, verdicts
 from tasks import CIFAR_DRAWS, long_tailed_digits, pooled_cifar
 
@@ -59,15 +56,6 @@ def test_bad_input_is_named(tmp_path):
         search.main(["--report", "--out", str(tmp_path)])
 
 
-def test_a_job_that_fails_ends_the_run_with_its_error(tmp_path):
-    begun = tmp_path / "pid"
-    tasks = [tiny.make_task(module=partial(make, begun), epochs=10**6) for make in (tiny.fail, tiny.note)]
-    with pytest.raises(RuntimeError, match="this job fails"):
-        search.run([Job(task, "base", 0, 12, 2) for task in tasks], 2, tmp_path / "rows")
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(begun.read_text()), 0)  # the other job's process is gone
-
-
 def test_draws_are_pairs_of_their_own():
     rows = [
         *drawn("base", 1, 0.5), *drawn("base", 7, 0.3),
@@ -95,12 +83,10 @@ def test_draws_are_pairs_of_their_own():
 
 def test_intervals_are_students():
     values = np.array([0.1, 0.3, 0.2])
-    half = stats.t.ppf(0.975, 2) * values.std(ddof=1) / 3**0.5
-    found = t_interval(values)
-    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
-    half = stats.t.ppf(0.975, 4) * (2 * values.var(ddof=1) / 3) ** 0.5  # Welch's, of equal deviations
-    found = t_interval(values, values + 0.1)
-    assert (found.mean, found.low, found.high) == pytest.approx((-0.1, -0.1 - half, -0.1 + half))
+    deviations = {1: values.std(ddof=1) / 3**0.5, 2: (2 * values.var(ddof=1) / 3) ** 0.5}  # the second is Welch's
+    for others, mean, kind, degrees in ((None, 0.2, 1, 2), (values + 0.1, -0.1, 2, 4)):
+        found, half = t_interval(values, others), stats.t.ppf(0.975, degrees) * deviations[kind]
+        assert (found.mean, found.low, found.high) == pytest.approx((mean, mean - half, mean + half))
     assert str(t_interval([0.1, 0.1])) == str(t_interval([0.3, 0.3], [0.2, 0.2])) == "[+10.0, +10.0]"
 
 

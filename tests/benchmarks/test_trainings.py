@@ -7,7 +7,7 @@ from law_lightning import LAWCallback, StrategyAgent
 from rivals import methods
 from rivals.methods import METHODS, Job, affordable_episodes, run_job, search_cost
 from rivals.population import population_search
-from rivals.schedules import constant, linear, nothing, uniform, weighting_callback
+from rivals.schedules import constant, nothing, uniform, weighting_callback
 from rivals.training import Lab, accuracy, evaluate, search_seed, split_of, train
 
 
@@ -51,12 +51,6 @@ def test_no_weights_train_plainly_and_so_does_an_evaluation(lab):
     plain = train(lab.task, lab.datamodule, search_seed(0, 1), [])
     assert outcome["acc_last"] == accuracy(plain, *split_of(lab.datamodule, "test"))
     assert 0 <= outcome["wrong_fitted"] <= 1
-
-
-def test_shapes_of_schedules():
-    assert constant(np.ones(5)).shape == uniform(np.random.default_rng(0)).shape == (20, 5)
-    ramp = linear(np.array([0.0] * 5 + [1.7] * 5))  # two stages of warm-up, then 18
-    assert ramp.tolist() == [pytest.approx([max(0, stage - 2) / 10] * 5) for stage in range(20)]
 
 
 @pytest.mark.parametrize("batch_size", [16, 12])  # stages that end with an epoch, and in its midst

@@ -2,7 +2,6 @@ import importlib
 import sys
 
 import pytest
-from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
@@ -16,16 +15,6 @@ def test_without_hydra_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "hydra", None)
     with pytest.raises(SystemExit, match=r'need hydra-core.*pip install "law-lightning\[cli\]"'):
         importlib.reload(cli)
-
-
-def test_plain_message_of_an_error_inside_a_constructor():
-    config = {"data": {"_target_": "law_lightning.data.UniformNoise", "rate": 2.0}}
-    with pytest.raises(Exception, match="rate") as caught:
-        instantiate(config)
-    message = app.plain_message(caught.value)
-    assert "\n" not in message
-    assert message.endswith("(config key: data)")
-    assert app.plain_message(ValueError("bad")) == "bad"
 
 
 @pytest.mark.parametrize(

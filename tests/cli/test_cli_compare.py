@@ -1,11 +1,13 @@
 import copy
+import time
+from functools import partial
 
 import lightning as L
 import pytest
 
 from law_lightning import StrategyAgent
 from law_lightning.cli.compare import main
-from law_lightning.cli.trainings import METHODS, Training
+from law_lightning.cli.trainings import METHODS, Training, outcomes_of
 from law_lightning.report.records import read_outcomes
 from run_folders import rows
 
@@ -22,28 +24,19 @@ class Epochs(L.Callback):
             self.seen.append((accuracy, trainer.current_epoch, copy.deepcopy(module.state_dict())))
 
 
-@pytest.fixture
-def by_hand(train_by_hand):
-    """Plain training without the command: its two test accuracies and its best epoch."""
-
-    def accuracies(seed):
-        epochs = Epochs()
-        trainer, module, data = train_by_hand(seed, epochs)
-        last = trainer.test(module, datamodule=data, verbose=False)[0]["test/acc"]
-        _, epoch, weights = max(epochs.seen, key=lambda each: each[0])  # the first of equals
-        module.load_state_dict(weights)
-        return last, trainer.test(module, datamodule=data, verbose=False)[0]["test/acc"], epoch
-
-    return accuracies
-
-
-def test_comparison_from_end_to_end(command, small, strategy, tmp_path, by_hand):
-    out = command(main, *small, f"strategy={strategy}", "seeds=2", "run_dir=run")
-    run = tmp_path / "run"
-    outcomes = read_outcomes(run / "compare.csv")
+def test_comparison_from_end_to_end(command, small, strategy, tmp_path, train_by_hand, monkeypatch):
+    arguments = [*small, f"strategy={strategy}", "run_dir=run"]
+    out = command(main, *arguments, "seeds=2")
+    run, file = tmp_path / "run", tmp_path / "run" / "compare.csv"
+    outcomes = read_outcomes(file)
     assert [(o.seed, o.method) for o in outcomes] == [(1000, "base"), (1000, "law"), (1001, "base"), (1001, "law")]
     for outcome in outcomes[::2]:
-        assert (outcome.acc_last, outcome.acc_best, outcome.best_epoch) == by_hand(outcome.seed)
+        epochs = Epochs()
+        trainer, module, data = train_by_hand(outcome.seed, epochs)
+        _, best, weights = max(epochs.seen, key=lambda each: each[0])  # the first of equals
+        assert (outcome.acc_last, outcome.best_epoch) == (trainer.test(module, data)[0]["test/acc"], best)
+        module.load_state_dict(weights)
+        assert outcome.acc_best == trainer.test(module, data)[0]["test/acc"]
     assert outcomes[0].acc_last != outcomes[1].acc_last
     summary = rows(run / "summary.csv")
     assert list(summary[0]) == ["method", "epoch", "seeds", "mean", "sd", "difference", "low", "high"]
@@ -53,37 +46,35 @@ def test_comparison_from_end_to_end(command, small, strategy, tmp_path, by_hand)
     assert (run / "summary.txt").read_text() in out
     assert (run / "compare.png").is_file()
 
-
-def test_finished_trainings_are_not_repeated(command, small, strategy, tmp_path, monkeypatch):
-    arguments = [*small, f"strategy={strategy}", "run_dir=run"]
-    command(main, *arguments, "seeds=3")
-    file = tmp_path / "run" / "compare.csv"
-    whole = read_outcomes(file)
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:4]))  # as if it had been stopped in the second seed
-
-    ran = []
-    run = Training.run
-    monkeypatch.setattr(Training, "run", lambda self, *rest: ran.append((self.method, self.seed)) or run(self, *rest))
+    # Finished trainings are not repeated.
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))  # as if stopped in the second seed
+    ran, train = [], Training.run
+    monkeypatch.setattr(Training, "run", lambda self, *rest: ran.append((self.method, self.seed)) or train(self, *rest))
     command(main, *arguments, "seeds=3")
     assert ran == [("law", 1001), ("base", 1002), ("law", 1002)]
-    assert read_outcomes(file) == whole
-    command(main, *arguments, "seeds=2")
+    assert read_outcomes(file)[:4] == outcomes
+    assert command(main, *arguments, "seeds=2") == out
     assert len(ran) == 3
-    assert "  2  " in (tmp_path / "run" / "summary.txt").read_text()
     StrategyAgent(num_stages=3, seed=5).save("other.pt")
     with pytest.raises(SystemExit, match="strategy_sha256 was"):
-        command(main, *small, "strategy=other.pt", "run_dir=run", "seeds=2")
+        command(main, *arguments, "strategy=other.pt")
 
 
-def test_all_methods_side_by_side(command, small, tmp_path, by_hand):
+def test_a_training_that_fails_ends_those_beside_it():
+    makers = [partial(time.sleep, 600), partial(int, "no network")]
+    trainings = [Training("base", seed, {"method": {}, "trainer": {}}, makers[seed], dict) for seed in (0, 1)]
+    with pytest.raises(ValueError, match="no network"):
+        list(outcomes_of(trainings, 2, lambda: None))
+
+
+def test_all_methods_side_by_side(command, small, tmp_path):
     methods = [method for method in METHODS if method != "law"]  # so that no strategy is needed
-    stages = [f"+method.{name}.num_stages=3" for name in methods[1:]]
-    out = command(main, *small, *stages, f"methods=[{','.join(methods)}]", "seeds=2", "run_dir=run", "workers=2")
-    outcomes = read_outcomes(tmp_path / "run" / "compare.csv")
-    assert {(o.method, o.seed) for o in outcomes} == {(name, seed) for name in methods for seed in (1000, 1001)}
-    for outcome in outcomes:
-        if outcome.method == "base":
-            assert (outcome.acc_last, outcome.acc_best, outcome.best_epoch) == by_hand(outcome.seed)
+    options = [*(f"+method.{name}.num_stages=3" for name in methods[1:]), "seeds=2"]
+    out = command(main, *small, *options, f"methods=[{','.join(methods)}]", "run_dir=two", "workers=2")
+    outcomes = {(each.method, each.seed): each for each in read_outcomes(tmp_path / "two" / "compare.csv")}
+    assert set(outcomes) == {(name, seed) for name in methods for seed in (1000, 1001)}
+    command(main, *small, *options, "methods=[base,focal]", "run_dir=one")
+    for outcome in read_outcomes(tmp_path / "one" / "compare.csv"):
+        assert outcomes[outcome.method, outcome.seed] == outcome
     assert "clean validation data (l2rw, meta_weight_net)" in out
     assert "the rate of wrong labels (co_teaching)" in out

@@ -24,8 +24,6 @@ def test_report_of_every_command_from_end_to_end(command, small, small_search, s
     written = {"", "new", "new/figure3.png", "new/figure4.png", "new/theta.png", "new/report.html"}
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "report" / name for name in written}
     page = (tmp_path / "report" / "new" / "report.html").read_text()
-    places = [page.index(f"<dd>runs/{name}</dd>") for name in ("compare", "search", "deep/one")]
-    assert places == sorted(places)
     assert page.count("data:image/png;base64,") == 5
     assert "points of validation accuracy, after" in page
 
