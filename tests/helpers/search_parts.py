@@ -83,7 +83,7 @@ class StopEarly(L.Callback):
     """Ends the trainings of the second worker after three of four epochs."""
 
     def on_train_epoch_end(self, trainer, pl_module):
-        if os.environ.get("LOCAL_RANK") == "1" and trainer.current_epoch == 2:
+        if rank_zero_only.rank == 1 and trainer.current_epoch == 2:
             trainer.should_stop = True
 
 
@@ -96,7 +96,7 @@ class DyingData(DigitsDataModule):
 
     def train_dataloader(self):
         self.after -= 1
-        if self.after == 0 and os.environ.get("LOCAL_RANK") == str(self.rank):
+        if self.after == 0 and rank_zero_only.rank == self.rank:
             if self.how.startswith("killed"):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ZeroDivisionError("the data are gone")

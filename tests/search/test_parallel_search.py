@@ -23,7 +23,7 @@ from law_lightning.search.loop import SearchLoop
 from law_lightning.search.processes import in_processes
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
-from law_lightning.search.workers import WorkerLostError, check_workers, launch, unpacked
+from law_lightning.search.workers import WorkerLostError, check_workers, unpacked
 from law_lightning.utilities.files import digest
 from search_parts import (
     TRAINER,
@@ -45,29 +45,18 @@ def silent(event, content):
     pass
 
 
-def shared(group):
+def gathered(group, report):
     from torch import distributed
 
-    return {
-        "shared": group.share(torch.full((2, 3), float(group.rank), dtype=torch.float64)),
-        "gathered": group.gather({"rank": group.rank, "longer": [1.5] * 1000 * group.rank}),
-        "hidden": not distributed.is_initialized(),
-    }
+    mine = {"rank": group.rank, "longer": torch.full((1000 * group.rank,), 1.5, dtype=torch.float64)}
+    return {"gathered": group.gather(mine), "alike": group.gather(distributed.is_initialized())}
 
 
-def save_shared(group, path):
-    torch.save(shared(group), f"{path}{group.rank}")
-
-
-def test_what_workers_share(tmp_path):
-    launch(2, save_shared, str(tmp_path / "file"))
-    for rank in range(2):
-        found = torch.load(tmp_path / f"file{rank}", weights_only=True)
-        assert [each["rank"] for each in found["gathered"]] == [0, 1]
-        assert [len(each["longer"]) for each in found["gathered"]] == [0, 1000]
-        assert [each.unique().tolist() for each in found["shared"]] == [[0.0], [1.0]]
-        assert all(each.shape == (2, 3) and each.dtype == torch.float64 for each in found["shared"])
-        assert found["hidden"], "torchmetrics would average over the episodes of different workers"
+def test_what_workers_share():
+    found = in_processes(2, gathered, (), silent)
+    assert [each["rank"] for each in found["gathered"]] == [0, 1]
+    assert [each["longer"].tolist() for each in found["gathered"]] == [[], [1.5] * 1000]
+    assert found["alike"] == [False, False], "torchmetrics would average over the episodes of different workers"
 
 
 @pytest.mark.parametrize(("members", "epochs", "pool"), [(3, 3, 0), (1, 1, 2)])
