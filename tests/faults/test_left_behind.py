@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from hostile import LONG, long
 from law_lightning import StrategyAgent, StrategySearch
 from methods import METHODS
-from search_parts import TRAINER, dying_data, make_data, make_module
+from search_parts import TRAINER, DyingData, make_data, make_module
 from zoo import AdamCosine, make_trainer
 from zoo import make_data as zoo_data
 
@@ -210,7 +210,7 @@ def test_a_search_leaves_nothing(end, seed_pool, folder):
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_search_in_several_processes_leaves_nothing(fails, folder):
     before = present(folder)
-    data = functools.partial(dying_data, 1, 1 if fails else -1, "raises")  # in the second worker's first training
+    data = functools.partial(DyingData, 1, 1 if fails else -1, "raises")  # in the second worker's first training
     if fails:
         with pytest.raises(Exception, match="the data are gone"):
             search(workers=2).run(make_module, data)

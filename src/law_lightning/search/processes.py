@@ -16,8 +16,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from law_lightning.search.reporting import Report
-from law_lightning.search.workers import GlooWorkers, WorkerLostError, launched_outside, packed, unpacked
+from law_lightning.search.workers import GlooWorkers, Report, WorkerLostError, launched_outside, packed, unpacked
 
 _HOST = "127.0.0.1"
 
@@ -74,7 +73,14 @@ def _relay(processes: dict[Connection, Any], report: Report) -> dict[str, Any]:
                 event, content = pipe.recv()
             except (EOFError, OSError):  # it has ended, or was killed within a message
                 open_pipes.remove(pipe)
-                _check_ended(list(processes).index(pipe), processes[pipe])
+                processes[pipe].join()
+                if code := processes[pipe].exitcode:
+                    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+                    raise WorkerLostError(
+                        f"Worker {list(processes).index(pipe)} of the search died {how} (out of memory, perhaps). What "
+                        "was saved after the last round of episodes is whole: the same command goes on from there, "
+                        "also with another number of workers."
+                    ) from None
                 continue
             if event == "error":
                 raise content
@@ -86,17 +92,6 @@ def _relay(processes: dict[Connection, Any], report: Report) -> dict[str, Any]:
         raise WorkerLostError(heard["lost"])
     found: dict[str, Any] = unpacked(heard["result"])
     return found
-
-
-def _check_ended(rank: int, process: Any) -> None:
-    process.join()
-    code = process.exitcode
-    if code:
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        raise WorkerLostError(
-            f"Worker {rank} of the search died {how} (out of memory, perhaps). What was saved after the last round of "
-            "episodes is whole: the same command goes on from there, also with another number of workers."
-        )
 
 
 def _run_spawned(

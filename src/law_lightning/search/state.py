@@ -42,12 +42,7 @@ class SearchState:
     references: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def add_episode(self, record: dict[str, Any], transitions: dict[str, Tensor]) -> None:
-        """Note the next episode.
-
-        Args:
-            record: of the history.
-            transitions: columns of a replay buffer; none where the episode had no weighted stage.
-        """
+        """Note the next episode; it has no columns of transitions where it had no weighted stage."""
         self.history.append(record)
         self.episodes["counts"].append(len(transitions.get("reward", ())))
         if transitions:
@@ -79,10 +74,6 @@ class SearchState:
     def write(self, folder: Path, settings: dict[str, str]) -> None:
         """Write ``search.pt``, and from the same state ``strategy.safetensors``, ``replay.pt`` and ``metrics.csv``.
 
-        Args:
-            folder: where to.
-            settings: of the search; a search that goes on must share them.
-
         Raises:
             OSError: a file could not be written; ``search.pt`` is whole all the same, of now or of before.
         """
@@ -97,12 +88,7 @@ class SearchState:
 
     @classmethod
     def read(cls, folder: Path, settings: dict[str, str], agent: StrategyAgent) -> SearchState | None:
-        """Read what :meth:`write` wrote; None if nothing was.
-
-        Args:
-            folder: where it is.
-            settings: of the search that goes on.
-            agent: the strategy that it teaches; stays as it is.
+        """Read what :meth:`write` wrote, for a search of these settings that teaches ``agent``; None if nothing was.
 
         Raises:
             MisconfigurationException: it is of a search with other settings.

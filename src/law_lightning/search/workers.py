@@ -7,6 +7,7 @@ different episodes.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,9 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+
+#: Shows an event, by name, with its content: ``text`` beside the bar, or an ``episode`` that ended.
+Report = Callable[[str, Any], None]
 
 # Workers wait for one another at every stage end, so for as long as a stage may take. A dead one is noticed at once.
 _PATIENCE = timedelta(days=1)
