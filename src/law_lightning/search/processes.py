@@ -59,6 +59,7 @@ def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ..
             if process.pid is not None:
                 process.kill()  # nothing is lost: checkpoints are written whole or not at all
                 process.join()
+                process.close()
             reader.close()
 
 
