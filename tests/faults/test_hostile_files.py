@@ -1,160 +1,92 @@
-"""Files that are damaged, foreign or made up to do harm: one clear error each, and nothing in them is executed.
+"""Files that are damaged, foreign or made up to do harm: one clear error each, and nothing in them is executed."""
 
-Cases are drawn from seeds. By default a sample of them runs; with ``LAW_FAULTS=long`` all do.
-"""
-
-import copy
-import io
 import pickle
 import random
-import struct
-import zipfile
-from contextlib import suppress
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from hostile import STATES, Evil, bounded, forge, number, payloads, written
-from law_lightning import ReplayBuffer, StrategyAgent
+from hostile import Evil, payloads
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
 from law_lightning.data import ArraysDataModule
 from law_lightning.data.corruption.label_file import read_labels
 from law_lightning.search.state import SearchState
-from law_lightning.utilities.files import digest
+from law_lightning.utilities.files import digest, load_state, save_state
 from search_parts import make_data, make_module, new_search
+from zoo import AdamCosine, fit, loaders, make_trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Sparse invariant checks")
+pytestmark = pytest.mark.filterwarnings("ignore")
 
-ARRAYS = ("data.npz", "labels.npy", "labels.npz", "labels.pt")
-KINDS = (*STATES, *ARRAYS)
-FILES = {"strategy": "strategy.safetensors"}  # of the others the kind is the name
-PICKLED = [kind for kind in STATES if kind not in FILES]
-#: How many cases of each damage: of all, and of the sample.
-DAMAGES = {"truncated": (40, 4), "flipped": (60, 6), "overwritten": (20, 2)}
-FORGED = (200, 15)
+#: Of these two formats neither has checksums, so that labels may be changed unnoticed.
+UNCHECKED = ("labels.npy", "labels.pt")
 
 
-def test_there_are_a_thousand_cases():
-    damaged = len(KINDS) * sum(cases[0] for cases in DAMAGES.values())
-    assert damaged + len(PICKLED) * FORGED[0] >= 1000
+def read_arrays(path):
+    data = ArraysDataModule(path)
+    data.setup()
+    return list(data.train_dataloader().dataset.x)
 
 
-# -- the files ---------------------------------------------------------------------------------------------------
+def read_search(path):
+    search = new_search()
+    return vars(SearchState.read(path.parent, search.options.settings, search.agent))
 
 
-class Files:
-    """A whole file of each kind, and how the package reads and uses it."""
-
-    def __init__(self, folder):
-        search = new_search(folder / "run", episodes=1, seed_pool=1)
-        self.buffer = search.run(make_module, make_data).buffer
-        self.settings, self.agent = search.options.settings, search.agent
-        labels = np.arange(40) % 4
-        arrays = {f"{part}_x": np.ones((40, 6), np.float32) * labels[:, None] for part in ("train", "test")}
-        np.savez(folder / "data.npz", **arrays, train_y=labels, test_y=labels)
-        np.save(folder / "labels.npy", labels)
-        np.savez(folder / "labels.npz", labels)
-        torch.save(torch.from_numpy(labels), folder / "labels.pt")
-        paths = {kind: folder / "run" / FILES.get(kind, f"{kind}.pt") for kind in STATES} | {
-            kind: folder / kind for kind in ARRAYS
-        }
-        self.content = {kind: path.read_bytes() for kind, path in paths.items()}
-
-    def path(self, kind, folder):
-        return folder / (kind if kind in ARRAYS else FILES.get(kind, f"{kind}.pt"))
-
-    def read(self, kind, path):
-        """What the file holds, and an error or none from using that."""
-        if kind == "strategy":
-            agent = StrategyAgent.load(path)
-            found = agent.full_state()
-            agent.start_episode()
-            agent.act(agent.num_stages - 1, 0.5, 0.5, explore=True)
-            agent.full_data_update(self.buffer, epochs=1)
-            return found
-        if kind == "replay":
-            buffer = ReplayBuffer.load(path)
-            found = buffer.state_dict()
-            if len(buffer):
-                with suppress(ValueError):  # it may be another agent's
-                    copy.deepcopy(self.agent).full_data_update(buffer)
-            return found
-        if kind == "search":
-            state = SearchState.read(path.parent, self.settings, self.agent)
-            state.write(path.parent, self.settings)
-            return vars(state)
-        if kind == "data.npz":
-            data = ArraysDataModule(path)
-            data.setup()
-            return list(data.train_dataloader().dataset.x)
-        return read_labels(path)
+READERS = {
+    "strategy.safetensors": lambda path: StrategyAgent.load(path).full_state(),
+    "replay.pt": lambda path: ReplayBuffer.load(path).state_dict(),
+    "search.pt": read_search,
+    "data.npz": read_arrays,
+    "labels.npy": read_labels,
+    "labels.npz": read_labels,
+    "labels.pt": read_labels,
+}
+kinds = pytest.mark.parametrize("kind", READERS)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return Files(tmp_path_factory.mktemp("hostile"))
+    """The content of a whole file of each kind."""
+    folder = tmp_path_factory.mktemp("files")
+    new_search(folder, episodes=1).run(make_module, make_data)
+    labels = np.arange(40) % 4
+    arrays = {f"{part}_x": np.ones((40, 6), np.float32) * labels[:, None] for part in ("train", "test")}
+    np.savez(folder / "data.npz", **arrays, train_y=labels, test_y=labels)
+    np.save(folder / "labels.npy", labels)
+    np.savez(folder / "labels.npz", labels)
+    torch.save(torch.from_numpy(labels), folder / "labels.pt")
+    return {kind: (folder / kind).read_bytes() for kind in READERS}
 
 
-def outcome(files, kind, content, folder):
-    """Whether a file was refused, with one clear error; what it held otherwise."""
-    path = files.path(kind, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def refused(kind, content, folder):
+    """Whether it is refused with an error that names the file; otherwise what it holds."""
+    path, found = folder / kind, None
     path.write_bytes(content)
-    with bounded():
-        try:
-            return False, files.read(kind, path)
-        except (ValueError, MisconfigurationException) as error:
-            message = str(error)
-    assert str(path) in message or (kind == "search" and str(path.parent) in message), message
-    return True, None
+    try:
+        found = READERS[kind](path)
+    except (ValueError, MisconfigurationException) as error:
+        message = str(error)
+    assert found is not None or str(path) in message
+    return found is None, found
 
 
-# -- damage ------------------------------------------------------------------------------------------------------
-
-
-def damaged(content, damage, draw):
-    at = draw.randrange(len(content))
-    if damage == "truncated":
-        return content[:at]
-    changed = bytearray(content)
-    if damage == "flipped":
-        changed[at] ^= 1 << draw.randrange(8)
-    else:
-        changed[at : at + 64] = draw.randbytes(len(changed[at : at + 64]))
-    return bytes(changed)
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_damaged_files(files, tmp_path, kind, damage):
-    refused, same = 0, digest(files.read(kind, write(files, kind, tmp_path)))
-    for case in range(number(DAMAGES[damage])):
-        content = damaged(files.content[kind], damage, random.Random(f"{kind} {damage} {case}"))
-        was_refused, found = outcome(files, kind, content, tmp_path)
-        refused += was_refused
-        # Of these formats two have no checksums, so that labels may be changed unnoticed.
-        assert was_refused or damage != "truncated"
-        assert was_refused or kind in ("labels.npy", "labels.pt") or digest(found) == same, case
-    assert refused or kind in ("labels.npy", "labels.pt")
-
-
-def write(files, kind, folder):
-    path = files.path(kind, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(files.content[kind])
-    return path
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_files_of_another_kind(files, tmp_path, kind):
-    others = [content for other, content in files.content.items() if other.split(".")[0] != kind.split(".")[0]]
-    for content in [*others, b"", b"\0" * 10**5, b"PK\x05\x06" + bytes(18), random.Random(0).randbytes(10**4)]:
-        refused, found = outcome(files, kind, content, tmp_path)
-        assert refused, (kind, content[:20], found)
-
-
-# -- made up to do harm ------------------------------------------------------------------------------------------
+@kinds
+def test_damaged_and_foreign_files(files, tmp_path, kind):
+    whole, draw = files[kind], random.Random(kind)
+    same = digest(refused(kind, whole, tmp_path)[1])
+    foreign = [content for other, content in files.items() if other.split(".")[0] != kind.split(".")[0]]
+    cut = [whole[: draw.randrange(len(whole))] for _ in range(5)]
+    for content in [*cut, *foreign, b"", b"\0" * 10**5, b"PK\x05\x06" + bytes(18), draw.randbytes(10**4)]:
+        assert refused(kind, content, tmp_path)[0], content[:20]
+    for _ in range(20):
+        flipped = bytearray(whole)
+        flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        was_refused, found = refused(kind, bytes(flipped), tmp_path)
+        assert was_refused or kind in UNCHECKED or digest(found) == same
 
 
 def test_the_payload_would_be_executed(tmp_path):
@@ -162,56 +94,93 @@ def test_the_payload_would_be_executed(tmp_path):
     assert (tmp_path / "marker").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_executed(files, tmp_path, kind):
-    marker = tmp_path / "marker"
-    for content in payloads(marker):
-        assert outcome(files, kind, content, tmp_path)[0]
+@kinds
+def test_nothing_is_executed(tmp_path, kind):
+    for content in payloads(tmp_path / "marker"):
+        assert refused(kind, content, tmp_path)[0]
+        assert not (tmp_path / "marker").exists()
+
+
+def agents_nan(state):
+    next(iter(state["agent"]["networks"].values())).fill_(float("nan"))
+
+
+def agents_shape(state):
+    networks = state["agent"]["networks"]
+    networks.update({name: tensor[..., None] for name, tensor in networks.items()})
+
+
+def columns(state):
+    return state["buffer"]["columns"] if "buffer" in state else state["episodes"]["transitions"]
+
+
+FORGED = {
+    "a network that is not finite": agents_nan,
+    "a network of another shape": agents_shape,
+    "a reward that is not finite": lambda state: columns(state)["reward"].fill_(float("inf")),
+    "thetas of another length": lambda state: columns(state).update(theta=columns(state)["theta"][:, :2]),
+    "rows that are missing": lambda state: columns(state).update(done=columns(state)["done"][:0]),
+    "a missing entry": lambda state: state.pop("agent"),
+}
+IN_CHECKPOINTS = FORGED | {
+    "theta": lambda state: state.update(theta=state["theta"][:2]),
+    "a reference of another shape": lambda state: state["reference"]["network"]["tensors"].reverse(),
+    "a phase that is not finite": lambda state: state["clock"].update(loss_smooth=float("nan")),
+    # A position beyond its words would end the process.
+    "NumPy's state": lambda state: state["processes"][0]["resume"]["random"]["numpy"].__setitem__(2, 2**31 - 1),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_states_of_searches_that_do_not_fit(files, tmp_path, what):
+    path = tmp_path / "search.pt"
+    path.write_bytes(files["search.pt"])
+    state = load_state(path, "search")
+    FORGED[what](state)
+    save_state(path, "search", state)
+    with pytest.raises(ValueError, match=rf"{path} is damaged or of another version"):
+        read_search(path)
+
+
+# -- checkpoints of Lightning's ----------------------------------------------------------------------------------
+
+
+class Began(L.Callback):
+    def on_train_batch_start(self, *args):
+        raise AssertionError("the fit has begun")
+
+
+def law():
+    return LAWCallback(StrategyAgent(num_stages=5, warmup_stages=1), keep="target")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    fit(AdamCosine, [law(), ModelCheckpoint(folder, "made", every_n_train_steps=12)])
+    return folder / "made.ckpt"
+
+
+@pytest.mark.parametrize("what", IN_CHECKPOINTS)
+def test_states_in_checkpoints_that_do_not_fit(checkpoint, tmp_path, what):
+    content = torch.load(checkpoint, weights_only=True)
+    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("LAWCallback"))
+    IN_CHECKPOINTS[what](state)
+    torch.save(content, tmp_path / "forged.ckpt")
+    with pytest.raises(MisconfigurationException, match="What the checkpoint holds of LAWCallback is damaged"):
+        fit(AdamCosine, [law(), Began()], ckpt_path=tmp_path / "forged.ckpt")
+
+
+@pytest.mark.parametrize("weights_only", [True, None])
+def test_damaged_checkpoints(checkpoint, tmp_path, weights_only):
+    """Lightning reads the file, and says what is wrong with it."""
+    path, marker = tmp_path / "damaged.ckpt", tmp_path / "marker"
+    whole, content = checkpoint.read_bytes(), torch.load(checkpoint, weights_only=True)
+    content["callbacks"] = dict.fromkeys(content["callbacks"], Evil(marker))
+    torch.save(content, path)
+    for damage in (path.read_bytes(), whole[: len(whole) // 2], b"", *payloads(marker)):
+        path.write_bytes(damage)
+        trainer = make_trainer([law(), Began()])
+        with pytest.raises((pickle.UnpicklingError, RuntimeError, EOFError, ValueError)):
+            trainer.fit(AdamCosine(), *loaders(), ckpt_path=path, weights_only=weights_only)
         assert not marker.exists()
-
-
-@pytest.mark.parametrize("kind", PICKLED)
-def test_forged_states(files, tmp_path, kind):
-    refused = 0
-    for case in range(number(FORGED)):
-        content = torch.load(io.BytesIO(files.content[kind]), weights_only=True)
-        forged = forge(content["state"], random.Random(f"{kind} {case}"))
-        try:
-            refused += outcome(files, kind, written(content), tmp_path)[0]
-        except BaseException as error:
-            raise AssertionError(f"{kind}, case {case}: {forged}") from error
-    assert refused > number(FORGED) / 2
-
-
-# -- sizes -------------------------------------------------------------------------------------------------------
-
-
-def repacked(content, compression=zipfile.ZIP_STORED, **replaced):
-    """An archive written anew, with other entries."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", compression) as new:
-        for name in old.namelist():
-            new.writestr(name, replaced.get(name.rpartition("/")[2], old.read(name)))
-    return file.getvalue()
-
-
-def test_arrays_that_claim_to_hold_much(files, tmp_path):
-    def header(dtype, shape):
-        file = io.BytesIO()
-        np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
-        return file.getvalue() + bytes(64)
-
-    for shape in ((2**40,), (2**33, 2), (-1,), (10**30,)):
-        assert outcome(files, "labels.npy", header("<i8", shape), tmp_path)[0]
-        replaced = {"train_x.npy": header("<f4", shape), "arr_0.npy": header("<i8", shape)}
-        for kind in ("data.npz", "labels.npz"):
-            assert outcome(files, kind, repacked(files.content[kind], **replaced), tmp_path)[0]
-    for labels in (
-        torch.zeros(1, dtype=torch.int32).expand(2**40),
-        torch.zeros(1, 1, dtype=torch.int8).expand(2**40, 1),
-    ):
-        assert outcome(files, "labels.pt", written(labels), tmp_path)[0]
-    # An archive whose table of contents says that train_x unpacks to 4 GiB.
-    content = bytearray(repacked(files.content["data.npz"], zipfile.ZIP_DEFLATED))
-    content[(at := content.index(b"PK\x01\x02") + 24) : at + 4] = struct.pack("<I", 2**32 - 2)
-    assert outcome(files, "data.npz", bytes(content), tmp_path)[0]

@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
-from law_lightning.callbacks import resumable
+from law_lightning.agent.resolve import strategy_path
+from law_lightning.callbacks import resume, weighting
 from law_lightning.search.state import SearchState
 from law_lightning.utilities.files import load_state, save_state
 from methods import METHODS
@@ -36,27 +37,37 @@ def expected(old, name):
     return json.loads((old / "expected.json").read_text())[name]
 
 
+def callback_state(path):
+    callbacks = torch.load(path, weights_only=True)["callbacks"]
+    return next(state for name, state in callbacks.items() if name.startswith("LAWCallback"))
+
+
 def test_the_files_are_small_and_those_of_the_present_format_are_there():
-    assert (OLD_FILES / f"format_{resumable.STATE_FORMAT}").is_dir()
+    assert FORMATS[-1].name == f"format_{resume.STATE_FORMAT}"
+    assert [callback_state(old / "search.ckpt")["format"] for old in FORMATS] == [*range(1, len(FORMATS) + 1)]
     assert all(path.stat().st_size < 200_000 for path in OLD_FILES.rglob("*"))
 
 
 def test_a_strategy_and_a_replay_are_read_and_learned_from(old):
-    agent, buffer = StrategyAgent.load(old / "strategy.pt"), ReplayBuffer.load(old / "replay.pt")
+    agent, buffer = StrategyAgent.load(strategy_path(old)), ReplayBuffer.load(old / "replay.pt")
     theta = agent.act(2, 0.5, 0.5)
     torch.testing.assert_close(theta, torch.tensor(expected(old, "theta")))
     assert len(buffer) == 2 * 3  # two episodes of three stages after the warm-up
     assert all(value == value for value in agent.full_data_update(buffer).values())
     assert not torch.equal(agent.act(2, 0.5, 0.5), theta)
-    applied = LAWCallback(old / "strategy.pt", mode="apply")
-    fit(AdamCosine, [applied])
-    assert len(applied.history) == agent.num_stages
+    # It follows the training accuracy, as the first ones did: it applies without validation data.
+    applied = LAWCallback(old, mode="apply")
+    make_trainer([applied]).fit(AdamCosine(), loaders()[0])
+    assert [record["acc_target"] for record in applied.history] == [None] * agent.num_stages
 
 
-def test_a_search_goes_on(old, tmp_path):
-    for name in write.SEARCHED:
-        shutil.copy(old / name, tmp_path)
+def test_a_search_goes_on(old, tmp_path, monkeypatch):
+    shutil.copytree(old, tmp_path, dirs_exist_ok=True)
     before = load_state(old / "search.pt", "search")
+    with monkeypatch.context() as patched:
+        patched.setattr(write.agent, "__defaults__", ("validation",))
+        with pytest.raises(MisconfigurationException, match="its agent has phase_accuracy='training'"):
+            write.search(tmp_path, episodes=4)
     result = write.search(tmp_path, episodes=4)
     assert result.history[:2] == before["history"]
     assert [record["episode"] for record in result.history] == [0, 1, 2, 3]
@@ -77,45 +88,20 @@ def test_a_training_goes_on(old, mode):
     assert (callback.reference is None) == (mode == "apply")
 
 
-def test_a_strategy_of_the_training_accuracy_stays_one(old):
-    """Files of before acc_smooth was the validation accuracy: they apply without validation data, as they did."""
-    applied = LAWCallback(old / "strategy.pt", mode="apply")
-    assert applied.agent.hparams["phase_accuracy"] == "training"
-    make_trainer([applied]).fit(AdamCosine(), loaders()[0])
-    assert [record["acc_target"] for record in applied.history] == [None] * applied.num_stages
-
-
 def test_a_training_of_another_phase_is_refused_by_name(old):
     callback = LAWCallback(write.agent("validation"), keep="target")
     with pytest.raises(MisconfigurationException, match=r"resume with StrategyAgent\(phase_accuracy='training'\)"):
         fit(AdamCosine, [callback], ckpt_path=old / "search.ckpt")
 
 
-def test_a_search_of_another_phase_is_refused_by_name(old, tmp_path, monkeypatch):
-    for name in write.SEARCHED:
-        shutil.copy(old / name, tmp_path)
-    monkeypatch.setattr(write.agent, "__defaults__", ("validation",))
-    with pytest.raises(MisconfigurationException, match="its agent has phase_accuracy='training'"):
-        write.search(tmp_path, episodes=4)
-
-
-def test_a_checkpoint_says_its_format(old):
-    (state,) = (
-        state
-        for name, state in torch.load(old / "search.ckpt", weights_only=True)["callbacks"].items()
-        if name.startswith("LAWCallback")
-    )
-    assert f"format_{state['format']}" == old.name
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_checkpoint_of_a_later_version_is_named(name, tmp_path, monkeypatch):
     path = tmp_path / "later.ckpt"
-    monkeypatch.setattr(resumable, "STATE_FORMAT", 7)
+    monkeypatch.setattr(weighting, "STATE_FORMAT", 7)
     fit(AdamCosine, [METHODS[name](), write.SaveAt(9, path)])
     monkeypatch.undo()
     module, again = AdamCosine(), METHODS[name]()
-    message = rf"state of {type(again).__name__} of format 7.*reads formats up to 1: install the newer version"
+    message = rf"state of {type(again).__name__} of format 7.*reads formats up to 2: install the newer version"
     with pytest.raises(MisconfigurationException, match=message):
         make_trainer([again]).fit(module, *loaders(), ckpt_path=path)
     assert not {"training_step", "configure_optimizers"} & set(vars(module))
@@ -124,21 +110,19 @@ def test_a_checkpoint_of_a_later_version_is_named(name, tmp_path, monkeypatch):
     trainer.validate(AdamCosine(), loaders()[1], ckpt_path=path, verbose=False)  # has no need of the state
 
 
-def later(path, kind):
-    """A file of a kind as a later version may write it."""
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        ("strategy", StrategyAgent.load),
+        ("strategy", lambda path: LAWCallback(path, mode="apply")),
+        ("replay", ReplayBuffer.load),
+        ("search", lambda path: SearchState.read(path.parent, {}, StrategyAgent())),
+    ],
+)
+def test_files_of_a_later_version_are_named(kind, read, tmp_path):
+    path = tmp_path / f"{kind}.pt"
     save_state(path, kind, {})
     torch.save(torch.load(path, weights_only=True) | {"format": 7}, path)
-    return path
-
-
-def test_files_of_a_later_version_are_named(tmp_path):
     message = r"has format 7; this version of law-lightning reads format 1: install the newer version"
-    with pytest.raises(ValueError, match=rf"strategy\.pt {message}"):
-        StrategyAgent.load(later(tmp_path / "strategy.pt", "strategy"))
-    with pytest.raises(ValueError, match=rf"strategy\.pt {message}"):
-        LAWCallback(tmp_path / "strategy.pt", mode="apply")
-    with pytest.raises(ValueError, match=rf"replay\.pt {message}"):
-        ReplayBuffer.load(later(tmp_path / "replay.pt", "replay"))
-    later(tmp_path / "search.pt", "search")
-    with pytest.raises(ValueError, match=rf"search\.pt {message}"):
-        SearchState.read(tmp_path, {}, StrategyAgent())
+    with pytest.raises(ValueError, match=rf"{path.name} {message}"):
+        read(path)

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -13,7 +11,6 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from law_lightning import StrategyAgent, StrategySearch
-from law_lightning.agent import strategy
 from law_lightning.data import DigitsDataModule, UniformNoise
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.loop import SearchLoop
@@ -28,8 +25,11 @@ def make_module():
     return ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,), dropout=0.1))
 
 
-def make_data(train_size=60):
-    return DigitsDataModule(train_size=train_size, val_size=100, batch_size=30, corruption=UniformNoise(0.4))
+SIZES = {"train_size": 60, "val_size": 100, "batch_size": 30}
+
+
+def make_data():
+    return DigitsDataModule(**SIZES, corruption=UniformNoise(0.4))
 
 
 def new_search(run_dir=None, episodes=4, workers=1, bias=None, members=3, epochs=1, **kwargs):
@@ -53,26 +53,19 @@ def count_steps(monkeypatch):
 
 
 def everything(result):
-    return {
-        "agent": result.agent.full_state(),
-        "gain": result.best_gain,
-        "history": result.history,
-        "buffer": result.buffer.state_dict(),
-    }
+    return [result.agent.full_state(), result.best_gain, result.history, result.buffer.state_dict()]
 
 
 def search_and_watch(group, report, *parts):
-    """A worker's search that notes the agent after every update, and what torch's default group looks like."""
-    seen = []
-    update = strategy.StrategyAgent.full_data_update
+    """A worker's search that notes the agent after every update."""
+    seen, update = [], StrategyAgent.full_data_update
 
     def watched(self, *args, **kwargs):
         logs = update(self, *args, **kwargs)
-        learned = {name: self.full_state()[name] for name in ("networks", "optimizers")}
-        seen.append(digest(learned))
+        seen.append(digest({name: self.full_state()[name] for name in ("networks", "optimizers")}))
         return logs
 
-    strategy.StrategyAgent.full_data_update = watched
+    StrategyAgent.full_data_update = watched
     options, agent, state, module, data = parts
     loop = SearchLoop(group, options, agent, SearchState(**unpacked(state)), module, data(), report)
     loop.run()
@@ -80,45 +73,44 @@ def search_and_watch(group, report, *parts):
 
 
 class StopEarly(L.Callback):
-    """Ends the trainings of the second worker after three of four epochs."""
+    """Ends the trainings of a worker after three of four epochs."""
+
+    def __init__(self, rank=1):
+        self.rank = rank
 
     def on_train_epoch_end(self, trainer, pl_module):
-        if os.environ.get("LOCAL_RANK") == "1" and trainer.current_epoch == 2:
+        if rank_zero_only.rank == self.rank and trainer.current_epoch == 2:
             trainer.should_stop = True
 
 
-class DyingData(DigitsDataModule):
-    """Ends the process of one worker in its n-th training, as the kernel does when memory runs out."""
+class Plateau(ImageClassifier):
+    """Its learning rate follows the validation loss."""
 
-    def __init__(self, rank, after, how, **kwargs):
-        super().__init__(**kwargs)
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
+
+
+class DyingData(DigitsDataModule):
+    """Ends the process of one worker in its n-th training, as the kernel does when memory runs out, or raises."""
+
+    def __init__(self, rank, after, how):
+        super().__init__(**SIZES, corruption=UniformNoise(0.4))
         self.rank, self.after, self.how = rank, after, how
 
     def train_dataloader(self):
         self.after -= 1
-        if self.after == 0 and os.environ.get("LOCAL_RANK") == str(self.rank):
-            if self.how.startswith("killed"):
+        if self.after == 0 and rank_zero_only.rank == self.rank:
+            if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ZeroDivisionError("the data are gone")
         return super().train_dataloader()
 
-    def on_before_batch_transfer(self, batch, dataloader_idx):
-        if self.after == 0 and self.how == "killed while the other trains":
-            time.sleep(1)  # long enough to be told to end
-        return batch
-
-
-def dying_data(rank, after, how):
-    noise = UniformNoise(0.4)
-    return DyingData(rank, after, how, train_size=60, val_size=100, batch_size=30, corruption=noise)
-
-
-def main(run_dir, workers, episodes, seed_pool):
-    search = new_search(run_dir, int(episodes), int(workers), seed_pool=int(seed_pool))
-    result = search.run(make_module, partial(make_data, 60))
-    if rank_zero_only.rank == 0:
-        Path(run_dir, "digest.json").write_text(json.dumps(digest(everything(result))))
-
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_dir, *numbers = sys.argv[1:]
+    episodes, workers, pool = map(int, numbers)
+    result = new_search(run_dir, episodes, workers, seed_pool=pool).run(make_module, make_data)
+    if rank_zero_only.rank == 0:
+        Path(run_dir, "digest.json").write_text(json.dumps(digest(everything(result))))

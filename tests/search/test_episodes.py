@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
@@ -16,13 +16,11 @@ from law_lightning.search.episodes import QUIET, check_one_device, episode_seed,
 class Logging(L.LightningModule):
     """Logs in every way, and remembers what it could read."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(3, 2)
-        self.metric = MeanMetric()
-        self.seen: list[dict[str, Tensor]] = []
+        self.layer, self.metric, self.seen = nn.Linear(3, 2), MeanMetric(), []
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch, batch_idx):
         loss = F.cross_entropy(self.layer(batch[0]), batch[1])
         self.metric(loss)
         self.log("both", loss, on_step=True, on_epoch=True)
@@ -32,15 +30,15 @@ class Logging(L.LightningModule):
         self.seen.append(dict(self.trainer.callback_metrics))
         return loss
 
-    def on_train_epoch_end(self) -> None:
+    def on_train_epoch_end(self):
         self.log("epoch", self.current_epoch)
         self.seen.append(dict(self.trainer.callback_metrics))
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def logged(at_less_cost: bool) -> tuple[L.Trainer, Logging]:
+def logged(at_less_cost):
     L.seed_everything(0, verbose=False)
     module, trainer = Logging(), L.Trainer(**QUIET, max_epochs=3, accelerator="cpu")
     if at_less_cost:
@@ -50,7 +48,7 @@ def logged(at_less_cost: bool) -> tuple[L.Trainer, Logging]:
     return trainer, module
 
 
-def test_what_is_logged_at_less_cost_is_what_any_trainer_logs() -> None:
+def test_what_is_logged_at_less_cost_is_what_any_trainer_logs():
     (plain_trainer, plain), (trainer, module) = logged(False), logged(True)
     assert dict(trainer.callback_metrics) == dict(plain_trainer.callback_metrics)
     assert dict(trainer.logged_metrics) == dict(plain_trainer.logged_metrics)
@@ -61,14 +59,12 @@ def test_what_is_logged_at_less_cost_is_what_any_trainer_logs() -> None:
     assert number.cumulated_batch_size.device.type == "meta"
 
 
-def test_seeds_for_learning_and_evaluation_never_meet() -> None:
-    learn = {episode_seed(0, "learn", i) for i in range(1000)}
-    evaluate = {episode_seed(0, "evaluate", i) for i in range(1000)}
-    assert len(learn) == len(evaluate) == 1000
-    assert not learn & evaluate
+def test_seeds_for_learning_and_evaluation_never_meet():
+    seeds = {episode_seed(0, purpose, i) for purpose in ("learn", "evaluate") for i in range(1000)}
+    assert len(seeds) == 2000
 
 
-def test_episodes_of_workers_take_turns_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_episodes_of_workers_take_turns_on_gpus(monkeypatch):
     check_one_device({"accelerator": "gpu", "devices": 1})
     for options in ({"devices": 2}, {"strategy": "ddp"}, {"num_nodes": 2}, {"devices": [0, 1]}):
         with pytest.raises(MisconfigurationException, match="each episode runs on one device"):

@@ -1,9 +1,8 @@
-"""Several workers: promise 4, and what happens when one dies or the disk is full."""
+"""Several workers: promise 4, and what happens when one dies, the program is killed or the disk is full."""
 
 import json
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -18,17 +17,15 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hostile import long
+from law_lightning.search import loop
 from law_lightning.search.episodes import learning_seed
-from law_lightning.search.loop import SearchLoop
 from law_lightning.search.processes import in_processes
-from law_lightning.search.shared import SharedBuffer
-from law_lightning.search.state import SearchState
-from law_lightning.search.workers import WorkerLostError, check_workers, launch, unpacked
+from law_lightning.search.workers import WorkerLostError, check_workers, unpacked
 from law_lightning.utilities.files import digest
 from search_parts import (
     TRAINER,
+    DyingData,
     StopEarly,
-    dying_data,
     everything,
     make_data,
     make_module,
@@ -45,68 +42,54 @@ def silent(event, content):
     pass
 
 
-def shared(group):
+def gathered(group, report):
     from torch import distributed
 
-    return {
-        "shared": group.share(torch.full((2, 3), float(group.rank), dtype=torch.float64)),
-        "gathered": group.gather({"rank": group.rank, "longer": [1.5] * 1000 * group.rank}),
-        "hidden": not distributed.is_initialized(),
-    }
+    mine = {"rank": group.rank, "longer": torch.full((1000 * group.rank,), 1.5, dtype=torch.float64)}
+    return {"gathered": group.gather(mine), "alike": group.gather(distributed.is_initialized())}
 
 
-def save_shared(group, path):
-    torch.save(shared(group), f"{path}{group.rank}")
+def test_what_workers_share():
+    found = in_processes(2, gathered, (), silent)
+    assert [each["rank"] for each in found["gathered"]] == [0, 1]
+    assert [each["longer"].tolist() for each in found["gathered"]] == [[], [1.5] * 1000]
+    assert found["alike"] == [False, False], "torchmetrics would average over the episodes of different workers"
 
 
-def test_what_workers_share(tmp_path):
-    launch(2, save_shared, str(tmp_path / "file"))
-    for rank in range(2):
-        found = torch.load(tmp_path / f"file{rank}", weights_only=True)
-        assert [each["rank"] for each in found["gathered"]] == [0, 1]
-        assert [len(each["longer"]) for each in found["gathered"]] == [0, 1000]
-        assert [each.unique().tolist() for each in found["shared"]] == [[0.0], [1.0]]
-        assert all(each.shape == (2, 3) and each.dtype == torch.float64 for each in found["shared"])
-        assert found["hidden"], "torchmetrics would average over the episodes of different workers"
-
-
-@pytest.mark.parametrize(("members", "epochs", "pool"), [(3, 3, 0), (1, 1, 2)])
-def test_workers_agree_after_every_update(members, epochs, pool):
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({"episodes": 4}, [12, 12]),
+        ({"episodes": 4, "members": 1, "seed_pool": 2}, [12, 12]),
+        # One worker's trainings stop early; the other does not wait for it.
+        ({"trainer_kwargs": TRAINER | {"callbacks": [StopEarly()]}}, [10, 10]),
+    ],
+)
+def test_workers_agree_after_every_update(options, lengths):
     """Promise 4, bit for bit."""
-    search = new_search(episodes=4, workers=2, members=members, epochs=epochs, seed_pool=pool)
+    search = new_search(workers=2, **({"epochs": 3} | options))
     found = in_processes(2, search_and_watch, parts_of(search), silent)
-    assert found["lengths"] == [12, 12]
+    assert found["lengths"] == lengths
     first, second = found["seen"]
     assert len(first) == 2 * 3
     assert first == second
     assert len(set(first)) == len(first)
 
 
-class OtherMachine(SharedBuffer):
-    """The shared buffer as the second worker would have it if its machine computed differently."""
-
-    def transitions(self):
-        columns = super().transitions()
-        return columns._replace(reward=columns.reward * (1 + 1e-6 * self._group.rank))
-
-
 def search_on_other_machines(group, report, *parts):
-    options, agent, state, module, data = parts
-    loop = SearchLoop(group, options, agent, SearchState(**unpacked(state)), module, data(), report)
-    loop._buffer.__class__ = OtherMachine
-    loop.run()
+    loop.digest = lambda state: f"of worker {group.rank}"
+    return search_and_watch(group, report, *parts)
 
 
 def test_machines_that_compute_differently_are_named():
-    """Where each takes all passes, as for one member."""
-    search = new_search(episodes=2, workers=2, members=1)
+    search = new_search(episodes=2, workers=2)
     with pytest.raises(RuntimeError, match=r"strategies of the workers \[1\] are not that of the first"):
         in_processes(2, search_on_other_machines, parts_of(search), silent)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What two workers find whom nothing befalls, and the file of its metrics."""
+    """What two workers find without a stop, and the file of its metrics."""
     folder = tmp_path_factory.mktemp("whole")
     search = new_search(folder / "run", workers=2, logger=CSVLogger(folder / "logs", name="", version=""))
     return search.run(make_module, make_data), folder / "logs/metrics.csv"
@@ -114,63 +97,55 @@ def whole(tmp_path_factory):
 
 def test_what_two_workers_return(whole):
     first, metrics = whole
-    assert len(first.history) == 4
     assert [record["episode"] for record in first.history] == [0, 1, 2, 3]
     assert [record["seed"] for record in first.history] == [learning_seed(0, episode, 0) for episode in range(4)]
     assert len(first.buffer) == 4 * 3
     assert metrics.read_text().count("\n") > 4 * 4
-    # the first round's two episodes are those of a single worker: exploration depends on their numbers alone
+    # The first episode is that of a single worker: exploration depends on its number alone.
     alone = new_search(episodes=1).run(make_module, make_data)
-    assert first.history[0]["seed"] == alone.history[0]["seed"]
     assert torch.equal(first.buffer.transitions().theta[0], alone.buffer.transitions().theta[0])
 
 
-def test_two_workers_go_on_to_what_they_return_in_one_run(tmp_path, whole):
-    new_search(tmp_path, episodes=2, workers=2).run(make_module, make_data)
-    assert_same(everything(new_search(tmp_path, workers=2).run(make_module, make_data)), everything(whole[0]))
-
-
-@pytest.mark.parametrize("how", ["killed", "killed while the other trains", "raises"])
-def test_a_worker_that_dies(tmp_path, how, whole):
+@pytest.mark.parametrize("how", ["killed", "raises", "full disk"])
+def test_a_search_goes_on_after(tmp_path, how, whole):
+    """Promise 3, where a worker dies, its code raises, or nothing can be written."""
     # trainings of worker 1: evaluation twice (with and without weights), an episode, an evaluation, then this
-    data = partial(dying_data, 1, 5, how)
+    data = partial(DyingData, 1, 5, how)
     error, message = WorkerLostError, r"Worker 1 of the search died by SIGKILL.*same command goes on"
     if how == "raises":
         error, message = ZeroDivisionError, "the data are gone"
+    if how == "full disk":
+        data, error, message = make_data, OSError, r"search\.pt could not be written: No space left.*as it was"
+        new_search(tmp_path, episodes=2, workers=2).run(make_module, make_data)
+        (tmp_path / "search.pt.partial").symlink_to("/dev/full")
     with pytest.raises(error, match=message):
-        new_search(tmp_path / "b", workers=2).run(make_module, data)
-    rows = (tmp_path / "b/metrics.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2
-    assert_same(everything(new_search(tmp_path / "b", workers=2).run(make_module, make_data)), everything(whole[0]))
-
-
-def test_a_training_that_stops_early_does_not_keep_the_others_waiting():
-    options = TRAINER | {"callbacks": [StopEarly()]}
-    search = new_search(workers=2, trainer_kwargs=options)
-    found = in_processes(2, search_and_watch, parts_of(search), silent)
-    assert found["lengths"] == [10, 10]
-    assert found["seen"][0] == found["seen"][1]
-    assert len(found["seen"][0]) == 2 * 3
+        new_search(tmp_path, workers=2).run(make_module, data)
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + (4 if how == "full disk" else 2)
+    assert_same(everything(new_search(tmp_path, workers=2).run(make_module, make_data)), everything(whole[0]))
 
 
 def test_another_number_of_workers_goes_on(tmp_path):
-    new_search(tmp_path, episodes=3).run(make_module, make_data)
-    result = new_search(tmp_path, episodes=6, workers=2).run(make_module, make_data)
-    assert [record["episode"] for record in result.history] == list(range(7))  # a round is run whole
-    result = new_search(tmp_path, episodes=8).run(make_module, make_data)
-    assert [record["episode"] for record in result.history] == list(range(8))
-    stages = result.buffer.transitions().stage
-    assert torch.equal(stages, torch.arange(1, 4).repeat(8))
+    for episodes, workers in ((3, 1), (6, 2), (8, 1)):
+        result = new_search(tmp_path, episodes=episodes, workers=workers).run(make_module, make_data)
+        # a round is run whole
+        assert [record["episode"] for record in result.history] == list(range(episodes + (workers == 2)))
+    assert torch.equal(result.buffer.transitions().stage, torch.arange(1, 4).repeat(8))
 
 
-def start(folder, workers, episodes=6, pool=0, environment=()):
-    arguments = [str(folder), str(workers), str(episodes), str(pool)]
+def start(folder, workers, episodes=6, pool=0, environment=(), launcher=()):
+    arguments = [str(folder), str(episodes), str(workers), str(pool)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment)
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), *arguments],
+        [sys.executable, *launcher, str(PROGRAM), *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores Ctrl-C
     )  # fmt: skip
+
+
+def ended(process, folder):
+    """The digest of what a program found."""
+    assert process.wait(200) == 0, process.stdout.read()
+    return json.loads((folder / "digest.json").read_text())
 
 
 def wait_for_rows(folder, rows, process):
@@ -180,15 +155,11 @@ def wait_for_rows(folder, rows, process):
         time.sleep(0.02)
 
 
-def others(group):
-    """Processes of a session that are alive."""
-    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(group)], capture_output=True, text=True).stdout
-    return [line for line in listed.splitlines() if "Z" not in line]
-
-
 def gone(group):
+    """Whether all processes of a session end."""
     for _ in range(200):
-        if not others(group):
+        listed = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(group)], capture_output=True, text=True).stdout
+        if all("Z" in line for line in listed.splitlines()):
             return True
         time.sleep(0.05)
     return False
@@ -205,10 +176,7 @@ def test_killed_at_some_moment_it_ends_the_same(tmp_path, workers, pool):
         process.wait()
         assert gone(process.pid)
     last = start(tmp_path / "killed", workers, pool=pool)
-    for process in (whole, last):
-        assert process.wait(120) == 0, process.stdout.read()
-    found = [json.loads((tmp_path / name / "digest.json").read_text()) for name in ("whole", "killed")]
-    assert found[0] == found[1]
+    assert ended(last, tmp_path / "killed") == ended(whole, tmp_path / "whole")
 
 
 def test_ctrl_c_stops_all_workers(tmp_path):
@@ -223,39 +191,21 @@ def test_ctrl_c_stops_all_workers(tmp_path):
 
 
 def test_torchrun_starts_the_workers(tmp_path, whole):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(PROGRAM)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "run"), "2", "4", "0"], env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads((tmp_path / "run/digest.json").read_text()) == digest(everything(whole[0]))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    process = start(tmp_path, 2, episodes=4, launcher=launcher)
+    assert ended(process, tmp_path) == digest(everything(whole[0]))
 
 
 @long
-def test_slurm_starts_the_workers(tmp_path):
-    spawned = start(tmp_path / "spawned", 2)
+def test_slurm_starts_the_workers(tmp_path, whole):
     job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "search", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
            "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}  # fmt: skip
-    tasks = [
-        start(tmp_path / "run", 2, environment=job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"
-    ]
-    for process in (*tasks, spawned):
-        assert process.wait(200) == 0, process.stdout.read()
-    found = [json.loads((tmp_path / name / "digest.json").read_text()) for name in ("spawned", "run")]
-    assert found[0] == found[1]
+    tasks = [start(tmp_path, 2, 4, environment=job | {"SLURM_PROCID": r, "SLURM_LOCALID": r}) for r in "10"]
+    assert tasks[0].wait(200) == 0, tasks[0].stdout.read()
+    assert ended(tasks[1], tmp_path) == digest(everything(whole[0]))
 
 
-def test_other_numbers_of_processes_and_workers(monkeypatch):
-    for name, value in {"RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4",
-                        "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    check_workers(4)
-    with pytest.raises(MisconfigurationException, match=r"started 4 processes.*workers=2"):
-        check_workers(2)
-
-
-def test_what_workers_cannot_be_given(tmp_path):
+def test_what_workers_cannot_be_given(monkeypatch):
     with pytest.raises(ValueError, match="at least 1"):
         new_search(workers=0)
     with pytest.raises(ValueError, match=r"3 workers .*seed_pool=2 has too few seeds"):
@@ -264,6 +214,12 @@ def test_what_workers_cannot_be_given(tmp_path):
         new_search(workers=2).run(lambda: make_module(), make_data)
     with pytest.raises(MisconfigurationException, match="each episode runs on one device"):
         new_search(workers=2, trainer_kwargs=TRAINER | {"devices": 2})
+    for name, value in {"RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4",
+                        "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    check_workers(4)
+    with pytest.raises(MisconfigurationException, match=r"started 4 processes.*workers=2"):
+        check_workers(2)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
@@ -277,16 +233,3 @@ def test_what_is_sent_to_workers_opens_no_files():
     _, agent, state, *_ = pickle.loads(sent)
     assert_same(unpacked(state), vars(search._state))
     assert_same(agent.full_state(), search.agent.full_state())
-
-
-def test_a_full_disk(tmp_path):
-    """The checkpoint before stays whole, and the search goes on from it."""
-    whole = everything(new_search(tmp_path / "a").run(make_module, make_data))
-    new_search(tmp_path / "b", episodes=2).run(make_module, make_data)
-    partial_file = tmp_path / "b/search.pt.partial"
-    partial_file.symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"search\.pt could not be written: No space left.*as it was"):
-        new_search(tmp_path / "b").run(make_module, make_data)
-    partial_file.unlink(missing_ok=True)
-    assert re.match(r"\d", (tmp_path / "b/metrics.csv").read_text().splitlines()[-1])
-    assert_same(everything(new_search(tmp_path / "b").run(make_module, make_data)), whole)

@@ -5,25 +5,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
 from law_lightning.models import ImageClassifier
 from law_lightning.search import loop
 from law_lightning.search.episodes import learning_seed, run_episode
-from law_lightning.utilities.files import load_state, save_state
-from search_parts import TRAINER, count_steps, everything, make_data, make_module, new_search
+from search_parts import TRAINER, Plateau, StopEarly, count_steps, everything, make_data, make_module, new_search
 from test_promises import assert_same
 
 WARMUP, STEPS = 2, 8  # steps of a training
-
-
-class Regularised(nn.Sequential):
-    """Dropout draws random numbers and BatchNorm keeps buffers."""
-
-    def __init__(self):
-        layers = nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 10)
-        super().__init__(nn.Flatten(), *layers)
 
 
 class RandomValidation(ImageClassifier):
@@ -32,20 +22,6 @@ class RandomValidation(ImageClassifier):
     def validation_step(self, batch, batch_idx):
         x, target = batch
         super().validation_step((x + torch.randn_like(x), target), batch_idx)
-
-
-class Plateau(ImageClassifier):
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
-
-
-class Stop(L.Callback):
-    """Ends a training after three of its four epochs."""
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        trainer.should_stop = trainer.current_epoch >= 2
 
 
 def agent(seed):
@@ -59,7 +35,7 @@ def agent(seed):
 
 def fit(record, strategy=0, kind=ImageClassifier, options=None):
     law = LAWCallback(agent(strategy), keep="target", reference_record=record, buffer=ReplayBuffer())
-    run_episode(7, lambda: kind(Regularised()), make_data(), TRAINER | (options or {}), law)
+    run_episode(7, lambda: kind(make_module().network), make_data(), TRAINER | (options or {}), law)
     return law
 
 
@@ -73,8 +49,7 @@ def found(law):
     ("kind", "options"),
     [
         (ImageClassifier, {}),
-        (ImageClassifier, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}),
-        (ImageClassifier, {"precision": "bf16-mixed"}),
+        (ImageClassifier, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5, "precision": "bf16-mixed"}),
         (RandomValidation, {}),
     ],
 )
@@ -100,7 +75,7 @@ def test_rewards_are_those_without_it(kind, options, monkeypatch):
 
 def test_the_record_of_a_training_that_stops_early_is_filled_anew():
     record = {}
-    fit(record, options={"callbacks": [Stop()]})
+    fit(record, options={"callbacks": [StopEarly(0)]})
     assert sorted(record) == [1, 2]
     assert_same(found(fit(record)), found(fit(None)))
     assert sorted(record) == [1, 2, 3]
@@ -116,7 +91,7 @@ def test_where_there_can_be_no_record(tmp_path):
     fit({}, options={"callbacks": [saver], "enable_checkpointing": True})
     trainer = L.Trainer(**TRAINER, callbacks=[LAWCallback(agent(0), keep="target")], logger=False)
     with pytest.raises(MisconfigurationException, match="cannot be resumed"):
-        trainer.fit(ImageClassifier(Regularised()), make_data(), ckpt_path=tmp_path / "step=3.ckpt", weights_only=True)
+        trainer.fit(make_module(), make_data(), ckpt_path=tmp_path / "step=3.ckpt", weights_only=True)
 
 
 class Forgetful(LAWCallback):
@@ -140,16 +115,3 @@ def test_a_search_trains_each_reference_once(tmp_path, monkeypatch):
     assert any(record["return"] for record in recorded.history)
     assert [record["seed"] for record in recorded.history] == [learning_seed(0, episode % 2, 2) for episode in range(6)]
     assert len(steps) - taken == taken + 4 * (STEPS - WARMUP)
-
-
-@pytest.mark.parametrize("number", [float("nan"), "0.5", None])
-def test_records_that_are_no_numbers(tmp_path, number):
-    search = new_search(tmp_path, episodes=1, seed_pool=1)
-    search.run(make_module, make_data)
-    state = load_state(tmp_path / "search.pt", "search")
-    ((_, record),) = state["references"].items()
-    assert all(isinstance(value, float) for value in record.values())
-    record[2] = number
-    save_state(tmp_path / "search.pt", "search", state)
-    with pytest.raises(ValueError, match="accuracies of its references"):
-        new_search(tmp_path, episodes=2, seed_pool=1).run(make_module, make_data)

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-import torch
 
 from law_lightning import ReplayBuffer
 from law_lightning.agent.replay import Transitions, joined
@@ -11,8 +10,6 @@ from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.workers import Workers
 from law_lightning.stages.schedule import TrainingPhase
 from naive_ddpg import FAST, PAPER, Naive, compare, filled, make, same, spread
-
-WIDTH = 5
 
 
 class Threads(Workers):
@@ -42,10 +39,9 @@ def together(size, work):
             barrier.abort()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    for act in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            act(thread)
     if errors:
         raise errors[0]
     return results
@@ -53,10 +49,8 @@ def together(size, work):
 
 def add_all(buffer, transitions):
     for stage, phase, theta, reward, following, next_phase, done in zip(*transitions, strict=True):
-        now, then = (
-            TrainingPhase(int(stage), 4, *phase.tolist()),
-            TrainingPhase(int(following), 4, *next_phase.tolist()),
-        )
+        now = TrainingPhase(int(stage), 4, *phase.tolist())
+        then = TrainingPhase(int(following), 4, *next_phase.tolist())
         buffer.add(now, theta, float(reward), then, bool(done))
 
 
@@ -66,11 +60,9 @@ def test_workers_average_their_gradients(options):
     agent = spread(make(**options), 0.2)
     naive = Naive(agent)
     for turn in range(3):
-        buffers = [filled(10 + turn, seed=0), filled(6 + turn, seed=1)]
-        if turn % 2:
-            buffers[1] = filled(5 + turn, seed=1)  # the last batch can be halved, too
-            buffers[0] = filled(9 + turn, seed=0)
-        shared = SharedBuffer(Threads(0, [None, None], None), WIDTH, buffers)
+        less = turn % 2  # the last batch can be halved, too
+        buffers = [filled(10 + turn - less, seed=0), filled(6 + turn - less, seed=1)]
+        shared = SharedBuffer(Threads(0, [None, None], None), buffers)
         logs = agent.full_data_update(shared)
         expected = naive.update(*buffers, epochs=2 * 3, batch_size=4)
         assert list(logs.values()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
@@ -85,23 +77,19 @@ def test_every_worker_holds_the_transitions_of_all(reached):
     expected = [*episodes[:2], Transitions(*(column[:reached] for column in episodes[2]))]
 
     def work(workers):
-        buffer = SharedBuffer(workers, WIDTH, past)
+        buffer = SharedBuffer(workers, past)
         add_all(buffer, expected[workers.rank])
         for _ in range(5 - len(expected[workers.rank].reward)):
             buffer.skip()
         return buffer
 
     for buffer in together(3, work):
-        lanes = [
-            joined([past[0].transitions(), expected[0]]),
-            expected[1],
-            joined([past[2].transitions(), expected[2]]),
-        ]
+        lanes = [past[0].transitions(), expected[0], expected[1], past[2].transitions(), expected[2]]
         assert same(list(buffer.transitions()), list(joined(lanes)))
         assert [column.dtype for column in buffer.transitions()] == [column.dtype for column in lanes[0]]
         assert buffer.workers == 3
-        assert same(list(map(list, buffer.take_new())), list(map(list, expected)))
-        assert [len(new.reward) for new in buffer.take_new()] == [0, 0, 0]
+        assert same(buffer.take_new(), [each._asdict() if len(each.reward) else {} for each in expected])
+        assert buffer.take_new() == [{}, {}, {}]
 
 
 def test_agents_stay_one_bit_for_bit():
@@ -110,7 +98,7 @@ def test_agents_stay_one_bit_for_bit():
 
     def work(workers):
         agent, seen = agents[workers.rank], []
-        buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer() for _ in range(3)])
+        buffer = SharedBuffer(workers, [ReplayBuffer() for _ in range(3)])
         for row in zip(*filled(6, seed=workers.rank).transitions(), strict=True):
             add_all(buffer, [column.unsqueeze(0) for column in row])
             seen.append((agent.full_data_update(buffer), agent.full_state()))
@@ -121,41 +109,21 @@ def test_agents_stay_one_bit_for_bit():
     assert all(same(first, other) for other in others)
 
 
-def test_a_group_of_one_is_a_buffer():
-    shared, alone = SharedBuffer(Workers(), WIDTH, [ReplayBuffer()]), filled(9)
-    assert len(shared) == 0
-    with pytest.raises(ValueError, match="replay buffer is empty"):
-        shared.transitions()
-    add_all(shared, alone.transitions())
-    assert same(list(shared.transitions()), list(alone.transitions()))
-    assert same(shared.state_dict(), alone.state_dict())
-    agents = make(), make()
-    for agent, buffer in zip(agents, (shared, alone), strict=True):
-        agent.full_data_update(buffer)
-    assert same(agents[0].full_state(), agents[1].full_state())
-
-
-def test_numbers_that_are_not_finite_are_refused():
-    buffer, phase = SharedBuffer(Workers(), WIDTH, [ReplayBuffer()]), TrainingPhase(1, 4, 0.5, 0.5)
-    with pytest.raises(ValueError, match="must be finite"):
-        buffer.add(phase, torch.zeros(WIDTH), float("nan"), phase, False)
-    assert len(buffer) == 0
-
-
 @pytest.mark.parametrize("capacity", [1, 4, 9, 20])
-def test_a_capacity_keeps_the_newest(capacity):
-    limited, alone = SharedBuffer(Workers(), WIDTH, [ReplayBuffer()], capacity), filled(9)
+def test_a_group_of_one_is_a_buffer_whose_capacity_keeps_the_newest(capacity):
+    limited, alone = SharedBuffer(Workers(), [ReplayBuffer()], capacity), filled(9)
+    assert len(limited) == 0
     add_all(limited, alone.transitions())
     expected = [column[-capacity:] for column in alone.transitions()]
     assert same(list(limited.transitions()), expected)
-    assert same(list(limited.take_new()[0]), list(alone.transitions()))
-    begun = SharedBuffer(Workers(), WIDTH, [alone], capacity)  # as a search that goes on begins
+    assert same(limited.take_new()[0], alone.transitions()._asdict())
+    begun = SharedBuffer(Workers(), [alone], capacity)  # as a search that goes on begins
     assert same(list(begun.transitions()), expected)
 
 
 def test_each_worker_keeps_its_share_of_the_capacity():
     def work(workers):
-        buffer = SharedBuffer(workers, WIDTH, [ReplayBuffer(), ReplayBuffer()], capacity=6)
+        buffer = SharedBuffer(workers, [ReplayBuffer(), ReplayBuffer()], capacity=6)
         add_all(buffer, filled(9, seed=workers.rank).transitions())
         return list(buffer.transitions())
 

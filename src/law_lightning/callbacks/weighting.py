@@ -358,7 +358,7 @@ class WeightingCallback(L.Callback):
         Raises:
             MisconfigurationException: it is of a later version, or damaged.
         """
-        if self._fitting and state_dict:
+        if self._fitting and not self._began and state_dict:  # a tuner within the fit restores its own checkpoint
             with naming_damage(type(self).__name__):
                 self._loaded = readable(type(self).__name__, state_dict)
 

@@ -38,13 +38,7 @@ QUIET: dict[str, Any] = {
 
 
 def episode_seed(search_seed: int, purpose: str, index: int) -> int:
-    """The seed of an episode; those for learning and for evaluation never meet.
-
-    Args:
-        search_seed: of the whole search.
-        purpose: ``"learn"`` or ``"evaluate"``.
-        index: of the episode.
-    """
+    """The seed of an episode; those of the purposes ``"learn"`` and ``"evaluate"`` never meet."""
     return int(np.random.SeedSequence([search_seed, ("learn", "evaluate").index(purpose), index]).generate_state(1)[0])
 
 
@@ -120,17 +114,10 @@ def run_episode(
     trainer_kwargs: dict[str, Any],
     law: LAWCallback | None,
 ) -> float:
-    """Train a fresh network from ``seed``; the caller's random states stay as they are.
-
-    Args:
-        seed: of network, data order and everything else random.
-        make_module: makes the network.
-        datamodule: the data.
-        trainer_kwargs: for the Trainer.
-        law: the callback; None trains plainly.
+    """Train a fresh network from ``seed``, plainly if ``law`` is None; the caller's random states stay as they are.
 
     Returns:
-        The final validation accuracy of the target.
+        The final validation accuracy of the target, in [0, 1].
     """
     options = QUIET | copy.deepcopy(trainer_kwargs)
     final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1), law)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,9 @@ import lightning as L
 from law_lightning.agent import StrategyAgent
 from law_lightning.callbacks import LAWCallback
 from law_lightning.search.episodes import MakeModule, episode_seed, learning_seed, on_one_device, run_episode
-from law_lightning.search.reporting import Report
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
-from law_lightning.search.workers import Workers
+from law_lightning.search.workers import Report, Workers
 from law_lightning.utilities.files import digest
 
 
@@ -52,7 +52,7 @@ class SearchLoop:
         state: what was found so far, added to in place.
         make_module: makes a fresh network.
         datamodule: the data of all episodes.
-        report: shows what happens; of the first worker alone.
+        report: shows what happens to the first worker.
     """
 
     def __init__(
@@ -69,14 +69,12 @@ class SearchLoop:
         self.options = options
         self.agent = agent
         self.state = state
-        self._make_module = make_module
-        self._datamodule = datamodule
         self._report: Report = report if workers.rank == 0 else lambda event, content: None
         buffers = [state.buffer(rank, workers.size) for rank in range(workers.size)]
-        self._buffer = SharedBuffer(workers, len(agent.features) + 1, buffers, options.capacity)
-        self._trainer_kwargs = options.trainer_kwargs
-        if workers.size > 1:
-            self._trainer_kwargs = on_one_device(options.trainer_kwargs, workers.rank)
+        self._buffer = SharedBuffer(workers, buffers, options.capacity)
+        alone = workers.size == 1
+        options_here = options.trainer_kwargs if alone else on_one_device(options.trainer_kwargs, workers.rank)
+        self._train = partial(run_episode, make_module=make_module, datamodule=datamodule, trainer_kwargs=options_here)
 
     def run(self) -> None:
         """Search until all episodes are done; the last round is run whole."""
@@ -91,9 +89,15 @@ class SearchLoop:
             self._evaluate()  # doing nothing is a strategy too
         mine = first + (workers.rank - first) % workers.size  # episode e is of worker e mod N_a, however it resumes
         results = workers.gather(self._episode(mine))
-        self._check_agreement([result["agent"] for result in results])
+        other = [rank for rank, result in enumerate(results) if result["agent"] != results[0]["agent"]]
+        if other:  # all take the same updates, which give the same bits where machines are alike
+            raise RuntimeError(
+                f"After episode {first} the strategies of the workers {other} are not that of the first: their "
+                "machines compute differently. Use machines with the same processors and versions of torch; what was "
+                "saved after the last round of episodes is whole."
+            )
         for result, new in zip(results, self._buffer.take_new(), strict=True):
-            result["transitions"] = new._asdict()
+            result["transitions"] = new
         results.sort(key=lambda result: int(result["record"]["episode"]))
         for result in results:
             state.add_episode(result["record"], result["transitions"])
@@ -108,7 +112,12 @@ class SearchLoop:
         if workers.rank == 0 and options.run_dir is not None:
             state.write(options.run_dir, options.settings)
         for result in results:
-            self._show(result)
+            record, metrics = result["record"], result["metrics"]
+            scalars = {f"search/{name}": value for name, value in record.items() if isinstance(value, float)}
+            metrics.append((metrics[-1][0], scalars | {"search/best_gain": state.best_gain}))
+            difference = record["acc_target"] - record["acc_reference"]
+            text = f"target - reference {difference:+.3f}, best gain {state.best_gain:+.3f}"
+            self._report("episode", {"metrics": metrics, "text": text})
 
     def _episode(self, episode: int) -> dict[str, Any]:
         """Run one episode; what came of it as tensors and plain Python."""
@@ -116,15 +125,9 @@ class SearchLoop:
         # What the reference gave depends on the seed alone; where it is not known yet, the episode fills it in.
         reference = self.state.references.get(seed, {}) if self.options.seed_pool else None
         self.agent.exploration.episode = episode
-        law = LAWCallback(
-            self.agent,
-            mode="search",
-            buffer=self._buffer,
-            keep="target",
-            reference_record=reference,
-            **self.options.law_kwargs,
-        )
-        run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, law)
+        given: dict[str, Any] = {"buffer": self._buffer, "keep": "target", "reference_record": reference}
+        law = LAWCallback(self.agent, **given, **self.options.law_kwargs)
+        self._train(seed, law=law)
         if self.workers.size > 1:
             # Its training was stopped early, but the others' went on.
             for _ in range(law.num_stages - max(len(law.history), law.warmup_stages)):
@@ -148,32 +151,24 @@ class SearchLoop:
             "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
         }
 
-    def _check_agreement(self, agents: list[str]) -> None:
-        """All workers take the same updates, which give the same bits where machines are alike."""
-        other = [rank for rank, agent in enumerate(agents) if agent != agents[0]]
-        if other:
-            raise RuntimeError(
-                f"After episode {len(self.state.history)} the strategies of the workers {other} are not that of the "
-                "first: their machines compute differently. Use machines with the same processors and versions of "
-                "torch; what was saved after the last round of episodes is whole."
-            )
-
     def _evaluate(self) -> float:
         """Mean gain of the greedy strategy over plain training; keeps the strategy if it is to be kept."""
         state, workers, options = self.state, self.workers, self.options
+        shared = ("num_stages", "warmup_stages", "renormalize", "smoothing")
+        law_kwargs = {name: value for name, value in options.law_kwargs.items() if name in shared}
         found: list[tuple[int, float, float]] = []
         for index in range(workers.rank, options.eval_seeds, workers.size):
             self._report("text", f"evaluating {index + 1}/{options.eval_seeds}")
             seed = episode_seed(options.seed, "evaluate", index)
             # With the callback first: it names what is wrong with the set-up before anything is trained.
-            apply = LAWCallback(self.agent, mode="apply", **_for_apply(options.law_kwargs))
-            accuracy = run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, apply)
+            apply = LAWCallback(self.agent, mode="apply", **law_kwargs)
+            accuracy = self._train(seed, law=apply)
             if index < len(state.plain):  # plain training does not depend on the strategy: once is enough
                 plain = state.plain[index]
-            elif _weighted_nothing(apply):  # weights of one change nothing
-                plain = accuracy
+            elif len(apply.history) == apply.num_stages and not any(any(stage["theta"]) for stage in apply.history):
+                plain = accuracy  # weights of one, in every stage, change nothing
             else:
-                plain = run_episode(seed, self._make_module, self._datamodule, self._trainer_kwargs, None)
+                plain = self._train(seed, law=None)
             found.append((index, accuracy, plain))
         everyone = sorted(result for each in workers.gather(found) for result in each)
         state.plain = [plain for _, _, plain in everyone]
@@ -183,27 +178,9 @@ class SearchLoop:
             state.best = self.agent.full_state()
         return gain
 
-    def _show(self, result: dict[str, Any]) -> None:
-        record, best = result["record"], self.state.best_gain
-        scalars = {f"search/{name}": value for name, value in record.items() if isinstance(value, float)}
-        metrics = [*result["metrics"], (result["metrics"][-1][0], scalars | {"search/best_gain": best})]
-        difference = record["acc_target"] - record["acc_reference"]
-        text = f"target - reference {difference:+.3f}, best gain {best:+.3f}"
-        self._report("episode", {"metrics": metrics, "text": text})
-
 
 def _described(value: Any) -> str:
     """A setting as text, without the addresses of objects."""
     if not isinstance(value, dict):
         return repr(value)
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(value.items(), key=lambda item: str(item[0]))))
-
-
-def _weighted_nothing(law: LAWCallback) -> bool:
-    """Whether every stage was there and had a theta of zero."""
-    return len(law.history) == law.num_stages and not any(any(stage["theta"]) for stage in law.history)
-
-
-def _for_apply(law_kwargs: dict[str, Any]) -> dict[str, Any]:
-    shared = ("num_stages", "warmup_stages", "renormalize", "smoothing")
-    return {name: value for name, value in law_kwargs.items() if name in shared}

@@ -6,31 +6,26 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
-import time
 import traceback
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import torch.multiprocessing
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch.multiprocessing.spawn import ProcessExitedException
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from law_lightning.search.reporting import Report
-from law_lightning.search.workers import WorkerLostError, Workers, launch, launched_outside, packed, unpacked
+from law_lightning.search.workers import GlooWorkers, Report, WorkerLostError, launched_outside, packed, unpacked
 
-# For how long a worker that lost another one waits to be stopped, in seconds.
-_LAST_WORDS_S = 60.0
+_HOST = "127.0.0.1"
 
 
 def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ...], report: Report) -> dict[str, Any]:
     """Run ``function(group, report, *args)`` in every worker.
 
     Args:
-        workers: N_a.
+        workers: N_a. Unless torchrun or SLURM started their processes, they are spawned.
         function: importable in another process; returns a dict of tensors and plain Python.
         args: its further arguments, which can be pickled.
         report: shows events, in this process.
@@ -42,94 +37,98 @@ def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ..
         WorkerLostError: a worker died.
         Exception: what a worker raised.
     """
-    if launched_outside():
-        result: dict[str, Any] = launch(workers, _run_here, function, args, report)
-        return result
-    context = torch.multiprocessing.get_context("spawn")
-    # Not a queue: its lock would stay locked if a worker were killed while it writes.
-    readers, writers = zip(*(context.Pipe(duplex=False) for _ in range(workers)), strict=True)
-    before = set(multiprocessing.active_children())
-    kept: dict[str, list[Any]] = defaultdict(list)
-    over = threading.Event()
-    relay = threading.Thread(target=_relay, args=(list(readers), report, kept, over), name="law-search relay")
-    relay.daemon = True
-    relay.start()
-    failure: Exception | None = None
+    outside = launched_outside()
+    if outside is not None:
+        address, rank = f"tcp://{outside.main_address}:{outside.main_port}", outside.global_rank()
+        store, *_ = next(dist.rendezvous(address, rank, workers))  # type: ignore[attr-defined]
+        return _in_group(store, rank, workers, function, report, args)
+    context = multiprocessing.get_context("spawn")
+    store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    processes: dict[Connection, Any] = {}
     try:
-        launch(workers, _run_spawned, function, args, writers)
-    except Exception as error:
-        failure = error
+        for rank in range(workers):
+            # Not a queue: its lock would stay locked if a worker were killed while it writes.
+            reader, writer = context.Pipe(duplex=False)
+            process = context.Process(target=_run_spawned, args=(store.port, writer, rank, workers, function, args))
+            processes[reader] = process
+            process.start()
+            writer.close()  # so that the pipe ends with the worker
+        return _relay(processes, report)
     finally:
-        for child in set(multiprocessing.active_children()) - before:
-            child.kill()  # nothing is lost: checkpoints are written whole or not at all
-            child.join()
-        over.set()
-        relay.join(timeout=10)  # a worker that was killed may have left half a message
-    if kept["error"]:
-        raise kept["error"][0] from failure
-    if isinstance(failure, ProcessExitedException):
-        how = f"by {failure.signal_name}" if failure.signal_name else f"with exit code {failure.exit_code}"
-        raise WorkerLostError(
-            f"Worker {failure.error_index} of the search died {how} (out of memory, perhaps). What was saved after the "
-            "last round of episodes is whole: the same command goes on from there, also with another number of workers."
-        ) from failure
-    if failure is not None:
-        raise failure
-    found: dict[str, Any] = unpacked(kept["result"][0])
-    return found
+        for reader, process in processes.items():
+            if process.pid is not None:
+                process.kill()  # nothing is lost: checkpoints are written whole or not at all
+                process.join()
+                process.close()
+            reader.close()
 
 
-def _relay(pipes: list[Connection], report: Report, kept: dict[str, list[Any]], over: threading.Event) -> None:
-    """Show the events that workers send, and keep results and errors, until all is over and heard."""
-    while True:
-        ready = wait(pipes, timeout=0.1)
-        if not ready and over.is_set():
-            return
-        for pipe in ready:
+def _relay(processes: dict[Connection, Any], report: Report) -> dict[str, Any]:
+    """Show the events that workers send, until all have ended; the result. The first that fails ends the search."""
+    open_pipes = list(processes)
+    heard: dict[str, Any] = {"lost": "The workers of the search ended without a result."}
+    while open_pipes:
+        for pipe in wait(open_pipes):
             assert isinstance(pipe, Connection)
             try:
                 event, content = pipe.recv()
-            except EOFError:
-                pipes.remove(pipe)
+            except (EOFError, OSError):  # it has ended, or was killed within a message
+                open_pipes.remove(pipe)
+                processes[pipe].join()
+                if code := processes[pipe].exitcode:
+                    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+                    raise WorkerLostError(
+                        f"Worker {list(processes).index(pipe)} of the search died {how} (out of memory, perhaps). What "
+                        "was saved after the last round of episodes is whole: the same command goes on from there, "
+                        "also with another number of workers."
+                    ) from None
                 continue
-            if event in ("error", "result"):
-                kept[event].append(content)
-            elif not kept["error"]:
-                try:
-                    report(event, content)
-                except Exception as error:  # a logger's; the pipes must be emptied all the same
-                    kept["error"].append(error)
-
-
-def _run_here(workers: Workers, function: Callable[..., Any], args: tuple[Any, ...], report: Report) -> Any:
-    """A process that torchrun or SLURM started."""
-    return function(workers, report, *args)
+            if event == "error":
+                raise content
+            if event in ("result", "lost"):
+                heard[event] = content
+            else:
+                report(event, content)
+    if "result" not in heard:
+        raise WorkerLostError(heard["lost"])
+    found: dict[str, Any] = unpacked(heard["result"])
+    return found
 
 
 def _run_spawned(
-    workers: Workers, function: Callable[..., Any], args: tuple[Any, ...], writers: Sequence[Connection]
+    port: int, writer: Connection, rank: int, workers: int, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     """A process of ours. Ctrl-C reaches it too, but the one the user started sees to the end of all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, name="law-search orphan", daemon=True).start()
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
     def report(event: str, content: Any) -> None:
-        writers[workers.rank].send((event, content))
+        writer.send((event, content))
 
     try:
-        result = function(workers, report, *args)
-    except WorkerLostError:
-        # Our parent sees who died and stops us; if we ended, too, it might take us for the first.
-        time.sleep(_LAST_WORDS_S)
-        raise
-    except SIGTERMException:  # Lightning's way out of a fit: this worker is stopped because another one died
-        sys.exit(128 + signal.SIGTERM)
-    except BaseException as error:
-        report("error", _sendable(error, workers.rank))
-        sys.exit(1)  # our parent has heard; torch would leave a file of what is raised behind
-    if workers.rank == 0:
-        report("result", packed(result))
-    workers.gather(None)  # the first one serves the meeting place: leave together
+        store = dist.TCPStore(_HOST, port, is_master=False)  # type: ignore[attr-defined]
+        result = _in_group(store, rank, workers, function, report, args)
+        if rank == 0:
+            report("result", packed(result))
+    except WorkerLostError as error:  # our parent sees which one died
+        report("lost", str(error))
+    except Exception as error:
+        report("error", _sendable(error, rank))
+
+
+def _in_group(
+    store: Any, rank: int, workers: int, function: Callable[..., Any], report: Report, args: tuple[Any, ...]
+) -> dict[str, Any]:
+    group = GlooWorkers(store, rank, workers)
+    try:
+        found: dict[str, Any] = function(group, report, *args)
+        group.gather(None)  # the first one may serve the meeting place: leave together
+        return found
+    finally:
+        group.close()
 
 
 def _die_with_parent() -> None:
@@ -140,7 +139,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _sendable(error: BaseException, rank: int) -> BaseException:
+def _sendable(error: Exception, rank: int) -> Exception:
     error.add_note(f"In worker {rank}:\n{''.join(traceback.format_exception(error))}")
     try:
         copied = pickle.loads(pickle.dumps(error))

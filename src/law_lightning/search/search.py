@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +13,14 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from tqdm import tqdm
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.search.episodes import MakeModule, check_one_device
 from law_lightning.search.loop import SearchLoop, SearchOptions
 from law_lightning.search.processes import in_processes
-from law_lightning.search.reporting import Report, reporting
 from law_lightning.search.state import SearchState
-from law_lightning.search.workers import Workers, check_workers, packed, unpacked
+from law_lightning.search.workers import Report, Workers, check_workers, packed, unpacked
 
 MakeDataModule = Callable[[], L.LightningDataModule]
 
@@ -161,9 +162,8 @@ class StrategySearch:
         options = self.options
         if options.run_dir is not None:
             self._state = SearchState.read(options.run_dir, options.settings, self.agent) or self._state
-        show = self.progress and getattr(rank_zero_only, "rank", 0) == 0
         try:
-            with reporting(self.logger, options.episodes, len(self.history), show) as report:
+            with self._reporting() as report:
                 if self.workers == 1:
                     data = make_datamodule()
                     SearchLoop(Workers(), options, self.agent, self._state, make_module, data, report).run()
@@ -178,6 +178,32 @@ class StrategySearch:
             raise
         self.agent.load_full_state(self._state.best)
         return SearchResult(self.agent, self._state.best_gain, self._state.history, self._state.buffer())
+
+    @contextmanager
+    def _reporting(self) -> Iterator[Report]:
+        """What shows the events of a run: on a progress bar, and episodes by the logger."""
+        show = self.progress and getattr(rank_zero_only, "rank", 0) == 0
+        total, done = self.options.episodes, len(self.history)
+        with _Bar(total=total, initial=done, desc="search", unit="episode", disable=not show) as bar:
+
+            def report(event: str, content: Any) -> None:
+                if event == "text":
+                    bar.set_postfix_str(content)
+                    return
+                if self.logger is not None:
+                    for step, scalars in content["metrics"]:
+                        self.logger.log_metrics(scalars, step=step)
+                    self.logger.save()
+                bar.set_postfix_str(content["text"])
+                bar.update()
+
+            yield report
+
+
+class _Bar(tqdm):  # type: ignore[misc]
+    """Without tqdm's thread, which would outlive the search; the text that episodes set refreshes the bar."""
+
+    monitor_interval = 0
 
 
 def search_in_worker(

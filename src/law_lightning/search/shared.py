@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from law_lightning.agent import ReplayBuffer
@@ -25,21 +24,16 @@ class SharedBuffer(ReplayBuffer):
 
     Args:
         workers: the group.
-        width: length of theta.
         buffers: each worker's transitions so far, by rank.
         capacity: how many transitions are kept, each worker's newest; None keeps all.
     """
 
-    def __init__(
-        self, workers: Workers, width: int, buffers: Sequence[ReplayBuffer], capacity: int | None = None
-    ) -> None:
+    def __init__(self, workers: Workers, buffers: Sequence[ReplayBuffer], capacity: int | None = None) -> None:
         super().__init__(capacity)
         self.workers = workers.size
         self._group = workers
         self._parts = [ReplayBuffer(None if capacity is None else -(-capacity // workers.size)) for _ in buffers]
-        phase = TrainingPhase(0, 1, 0.0, 0.0)
-        self._none = Transitions(*(c[:0] for c in single_transition(phase, torch.zeros(width), 0.0, phase, False)))
-        self._new = [self._none] * workers.size
+        self._new: list[list[Transitions]] = [[] for _ in buffers]
         for part, buffer in zip(self._parts, buffers, strict=True):
             if len(buffer):
                 part.extend(buffer.transitions())
@@ -57,16 +51,16 @@ class SharedBuffer(ReplayBuffer):
         """Take part in a stage that this worker's training did not reach."""
         self._gather(None)
 
-    def take_new(self) -> list[Transitions]:
-        """The transitions of each worker, by rank, since this was last called."""
-        new, self._new = self._new, [self._none] * self.workers
-        return new
+    def take_new(self) -> list[dict[str, Tensor]]:
+        """The columns of each worker's transitions, by rank, since this was last called; none where there are none."""
+        new, self._new = self._new, [[] for _ in self._new]
+        return [joined(rows)._asdict() if rows else {} for rows in new]
 
     def _gather(self, mine: list[Tensor] | None) -> None:
         for rank, theirs in enumerate(self._group.gather(mine)):
             if theirs is not None:
                 row = Transitions(*theirs)
-                self._new[rank] = joined([self._new[rank], row])
+                self._new[rank].append(row)
                 self._parts[rank].extend(row)
         self._join()
 

@@ -107,5 +107,5 @@ def set_portable_states(states: dict[str, Any]) -> None:
     set_random_states(states | {
         "torch.cuda": states["torch.cuda"][: torch.cuda.device_count()],  # the machine may be another one
         "numpy": (algorithm, keys.numpy().astype(np.uint32), position, *rest),
-        "python": (version, tuple(words.tolist()), gauss),
+        "python": (version, tuple(torch.as_tensor(words).tolist()), gauss),  # the first files had a list
     })  # fmt: skip

@@ -1,0 +1,174 @@
+import csv
+
+import lightning as L
+import pytest
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
+from law_lightning.data import DigitsDataModule
+from law_lightning.models import MLP
+from law_lightning.search import loop
+from law_lightning.search.episodes import episode_seed, run_episode
+from naive_ddpg import same
+from search_parts import TRAINER, Plateau, count_steps, everything, make_data, make_module
+from search_parts import new_search as search
+from test_promises import assert_same
+
+BIAS = [-3.0, 0.0, 0.0, 0.0, 0.5]
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_a_search_returns_and_writes(tmp_path, capsys):
+    logger, before = CSVLogger(tmp_path / "logs", name="", version=""), torch.get_rng_state()
+    result = search(tmp_path / "run", logger=logger, progress=True).run(make_module, make_data)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "search: 100%" in capsys.readouterr().err
+    assert len({record["seed"] for record in result.history}) == 4
+    assert [record["gain"] is not None for record in result.history] == [False, True, False, True]
+    assert result.best_gain >= max(record["gain"] for record in result.history if record["gain"] is not None)
+    assert len(result.buffer) == 4 * 3
+    assert_same(StrategyAgent.load(tmp_path / "run/strategy.safetensors").full_state(), result.agent.full_state())
+    assert_same(ReplayBuffer.load(tmp_path / "run/replay.pt").state_dict(), result.buffer.state_dict())
+    returns = [record["return"] for record in result.history]
+    assert [float(row["return"]) for row in rows(tmp_path / "run/metrics.csv")] == returns
+    logged = rows(tmp_path / "logs/metrics.csv")
+    assert [row["law/reward"] != "" for row in logged].count(True) == 4 * 4
+    assert {"agent/critic_loss", "law/theta/loss", "search/return", "search/gain", "search/best_gain"} <= set(logged[0])
+
+
+def test_the_gain_is_that_of_fresh_trainings():
+    """An independent count: train plainly and with the strategy from the evaluation seeds."""
+    result = search(episodes=2, bias=BIAS).run(make_module, make_data)
+    gains = []
+    for index in range(2):
+        given = episode_seed(0, "evaluate", index), make_module, make_data(), TRAINER
+        law = run_episode(*given, LAWCallback(result.agent, mode="apply"))
+        gains.append(law - run_episode(*given, None))
+    assert sum(gains) / 2 == pytest.approx(result.best_gain)
+    assert any(gains)
+
+
+def test_a_new_strategy_is_not_compared_with_itself(monkeypatch):
+    """Its networks are plain ones; those of another are trained plainly too, if only to the first weighted stage."""
+    plain = []
+
+    def counted(*args, law, **kwargs):
+        plain.append(law is None)
+        return run_episode(*args, law=law, **kwargs)
+
+    monkeypatch.setattr(loop, "run_episode", counted)
+    search(episodes=1).run(make_module, make_data)
+    assert sum(plain) == 0
+    for options in ({}, {"trainer_kwargs": TRAINER | {"callbacks": [StopEarly()]}}):
+        plain.clear()
+        search(episodes=1, bias=BIAS, **options).run(make_module, make_data)
+        assert sum(plain) == 2
+
+
+class StopEarly(L.Callback):
+    """Ends a training before its first weighted stage has."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step >= 3
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_search_stopped_within_an_episode_goes_on(tmp_path, stop):
+    whole, calls = everything(search().run(make_module, make_data)), []
+
+    def failing_module():
+        calls.append(1)
+        if len(calls) == 2 * (stop + 1):
+            raise ZeroDivisionError
+        return make_module()
+
+    stopped = search(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        stopped.run(failing_module, make_data)
+    assert 0 < len(stopped.history) < 4
+    torch.manual_seed(99)
+    assert_same(everything(search(tmp_path).run(make_module, make_data)), whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"capacity": 3}, "capacity must hold an episode of every worker, 4 transitions"),
+        ({"capacity": 7, "workers": 2}, "capacity must hold an episode of every worker, 8 transitions"),
+        ({"seed_pool": -1}, "seed_pool must be at least 0"),
+        ({"keep": "first"}, "keep must be 'best' or 'last'"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        search(**options)
+
+
+def test_a_search_with_a_capacity_goes_on_where_it_ended(tmp_path):
+    """Updates learn from the newest transitions alone; the run folder keeps all, so that nothing is lost."""
+    whole = search(capacity=5).run(make_module, make_data)
+    search(tmp_path, episodes=2, capacity=5).run(make_module, make_data)
+    again = search(tmp_path, capacity=5).run(make_module, make_data)
+    assert_same(everything(again), everything(whole))
+    assert len(whole.buffer) == 4 * 3
+    unlimited = search().run(make_module, make_data)
+    assert unlimited.history[0] == whole.history[0]
+    assert unlimited.history[-1]["critic_loss"] != whole.history[-1]["critic_loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"trainer_kwargs": TRAINER | {"max_epochs": 5}}, "trainer_kwargs"),
+        ({"members": 1}, r"\(its agent has members=3\)"),
+        ({"seed": 1}, "seed"),
+        ({"keep": "last"}, "keep"),
+    ],
+)
+def test_a_run_folder_of_another_search(tmp_path, options, named):
+    search(tmp_path, episodes=1).run(make_module, make_data)
+    with pytest.raises(MisconfigurationException, match=rf"other settings .*{named}"):
+        search(tmp_path, **options).run(make_module, make_data)
+
+
+def test_the_last_strategy_is_kept_if_it_is_to_be(tmp_path):
+    kept = search(tmp_path, episodes=2, keep="last")
+    result, state = kept.run(make_module, make_data), kept._state
+    assert same(result.agent.full_state(), state.agent)
+    assert result.best_gain == state.history[-1]["gain"]
+    assert same(StrategyAgent.load(tmp_path / "strategy.safetensors").full_state(), state.agent)
+
+
+class NoValidation(DigitsDataModule):
+    val_dataloader = LightningDataModule.val_dataloader
+
+
+@pytest.mark.parametrize(
+    ("epochs", "data", "match"),
+    [
+        (1, make_data, "2 optimizer steps, fewer than its 4 stages"),
+        (4, lambda: NoValidation(train_size=60, val_size=100, batch_size=30), "no validation data"),
+        (-1, make_data, r"max_epochs=-1|must end"),
+    ],
+)
+def test_what_is_wrong_is_named_before_anything_is_trained(epochs, data, match, monkeypatch):
+    steps = count_steps(monkeypatch)
+    with pytest.raises((MisconfigurationException, ValueError), match=match):
+        search(trainer_kwargs=TRAINER | {"max_epochs": epochs}).run(make_module, data)
+    assert steps == []
+
+
+@pytest.mark.parametrize("callbacks", [[], [Timer()]])
+def test_a_rate_that_follows_the_validation_loss_and_callbacks_of_the_trainer(tmp_path, callbacks):
+    for episodes in (1, 2):
+        resumed = search(tmp_path, episodes=episodes, trainer_kwargs=TRAINER | {"callbacks": callbacks})
+        result = resumed.run(lambda: Plateau(MLP((1, 8, 8), 10, hidden=(16,))), make_data)
+        assert len(result.history) == episodes
