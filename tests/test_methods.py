@@ -93,7 +93,7 @@ def test_a_fit_that_goes_on_from_the_end_of_another_has_its_results(name, tmp_pa
     module = fit(AdamCosine, [again], ckpt_path=tmp_path / "end.ckpt")
     assert_identical(module.state_dict(), trainer.lightning_module.state_dict())
     assert again.history == first.history
-    assert (again.phase, again.in_warmup) == (first.phase, first.in_warmup)
+    assert (again.clock.phase, again.clock.in_warmup) == (first.clock.phase, first.clock.in_warmup)
     if isinstance(first.weighting, BaseWeighting):
         assert_same(again.weighting.state_dict(), first.weighting.state_dict())
     third = METHODS[name]()

@@ -75,13 +75,8 @@ def set_sampler_epoch(loader: Any, epoch: int) -> None:
     _private(data, "_set_sampler_epoch", "Reading a loader in the order of an epoch")(loader, epoch)
 
 
-def combined_loader(trainer: L.Trainer) -> Any:
-    """The loop's training loaders, None before they are made; ``trainer.train_dataloader`` makes no such difference."""
-    return _private(trainer.fit_loop, "_combined_loader", "Resuming a fit")
-
-
-def restore_data(trainer: L.Trainer, within_epoch: bool) -> None:
-    """Have a resumed Trainer draw its batches as the uninterrupted one.
+def restore_data(trainer: L.Trainer, within_epoch: bool) -> bool:
+    """Have a resumed Trainer draw its batches as the uninterrupted one; whether all its loaders keep their position.
 
     It makes the iterator of its first epoch before any hook can put random states back, so between epochs that is made
     with the first batch. And it forgets the loaders' own states where a module has asked for
@@ -90,7 +85,7 @@ def restore_data(trainer: L.Trainer, within_epoch: bool) -> None:
     loop = trainer.fit_loop
     fetcher = _private(loop, "_data_fetcher", "Resuming a fit")
     if fetcher is None:  # no step is left to take
-        return
+        return True
     # Lightning itself would not load them where a checkpoint was written at an epoch's end.
     states = _private(loop, "_combined_loader_states_to_load", "Resuming a fit")
     _private(fetcher.combined_loader, "_load_state_dicts", "Resuming a fit")(states)
@@ -103,6 +98,7 @@ def restore_data(trainer: L.Trainer, within_epoch: bool) -> None:
     if not within_epoch and fetcher.length is not None:
         fetcher.reset()
         fetcher.iterator = batches()
+    return all(hasattr(loader, "load_state_dict") for loader in fetcher.combined_loader.flattened)
 
 
 # -- the Trainer's course ------------------------------------------------------------------------------------------

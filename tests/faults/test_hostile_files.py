@@ -15,8 +15,8 @@ from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
 from law_lightning.data import ArraysDataModule
 from law_lightning.data.corruption.label_file import read_labels
 from law_lightning.search.state import SearchState
-from law_lightning.utilities.files import digest, load_state, save_state
-from search_parts import make_data, make_module, new_search
+from law_lightning.utilities.files import load_state, save_state
+from search_parts import digest, make_data, make_module, new_search
 from zoo import AdamCosine, fit, loaders, make_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -1,5 +1,6 @@
 """What the tests of parallel searches send to worker processes; also a program that runs such a search."""
 
+import hashlib
 import json
 import os
 import signal
@@ -16,9 +17,24 @@ from law_lightning.models import MLP, ImageClassifier
 from law_lightning.search.loop import SearchLoop
 from law_lightning.search.state import SearchState
 from law_lightning.search.workers import packed, unpacked
-from law_lightning.utilities.files import digest
 
 TRAINER = {"max_epochs": 4, "accelerator": "cpu"}
+
+
+def digest(state):
+    """Of nested dicts, lists, tuples, tensors and plain Python, bit for bit; the same in every process."""
+    hashed, waiting = hashlib.sha256(), [state]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += [part for item in each.items() for part in item]
+        elif isinstance(each, (list, tuple)):
+            waiting += each
+        elif isinstance(each, torch.Tensor):
+            hashed.update(f"{each.dtype}{tuple(each.shape)}".encode() + each.contiguous().numpy().tobytes())
+        else:
+            hashed.update(f"{each!r};".encode())
+    return hashed.hexdigest()
 
 
 def make_module():

@@ -21,11 +21,11 @@ from law_lightning.search import loop
 from law_lightning.search.episodes import learning_seed
 from law_lightning.search.processes import in_processes
 from law_lightning.search.workers import WorkerLostError, check_workers, unpacked
-from law_lightning.utilities.files import digest
 from search_parts import (
     TRAINER,
     DyingData,
     StopEarly,
+    digest,
     everything,
     make_data,
     make_module,

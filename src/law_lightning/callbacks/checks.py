@@ -32,6 +32,12 @@ from law_lightning.stages.schedule import StageSchedule
 OTHER_ENGINES = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
 
 
+def _allows_copies(trainer: L.Trainer) -> bool:
+    """Whether a copy of the module can run beside it."""
+    strategy = trainer.strategy
+    return isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and not isinstance(strategy, OTHER_ENGINES)
+
+
 def check_fit(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Raise a MisconfigurationException for manual optimization and for training without an end."""
     name = type(module).__name__
@@ -58,12 +64,11 @@ def refuse_search(trainer: L.Trainer, module: L.LightningModule) -> None:
 
 def refuse_validation(trainer: L.Trainer) -> None:
     """Raise a MisconfigurationException where a network cannot be validated at a stage's end."""
-    strategy = trainer.strategy
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or isinstance(strategy, OTHER_ENGINES):
+    if not _allows_copies(trainer):
         raise MisconfigurationException(
             "This strategy follows the network's validation accuracy, for which a copy of the network is validated at "
-            f"every stage's end; {type(strategy).__name__} does not allow that: use a single device, strategy='ddp', "
-            "or a strategy that was searched with StrategyAgent(phase_accuracy='training')."
+            f"every stage's end; {type(trainer.strategy).__name__} does not allow that: use a single device, "
+            "strategy='ddp', or a strategy that was searched with StrategyAgent(phase_accuracy='training')."
         )
     if trainer.limit_val_batches == 0:
         raise MisconfigurationException(NO_PHASE)
@@ -79,9 +84,9 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
         instead: a sentence on what works everywhere.
     """
     strategy = trainer.strategy
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or isinstance(strategy, OTHER_ENGINES):
+    if not _allows_copies(trainer):
         raise MisconfigurationException(
-            f"{who} trains a second network beside the first, which {type(trainer.strategy).__name__} does not allow: "
+            f"{who} trains a second network beside the first, which {type(strategy).__name__} does not allow: "
             f"use a single device or strategy='ddp'.{instead}"
         )
     if comm_hook(strategy) is not None:
@@ -99,11 +104,6 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
             f"{type(module).__name__}.training_step takes a dataloader_iter; beside a second network it must take a "
             "batch, which both networks can be given: training_step(self, batch, batch_idx)."
         )
-
-
-def tuners(trainer: L.Trainer) -> list[str]:
-    """The names of the Trainer's callbacks that try the module out before it is fitted, or meanwhile."""
-    return _neighbours(trainer, BatchSizeFinder, LearningRateFinder)
 
 
 def _neighbours(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[str]:
@@ -127,7 +127,7 @@ def refuse_neighbours(trainer: L.Trainer, module: L.LightningModule, resumes: bo
             "BatchNorm layers, which LAW cannot cut into stages: use WeightAveraging or EMAWeightAveraging, which "
             "average what these layers hold too."
         )
-    if resumes and (found := tuners(trainer)):
+    if resumes and (found := _neighbours(trainer, BatchSizeFinder, LearningRateFinder)):
         raise MisconfigurationException(
             f"{found[0]} begins a training anew, though the fit was to go on from a checkpoint: resume without it, "
             "with the value that it found before."

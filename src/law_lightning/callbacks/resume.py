@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from law_lightning._compat import combined_loader, restore_data
+from law_lightning._compat import restore_data
 from law_lightning.capture.part import Part
 from law_lightning.stages.clock import StageClock
 from law_lightning.utilities.randomness import portable_states, set_portable_states
@@ -71,11 +71,9 @@ class ResumePoint(Part):
         trainer = self._trainer
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         within = progress.ready > 0 and progress.processed < trainer.fit_loop.max_batches  # type: ignore[attr-defined]
-        restore_data(trainer, within)
+        stateful = restore_data(trainer, within)
         set_portable_states(state["random"])
         self._restored = state["random"]
-        loaders = combined_loader(trainer)
-        stateful = loaders is not None and all(hasattr(each, "load_state_dict") for each in loaders.flattened)
         differs = []
         if within and not stateful:
             differs.append(
@@ -106,14 +104,7 @@ def of_every_process(mine: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def fit_state(clock: StageClock, parts: Mapping[str, Part], weighting: Weighting, fitting: bool) -> dict[str, Any]:
-    """What a checkpoint holds of a callback: tensors and plain Python.
-
-    Args:
-        clock: of the fit.
-        parts: by name.
-        weighting: its state is kept too, if it has one.
-        fitting: whether the fit goes on. The state of one that has ended has no parts: it cannot be resumed from.
-    """
+    """What a checkpoint holds of a callback; without its parts where the fit has ended: it cannot be resumed from."""
     own: dict[str, Any] = {}
     if isinstance(weighting, BaseWeighting):
         own["weighting"] = weighting.state_dict()
@@ -131,18 +122,10 @@ def load_fit_state(
     weighting: Weighting,
     state: dict[str, Any],
 ) -> None:
-    """Restore a state returned by :func:`fit_state`; the parts have started.
-
-    Args:
-        trainer: the Trainer that resumes.
-        name: of the callback.
-        clock: of the fit.
-        parts: by name.
-        weighting: as for :func:`fit_state`.
-        state: what the checkpoint holds of the callback.
+    """Restore a state returned by :func:`fit_state`, of the callback ``name``; the parts have started.
 
     Raises:
-        MisconfigurationException: it is of another run.
+        MisconfigurationException: the state is that of another run.
     """
     _refuse_other_run(trainer, name, clock, state)
     clock.load_state_dict(state["clock"])

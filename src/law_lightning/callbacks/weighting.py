@@ -152,11 +152,6 @@ class WeightingCallback(L.Callback):
         return self.clock.warmup_stages
 
     @property
-    def in_warmup(self) -> bool:
-        """Whether every sample weighs 1 for now."""
-        return self.clock.in_warmup
-
-    @property
     def schedule(self) -> StageSchedule | None:
         """The stages of the fit; None before it begins."""
         return self.clock.schedule
@@ -165,11 +160,6 @@ class WeightingCallback(L.Callback):
     def history(self) -> list[Record]:
         """A record per finished stage."""
         return self.clock.history
-
-    @property
-    def phase(self) -> TrainingPhase:
-        """s_T."""
-        return self.clock.phase
 
     # -- before training -------------------------------------------------------------------------------------------
 

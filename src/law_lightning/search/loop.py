@@ -147,7 +147,7 @@ class SearchLoop:
                 "gain": None,
             },
             "reference": reference,
-            "agent": digest([learned["networks"], learned["optimizers"]]),
+            "agent": digest(learned["networks"]) + digest(learned["optimizers"]),
             "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
         }
 
