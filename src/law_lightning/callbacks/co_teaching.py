@@ -174,16 +174,10 @@ class CoTeachingCallback(WeightingCallback):
 class _Choices(Part):
     """What both networks chose in a step, and how often they agreed in a stage."""
 
-    per_process = True
-
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self.statistics = StageStatistics()  #: of the peer's losses
+        self.statistics = StageStatistics()  #: of the peer's losses; a sample weighs 1 where both networks agreed
         self.own: list[Tensor | None] = []  #: weights of the user's network in this step, an entry for each loss
-
-    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """A fit begins."""
-        self._agreed = torch.zeros(2, dtype=torch.float64, device=trainer.strategy.root_device)  # agreed on, all
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A step begins."""
@@ -203,31 +197,15 @@ class _Choices(Part):
         revealed = self._peer.samples
         if len(capture.samples) != len(revealed):
             raise _other_losses(len(capture.samples), len(revealed), "losses")
-        for samples, first, second in zip(capture.samples, self.own, self._peer.weights, strict=True):
-            same = torch.ones_like(samples.loss) if first is None or second is None else (first > 0) == (second > 0)
-            counted = torch.ones_like(samples.loss) if samples.valid is None else samples.valid
-            self._agreed += torch.stack([(same * counted).sum(), counted.sum()])
-        for samples in revealed:
-            self.statistics.add(samples, None)
+        for samples, first, second in zip(revealed, self.own, self._peer.weights, strict=True):
+            agreed = None if first is None or second is None else ((first > 0) == (second > 0)).float()
+            self.statistics.add(samples, agreed)
 
     def summary(self, trainer: L.Trainer) -> dict[str, float]:
         """The stage in plain numbers, over all processes; starts anew."""
         summary = self.statistics.summary(trainer)
-        agreed, count = trainer.strategy.reduce(self._agreed, reduce_op="sum").tolist()
-        self._agreed = torch.zeros_like(self._agreed)
-        return {
-            "peer_loss": summary["loss"],
-            "peer_accuracy": summary["accuracy"],
-            "agreement": agreed / count if count else 1.0,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The counts so far."""
-        return {"agreed": self._agreed.cpu()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state returned by :meth:`state_dict`."""
-        self._agreed.copy_(state["agreed"])
+        names = {"peer_loss": "loss", "peer_accuracy": "accuracy", "agreement": "weight_mean"}
+        return {name: summary[of] for name, of in names.items()}
 
 
 def _other_losses(first: int, second: int, what: str) -> MisconfigurationException:

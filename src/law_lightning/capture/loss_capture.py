@@ -30,6 +30,10 @@ TWO_WAYS = (
 )
 
 
+def _unweighted(samples: Samples) -> None:
+    """Weights of one."""
+
+
 class LossCapture(TorchFunctionMode):
     """Sees every classification loss called within it and, where weights are given, weights it.
 
@@ -51,7 +55,7 @@ class LossCapture(TorchFunctionMode):
 
     def __init__(
         self,
-        weigh: Weigh = lambda samples: None,
+        weigh: Weigh = _unweighted,
         training: bool = True,
         attached: bool = False,
         check_labels: bool = False,
