@@ -52,7 +52,7 @@ class StrategySearch:
     Args:
         agent: the strategy to teach; at the end it is the best one found.
         episodes: L, of all workers together; the last round is run whole.
-        workers: N_a, processes that run episodes side by side and average the agent's gradients at every update.
+        workers: N_a, processes that run episodes side by side, gather their transitions and take the same updates.
             They are spawned, so the script that starts them needs ``if __name__ == "__main__":`` and the functions
             given to :meth:`run` must be importable; under torchrun or SLURM the processes that are there are used. On
             a machine with several GPUs they take turns.
