@@ -286,12 +286,6 @@ def test_the_seed_decides_everything():
         assert not same(states[0][part], states[2][part])
 
 
-def test_the_embedding_is_gaussian():
-    weight = StrategyAgent(num_stages=500, embedding_dim=20).embedding.weight
-    assert weight.mean().item() == pytest.approx(0, abs=0.05)
-    assert weight.std().item() == pytest.approx(1, abs=0.05)
-
-
 def test_the_papers_networks_have_four_layers():
     agent = StrategyAgent()
     for network in (agent.actor, agent.critic):
