@@ -112,19 +112,6 @@ def test_a_saved_buffer_goes_on(tmp_path, count, capacity):
     torch.load(tmp_path / "replay.pt", weights_only=True)
 
 
-def test_the_state_does_not_change_with_the_buffer():
-    buffer = filled(3, capacity=3)
-    state = buffer.state_dict()
-    other = ReplayBuffer()
-    other.load_state_dict(state)
-    for i in range(3, 8):
-        buffer.add(*row(i))
-        other.add(*row(i + 10))
-    again = ReplayBuffer()
-    again.load_state_dict(state)
-    check(again, range(3))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

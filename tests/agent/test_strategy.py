@@ -126,6 +126,21 @@ def test_an_update_that_diverges_is_undone_with_a_warning(members):
     assert agent.act(1, 0.5, 0.5).isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_a_member_that_diverges_does_not_keep_the_others_from_learning():
+    agent, buffer = spread(make(members=2)), filled()
+    with torch.no_grad():
+        for parameter in agent.critic.parameters():
+            parameter[1] = 1e30
+    before, naive = agent.full_state(), Naive(agent)
+    agent.full_data_update(buffer)
+    naive.update(buffer, epochs=3, batch_size=4)
+    compare(agent, naive)
+    after = agent.full_state()
+    for part in ("networks", "optimizers"):
+        assert all(torch.equal(after[part][n][1], t[1]) for n, t in before[part].items() if t.ndim)
+
+
 def test_an_update_works_where_gradients_are_off():
     on, off = make(), make()
     on.full_data_update(filled())

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Adam
 
@@ -22,7 +21,7 @@ from law_lightning.agent.former import differences, of_today, save_strategy
 from law_lightning.agent.hyperparameters import checked
 from law_lightning.agent.networks import Actor, Critic, StageEmbedding
 from law_lightning.agent.replay import ReplayBuffer, Returns, Transitions, shuffles, transitions_of
-from law_lightning.agent.update import Networks, adam, check_fit, learn, optimizer_state, prepared
+from law_lightning.agent.update import Networks, adam, check_fit, learn, optimizer_state, prepared, undo_where_diverged
 from law_lightning.utilities.files import is_finite, load_state
 from law_lightning.utilities.randomness import OwnGenerator
 
@@ -187,8 +186,8 @@ class StrategyAgent(L.LightningModule):
             batch_size: B; by default the agent's own times ``buffer.workers``.
 
         Returns:
-            Means over the update, of the first member: ``critic_loss``, ``actor_loss``, ``q_mean``; NaN if the update
-            was undone, with a warning, as a number in it left what float32 holds.
+            Means over the update, of the first member: ``critic_loss``, ``actor_loss``, ``q_mean``; NaN if its
+            update was undone, with a warning, as a number in it left what float32 holds.
 
         Raises:
             ValueError: the buffer is empty, or of an agent with other features or more stages.
@@ -206,18 +205,11 @@ class StrategyAgent(L.LightningModule):
             for batch in returns.batches(order, batch_size)
         ]
         means = {name: float(torch.stack([log[name][0] for log in logs]).mean()) for name in logs[0]}
-        after = [*self.state_dict().values(), *optimizer_state(self, self._adams).values()]
-        if not torch.cat([tensor.flatten() for tensor in after]).abs().amax().isfinite():
-            self.load_full_state(before)
-            means = dict.fromkeys(means, math.nan)
-            rank_zero_warn(
-                "The strategy's networks have diverged: in an update a number left what float32 holds. It was undone, "
-                "and so will be others like it. Lower actor_lr and critic_lr, set theta_bound, or sum rewards up to "
-                "the end of an episode (n_step=None)."
-            )
+        now = {**self.state_dict(), **optimizer_state(self, self._adams)}
+        good = undo_where_diverged(now, before["networks"] | before["optimizers"])
         self.updates += 1
         self.learned += buffer.workers
-        return means
+        return means if good[0] else dict.fromkeys(means, math.nan)
 
     def imitation(self) -> float:
         r"""The weight of imitation in the next update; it decays by an episode as the exploration does.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -141,3 +142,23 @@ def optimizer_state(agent: nn.Module, optimizers: Iterable[Adam]) -> dict[str, T
         for optimizer in optimizers
         for key, tensor in optimizer.state.get(parameter, {}).items()
     }
+
+
+@torch.no_grad()
+def undo_where_diverged(now: dict[str, Tensor], before: dict[str, Tensor]) -> Tensor:
+    """Take an update back from members that it left with a number that is not finite; which have none, [M] of bool."""
+    numbers = torch.cat([tensor.flatten(1) for tensor in now.values() if tensor.ndim], dim=1)
+    good = numbers.abs().amax(dim=1).isfinite()
+    if good.all():
+        return good
+    for name, tensor in now.items():
+        if tensor.ndim:
+            tensor[~good] = before[name][~good]
+        elif not good.any():  # the number of steps is all members'
+            tensor.copy_(before[name])
+    rank_zero_warn(
+        "The strategy's networks have diverged: in an update a number left what float32 holds. It was undone, and so "
+        "will be others like it. Lower actor_lr and critic_lr, set theta_bound, or sum rewards up to the end of an "
+        "episode (n_step=None)."
+    )
+    return good
