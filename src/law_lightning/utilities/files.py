@@ -25,12 +25,7 @@ _KEY = "law_lightning"  # of the JSON in a safetensors file's header
 
 
 def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
-    """Write a state file with torch; an interruption leaves the previous file as it was.
-
-    Args:
-        path: where to; its folder is made if needed.
-        kind: what the state is of, checked on loading.
-        state: tensors and plain Python.
+    """Write a state of tensors and plain Python with torch; ``kind`` says what it is of, checked on loading.
 
     Raises:
         OSError: it cannot be written (the disk is full, say); the previous file is as it was.
@@ -43,12 +38,9 @@ def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
 
 
 def save_tensors(path: str | Path, kind: str, state: dict[str, Any]) -> None:
-    """Write a state file in the safetensors format, which any program can read: tensors, and the rest as JSON.
+    """Write a state in the safetensors format, which any program can read: tensors, and the rest as JSON.
 
-    Args:
-        path: where to; its folder is made if needed.
-        kind: what the state is of, checked on loading.
-        state: tensors and what JSON can hold, in dicts whose keys are text without a slash.
+    The keys of its nested dicts are text without a slash.
 
     Raises:
         OSError: it cannot be written; the previous file is as it was.
@@ -61,11 +53,7 @@ def save_tensors(path: str | Path, kind: str, state: dict[str, Any]) -> None:
 
 
 def write_whole(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: where to; its folder is made if needed.
-        content: of the file.
+    """Write a file whole or not at all; its folder is made if needed.
 
     Raises:
         OSError: it cannot be written; the previous file is as it was.
@@ -104,17 +92,16 @@ def load_state(path: str | Path, kind: str) -> dict[str, Any]:
             f"{path} is damaged or was not written by law-lightning ({type(error).__name__}: "
             f"{str(error)[:200]}): give the path of a {kind} file."
         ) from error
-    if not isinstance(content, dict) or content.get("kind") != kind or not isinstance(content.get("state"), dict):
-        found = content.get("kind", "none") if isinstance(content, dict) else "none"
-        raise ValueError(f"{path} is not a {kind} file of law-lightning (its kind: {reprlib.repr(found)}).")
+    content = content if isinstance(content, dict) else {}
+    if content.get("kind") != kind or not isinstance(content.get("state"), dict):
+        its = reprlib.repr(content.get("kind", "none"))
+        raise ValueError(f"{path} is not a {kind} file of law-lightning (its kind: {its}).")
     if (found := content.get("format")) != FORMAT:
-        newer = isinstance(found, int) and found > FORMAT
         raise ValueError(
-            f"{path} has format {reprlib.repr(found)}; this version of law-lightning reads format {FORMAT}"
-            + (": install the newer version that wrote it." if newer else ".")
+            f"{path} has format {reprlib.repr(found)}; this version of law-lightning reads format {FORMAT}: install "
+            "the newer version that wrote it."
         )
-    state: dict[str, Any] = content["state"]
-    return state
+    return dict(content["state"])
 
 
 def _from_torch(whole: bytes) -> Any:

@@ -24,20 +24,15 @@ def random_states() -> dict[str, Any]:
 def set_random_states(states: dict[str, Any], now: dict[str, Any] | None = None) -> None:
     """Put back what :func:`random_states` took.
 
-    Args:
-        states: the states to be set.
-        now: the states as they are, if known: NumPy's, which is slow to set, is then left alone where it is the same.
+    NumPy's state, which is slow to set, is left alone where it is that of ``now``, the states as they are.
     """
     torch.set_rng_state(states["torch"])
     if states["torch.cuda"]:
         torch.cuda.set_rng_state_all(states["torch.cuda"])
-    if now is None or not _same_numpy(states["numpy"], now["numpy"]):
-        np.random.set_state(states["numpy"])  # noqa: NPY002
+    given, own = states["numpy"], None if now is None else now["numpy"]
+    if own is None or given[2:] != own[2:] or not np.array_equal(given[1], own[1]):
+        np.random.set_state(given)  # noqa: NPY002
     random.setstate(states["python"])
-
-
-def _same_numpy(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    return a[0] == b[0] and a[2:] == b[2:] and np.array_equal(a[1], b[1])
 
 
 @contextmanager
@@ -58,10 +53,7 @@ def derived_seed(*seeds: int) -> int:
 
 
 class OwnGenerator:
-    """A random generator apart from the global one; unlike ``torch.Generator`` alone it can be pickled.
-
-    Args:
-        seed: where it starts.
+    """A random generator apart from the global one.
 
     Attributes:
         generator: to be passed to torch's functions.
@@ -74,13 +66,6 @@ class OwnGenerator:
         """Start anew from several seeds together."""
         (seed,) = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1, np.uint64)
         self.generator.manual_seed(int(seed))
-
-    def __getstate__(self) -> bytes:
-        return bytes(self.generator.get_state().numpy())
-
-    def __setstate__(self, state: bytes) -> None:
-        self.generator = torch.Generator()
-        self.generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
 
 def portable_states() -> dict[str, Any]:
@@ -98,7 +83,7 @@ def set_portable_states(states: dict[str, Any]) -> None:
     """Put back what :func:`portable_states` took.
 
     Raises:
-        ValueError: NumPy's are none. It takes any position within its 624 words, and ends the process beyond them.
+        ValueError: NumPy's is not one. A position beyond its 624 words would end the process.
     """
     algorithm, keys, position, *rest = states["numpy"]
     version, words, gauss = states["python"]
