@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
 from law_lightning.agent.resolve import strategy_path
-from law_lightning.callbacks import resume, weighting
+from law_lightning.callbacks import resume
 from law_lightning.utilities.files import load_state, save_state
 from methods import METHODS
 from zoo import AdamCosine, fit, loaders, make_trainer
@@ -90,7 +90,7 @@ def test_a_training_goes_on(old, mode):
 @pytest.mark.parametrize("name", ["law_search", "co_teaching"])
 def test_a_checkpoint_of_a_later_version_is_named(name, tmp_path, monkeypatch):
     path = tmp_path / "later.ckpt"
-    monkeypatch.setattr(weighting, "STATE_FORMAT", 7)
+    monkeypatch.setattr(resume, "STATE_FORMAT", 7)
     fit(AdamCosine, [METHODS[name](), write.SaveAt(9, path)])
     monkeypatch.undo()
     module, again = AdamCosine(), METHODS[name]()

@@ -53,7 +53,7 @@ def single_transition(
     row = Transitions(
         stage=torch.tensor([phase.stage]),
         phase=torch.tensor([[phase.loss_smooth, phase.acc_smooth]]),
-        theta=theta.detach().float().cpu().unsqueeze(0),
+        theta=theta.detach().to("cpu", torch.float32, copy=True).unsqueeze(0),  # the caller may change its own
         reward=torch.tensor([float(reward)]),
         next_stage=torch.tensor([next_phase.stage]),
         next_phase=torch.tensor([[next_phase.loss_smooth, next_phase.acc_smooth]]),
