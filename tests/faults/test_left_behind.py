@@ -57,12 +57,18 @@ def assert_settled(folder, before):
     assert present(folder) == before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _warmed_up():
+    """What ends with this process alone is there already."""
+    for server in (multiprocessing.resource_tracker, multiprocessing.forkserver):
+        server.ensure_running()
+    torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # libuv keeps a pipe
+    run([], "success", "", workers=1)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where files could be left: both the working folder and that for temporary files."""
-    for server in (multiprocessing.resource_tracker, multiprocessing.forkserver):  # end with this process
-        server.ensure_running()
-    torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # libuv keeps a pipe
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -93,7 +99,6 @@ def run(callbacks, end, moment, workers=0):
 def test_a_fit_leaves_nothing(name, end, folder):
     moment = MOMENTS[(list(METHODS).index(name) + list(ENDS).index(end)) % len(MOMENTS)]
     workers = int(name in ("law_search", "l2rw", "co_teaching"))
-    run([], end, moment, workers)
     before = present(folder)
     run([METHODS[name]()], end, moment, workers)
     assert_settled(folder, before)

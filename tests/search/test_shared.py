@@ -1,6 +1,7 @@
 """The replay buffers that workers share, with workers played by threads."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -29,22 +30,8 @@ class Threads(Workers):
 def together(size, work):
     """What ``work(workers)`` returns in each of so many threads."""
     brought, barrier = [None] * size, threading.Barrier(size)
-    results, errors = [None] * size, []
-
-    def run(rank):
-        try:
-            results[rank] = work(Threads(rank, brought, barrier))
-        except Exception as error:
-            errors.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for act in (threading.Thread.start, threading.Thread.join):
-        for thread in threads:
-            act(thread)
-    if errors:
-        raise errors[0]
-    return results
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(lambda rank: work(Threads(rank, brought, barrier)), range(size)))
 
 
 def add_all(buffer, transitions):
