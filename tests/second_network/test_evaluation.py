@@ -127,3 +127,19 @@ def test_every_sample_is_counted_once_over_the_processes(processes, size):
             counted += batch[once].tolist()
             position += len(batch)
     assert sorted(counted) == list(range(size))
+
+
+class InBlocks(DistributedSampler):
+    """Shares whole blocks out, so that the last process's first rows are no padding."""
+
+    def __iter__(self):
+        each = len(self)
+        return iter(range(self.rank * each, min((self.rank + 1) * each, len(self.dataset))))
+
+
+def test_all_samples_of_an_order_of_ones_own_are_counted():
+    data = TensorDataset(torch.arange(9))
+    loader = DataLoader(data, batch_size=5, sampler=InBlocks(data, 2, 1, shuffle=False))
+    (batch,) = next(iter(loader))
+    once, _ = _counted_once(loader, 0, len(batch))
+    assert once.tolist() == [True] * 4

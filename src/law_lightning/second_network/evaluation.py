@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -34,6 +35,10 @@ NO_PHASE = (
     f"This strategy follows the network's validation accuracy, but {_GIVE_DATA}A strategy that was searched with "
     "StrategyAgent(phase_accuracy='training') needs none."
 )
+
+
+#: How samplers share samples out if they pad the last processes' shares; a subclass may have an order of its own.
+_PADS_AT_THE_END = (DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__)
 
 
 def validation_loaders(trainer: L.Trainer) -> list[Any]:
@@ -159,7 +164,7 @@ def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:
     """
     batches = getattr(loader, "batch_sampler", None)
     sampler = getattr(batches, "sampler", getattr(loader, "sampler", None))  # of a batch sampler of the user's too
-    if not isinstance(sampler, DistributedSampler):
+    if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ not in _PADS_AT_THE_END:
         return torch.ones(rows, dtype=torch.bool), rows
     batch_size = getattr(loader, "batch_size", None)
     samples = rows if batch_size is None else min(batch_size, len(sampler) - position)
