@@ -69,7 +69,7 @@ class L2RWCallback(WeightingCallback):
 
     def weights(self, samples: Samples) -> Tensor:
         """Weights [B] under which the mean loss is the sum of w_i L_i; zeros where no sample helps."""
-        if self._clean.is_first:
+        if self._clean.begins_step():
             self._products = iter(self._clean.products(self._clean.next_gradient()))
         helps = reweighted(next(self._products), samples.valid)
         (total,) = self._clean.mean([helps.sum()])

@@ -129,7 +129,7 @@ class MetaWeightNetCallback(WeightingCallback):
 
     def weights(self, samples: Samples) -> Tensor:
         """Weights [B] in (0, 1); 0 where a loss is not finite."""
-        if self._clean.is_first:
+        if self._clean.begins_step():
             self._learn(samples)
         with torch.no_grad():
             weights: Tensor = self.weight_net(samples.loss)

@@ -114,9 +114,8 @@ class CleanGradient(Part):
             self._copy.renew()
         self._step, self._asked = StepRecord(args, kwargs).copy(), False
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this is asked for the first time in the present step: of several losses the first."""
+    def begins_step(self) -> bool:
+        """Whether this is the first call in the present step: of several losses the first."""
         first, self._asked = not self._asked, True
         return first
 
@@ -158,8 +157,12 @@ class CleanGradient(Part):
         return self._copy.products(self._step, direction)
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The mean of each tensor over all processes of the Trainer."""
-        return [self._trainer.strategy.reduce(tensor, reduce_op="mean") for tensor in tensors]
+        """The mean of each tensor over all processes of the Trainer, all in one reduction."""
+        if self._trainer.world_size == 1:
+            return list(tensors)
+        whole = self._trainer.strategy.reduce(torch.cat([each.flatten() for each in tensors]), reduce_op="mean")
+        parts = whole.split([each.numel() for each in tensors])
+        return [part.view_as(each) for part, each in zip(parts, tensors, strict=True)]
 
 
 class CleanBatches:
