@@ -134,6 +134,16 @@ def refuse_neighbours(trainer: L.Trainer, module: L.LightningModule, resumes: bo
         )
 
 
+def refuse_another(trainer: L.Trainer, kind: type[L.Callback]) -> None:
+    """Raise a MisconfigurationException where two callbacks of a kind would weight the same losses."""
+    names = _neighbours(trainer, kind)
+    if len(names) > 1:
+        raise MisconfigurationException(
+            f"The Trainer has {len(names)} callbacks that weight samples ({', '.join(names)}), which would weight each "
+            "other's weighted losses: give it one. A weighting may itself call others and multiply what they return."
+        )
+
+
 def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
     """Raise a MisconfigurationException where two callbacks would each put weights into the module at the end.
 

@@ -120,6 +120,7 @@ class LAWCallback(WeightingCallback):
         self.reference_record = reference_record
         self.kept: Literal["target", "reference"] | None = None
         self._reference = Reference(self.statistics)
+        self._reference_is_known = False
         self._evaluator: Evaluator | None = None
         self._accuracies: tuple[int, float, float] | None = None  # step, target's, reference's: last measured
 
@@ -157,6 +158,10 @@ class LAWCallback(WeightingCallback):
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Check the validation data on one batch."""
         self.weighting.theta = self._accuracies = self.kept = None
+        record, weighted = self.reference_record, range(self.warmup_stages, self.num_stages)
+        self._reference_is_known = record is not None and record.keys() >= set(weighted)
+        if record is not None and not self._reference_is_known:
+            record.clear()  # of a fit that stopped early
         if self.reference_record is not None and any(each.reduce_on_plateau for each in trainer.lr_scheduler_configs):
             raise MisconfigurationException(
                 "The learning rate follows a validation metric of the target (ReduceLROnPlateau), and the reference "
@@ -188,11 +193,6 @@ class LAWCallback(WeightingCallback):
         """Fork the reference when the warm-up has ended: until then one network trained for both."""
         if self.mode == "search" and not (self._reference.active or self.clock.in_warmup or self._reference_is_known):
             self._reference.fork()
-
-    @property
-    def _reference_is_known(self) -> bool:
-        weighted = range(self.warmup_stages, self.num_stages)
-        return self.reference_record is not None and all(stage in self.reference_record for stage in weighted)
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
         """Validate, once, for reward and phase: what enters l_smooth and acc_smooth, as the agent wants it."""

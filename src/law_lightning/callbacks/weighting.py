@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning._compat import logged_step
-from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_neighbours, schedule_of
+from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_another, refuse_neighbours, schedule_of
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.resume import ResumePoint, fit_state, load_fit_state, naming_damage, readable
 from law_lightning.capture.part import Part
@@ -65,6 +65,7 @@ class WeightingCallback(L.Callback):
         self.clock = StageClock(num_stages, warmup_stages, smoothing)
         self.statistics = StageStatistics()
         self._resume_point = ResumePoint()
+        self._acting: dict[str, Part] = {}  # all parts of the present fit
         self._fitting = self._began = False
         self._loaded: dict[str, Any] | None = None
         self._truth: Any = None
@@ -172,7 +173,7 @@ class WeightingCallback(L.Callback):
         self._began = False
         self._unwrap(pl_module)  # what a fit that failed has left
         self._close()
-        refuse_second_weighting(trainer)
+        refuse_another(trainer, WeightingCallback)
         check_fit(trainer, pl_module)
         self.check(trainer, pl_module)
         wrap(pl_module, "configure_optimizers", check_optimizers)
@@ -195,9 +196,9 @@ class WeightingCallback(L.Callback):
     def _begin(self, trainer: L.Trainer, module: L.LightningModule, prepare: Callable[..., None] | None = None) -> None:
         """Start all parts, and let them go on from the checkpoint if there is one."""
         self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages))
-        parts = self._all_parts()
-        self._step = WeightedStep(self._weigh, self.attached, parts.values())
-        for part in parts.values():
+        self._acting = {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
+        self._step = WeightedStep(self._weigh, self.attached, self._acting.values())
+        for part in self._acting.values():
             part.start(trainer, module)
         if isinstance(self.weighting, BaseWeighting):
             self.weighting.start(trainer)
@@ -213,18 +214,15 @@ class WeightingCallback(L.Callback):
         if state is None:
             return
         with naming_damage(type(self).__name__):
-            load_fit_state(trainer, type(self).__name__, self.clock, parts, self.weighting, state)
+            load_fit_state(trainer, type(self).__name__, self.clock, self._acting, self.weighting, state)
             self.load_extra_state(state)
         if self.history:
             _show(trainer, self.scalars(self.history[-1]))
 
-    def _all_parts(self) -> dict[str, Part]:
-        return {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
-
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def _mirror(self, hook: str, *args: Any) -> None:
-        for part in self._all_parts().values():
+        for part in self._acting.values():
             part.mirror(hook, *args)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -259,14 +257,14 @@ class WeightingCallback(L.Callback):
     ) -> None:
         """Refuse a module whose classification losses are not part of what it trains on."""
         self._step.check_use(pl_module)
-        for part in self._all_parts().values():
+        for part in self._acting.values():
             part.before_optimizer_step(optimizer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The parts act on the batch; the stage ends if its last step was taken."""
-        for part in self._all_parts().values():
+        for part in self._acting.values():
             part.after_batch(batch, batch_idx)
         if self.clock.is_due(trainer.global_step):
             self._end_stage(trainer, pl_module)
@@ -327,7 +325,7 @@ class WeightingCallback(L.Callback):
         unwrap(module, "configure_optimizers")
 
     def _close(self) -> None:
-        for part in self._all_parts().values():
+        for part in self._acting.values():
             part.close()
         self._truth = None
 
@@ -340,7 +338,7 @@ class WeightingCallback(L.Callback):
         """
         if not self._began:
             return {}
-        return fit_state(self.clock, self._all_parts(), self.weighting, self._fitting) | self.extra_state()
+        return fit_state(self.clock, self._acting, self.weighting, self._fitting) | self.extra_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of a checkpoint until the fit that resumes from it begins.
@@ -351,17 +349,6 @@ class WeightingCallback(L.Callback):
         if self._fitting and not self._began and state_dict:  # a tuner within the fit restores its own checkpoint
             with naming_damage(type(self).__name__):
                 self._loaded = readable(type(self).__name__, state_dict)
-
-
-def refuse_second_weighting(trainer: L.Trainer) -> None:
-    """Raise a MisconfigurationException where two callbacks would weight the same losses."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    names = [type(each).__name__ for each in callbacks if isinstance(each, WeightingCallback)]
-    if len(names) > 1:
-        raise MisconfigurationException(
-            f"The Trainer has {len(names)} callbacks that weight samples ({', '.join(names)}), which would weight each "
-            "other's weighted losses: give it one. A weighting may itself call others and multiply what they return."
-        )
 
 
 def _show(trainer: L.Trainer, scalars: dict[str, float]) -> None:
