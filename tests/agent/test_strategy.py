@@ -1,5 +1,7 @@
+import copy
 import json
 import math
+import warnings
 
 import lightning as L
 import numpy as np
@@ -120,6 +122,9 @@ def test_an_update_that_diverges_is_undone_with_a_warning(members):
     before = agent.full_state()
     with pytest.warns(UserWarning, match=r"diverged.*theta_bound"):
         logs = agent.full_data_update(filled())
+    copied = copy.deepcopy(agent)
+    with warnings.catch_warnings(action="error"):  # a search may go on so for hours: it warns once
+        copied.full_data_update(filled())
     assert all(math.isnan(value) for value in logs.values())
     assert same({**agent.full_state(), "updates": 0, "learned": 0}, before)
     assert (agent.updates, agent.learned) == (1, 1)

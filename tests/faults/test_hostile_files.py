@@ -114,6 +114,10 @@ FORGED = {
     "rows that are missing": lambda state: columns(state).update(done=columns(state)["done"][:0]),
     "a missing entry": lambda state: state.pop("agent"),
 }
+IN_SEARCHES = FORGED | {
+    "an accuracy that is not finite": lambda state: state["plain"].__setitem__(0, float("nan")),
+    "an accuracy that is no number": lambda state: state.update(references={1: {2: "0.5"}}),
+}
 IN_CHECKPOINTS = FORGED | {
     "theta": lambda state: state.update(theta=state["theta"][:2]),
     "a reference of another shape": lambda state: state["reference"]["network"]["tensors"].reverse(),
@@ -123,12 +127,12 @@ IN_CHECKPOINTS = FORGED | {
 }
 
 
-@pytest.mark.parametrize("what", FORGED)
+@pytest.mark.parametrize("what", IN_SEARCHES)
 def test_states_of_searches_that_do_not_fit(files, tmp_path, what):
     path = tmp_path / "search.pt"
     path.write_bytes(files["search.pt"])
     state = load_state(path, "search")
-    FORGED[what](state)
+    IN_SEARCHES[what](state)
     save_state(path, "search", state)
     with pytest.raises(ValueError, match=rf"{path} is damaged or of another version"):
         read_search(path)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Adam
 
@@ -128,6 +129,7 @@ class StrategyAgent(L.LightningModule):
             self.actor.scale, own["episode_noise"], own["stage_noise"], own["noise_decay"], own["seed"] + 1
         )
         self.updates = self.learned = 0
+        self._has_diverged = False
         self._shuffle = OwnGenerator(own["seed"] + 2)
 
     def __getstate__(self) -> bytes:  # type: ignore[override]
@@ -207,6 +209,13 @@ class StrategyAgent(L.LightningModule):
         means = {name: float(torch.stack([log[name][0] for log in logs]).mean()) for name in logs[0]}
         now = {**self.state_dict(), **optimizer_state(self, self._adams)}
         good = undo_where_diverged(now, before["networks"] | before["optimizers"])
+        if not (good.all() or self._has_diverged):
+            self._has_diverged = True
+            rank_zero_warn(
+                "The strategy's networks have diverged: in an update a number left what float32 holds. It was undone, "
+                "and so will be others like it, without a warning. Lower actor_lr and critic_lr, set theta_bound, or "
+                "sum rewards up to the end of an episode (n_step=None)."
+            )
         self.updates += 1
         self.learned += buffer.workers
         return means if good[0] else dict.fromkeys(means, math.nan)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -66,8 +65,11 @@ def prepared(transitions: Transitions, hparams: Mapping[str, Any]) -> Returns:
 
 
 @torch.no_grad()
-def td_target(networks: Networks, batch: Returns) -> Tensor:
-    """The y of Equation 12, by the target networks if there are any, [M, N]."""
+def critic_target(networks: Networks, batch: Returns) -> Tensor:
+    """The y of Equation 12, by the target networks if there are any, [M, N].
+
+    Where ``n_step`` is None a finished episode's y is its return alone: nothing is left for Q to estimate.
+    """
     value = torch.zeros_like(batch.reward)
     ahead = ((batch.done == 0) & (batch.discount > 0)).any(dim=0)  # of all other rows nothing that follows counts
     if ahead.any():
@@ -98,7 +100,7 @@ def learn(
     constant = state.detach()
 
     # The critic descends the squared error (Equations 10 and 11) to y (Equation 12).
-    target = td_target(targets or networks, batch)
+    target = critic_target(targets or networks, batch)
     value = critic(state if both else constant, batch.theta)
     critic_loss = LF.critic_loss(value, target)
     critic_loss.sum().backward(retain_graph=both)
@@ -156,9 +158,4 @@ def undo_where_diverged(now: dict[str, Tensor], before: dict[str, Tensor]) -> Te
             tensor[~good] = before[name][~good]
         elif not good.any():  # the number of steps is all members'
             tensor.copy_(before[name])
-    rank_zero_warn(
-        "The strategy's networks have diverged: in an update a number left what float32 holds. It was undone, and so "
-        "will be others like it. Lower actor_lr and critic_lr, set theta_bound, or sum rewards up to the end of an "
-        "episode (n_step=None)."
-    )
     return good

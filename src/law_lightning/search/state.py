@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ class SearchState:
             raise ValueError("its transitions are not those of its history")
         if len(buffer := self.buffer()):
             agent.check_fit(buffer.transitions())
+        accuracies = [*self.plain, *(each for record in self.references.values() for each in record.values())]
+        if not all(isinstance(each, float) and math.isfinite(each) for each in accuracies):
+            raise ValueError("its accuracies are not finite numbers")
 
     def write(self, folder: Path, settings: dict[str, str]) -> None:
         """Write ``search.pt``, and from the same state ``strategy.safetensors``, ``replay.pt`` and ``metrics.csv``.
