@@ -176,7 +176,7 @@ def test_what_lightning_does_not_restore_is_warned_of_once(tmp_path, module, ste
     law = LAWCallback(bold_agent(), mode="apply")
     with pytest.warns(UserWarning, match=message) as caught:
         fit(module, [law], ckpt_path=tmp_path / f"step={step}.ckpt")
-    assert sum("The fit goes on from the checkpoint" in str(each.message) for each in caught) == 1
+    assert sum("The fit resumes from the checkpoint" in str(each.message) for each in caught) == 1
     assert len(law.history) == 5
 
 

@@ -184,5 +184,5 @@ def test_a_stop_after_a_tuner_loses_nothing(kind, tmp_path):
     resumed = tuned([again := law()], ckpt_path=tmp_path / "epoch=1.ckpt", found=expected)
     assert_identical(resumed.state_dict(), expected.state_dict())
     assert again.history == whole.history
-    with pytest.raises(MisconfigurationException, match=r"Finder begins a training anew.*resume without it"):
+    with pytest.raises(MisconfigurationException, match=r"Finder starts a training over.*resume without it"):
         tuned([law()], kind, tmp_path / "epoch=1.ckpt")

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import LAWCallback, ReplayBuffer, Samples, StrategyAgent, WeightingCallback
 from law_lightning import functional as LF
-from law_lightning.stages.clock import MOST_LOSS
+from law_lightning.stages.clock import MAX_LOSS
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting import LAWWeighting
 from zoo import CLASSES, Base, loaders, make_data, make_trainer
@@ -68,7 +68,7 @@ def search(module, train=None, val=None, callback=None):
         assert len(callback.buffer) == 3
         assert all(math.isfinite(record[name]) for record in callback.history for name in ("reward", "acc_target"))
     for record in callback.history:
-        assert abs(record["loss_smooth"]) <= MOST_LOSS
+        assert abs(record["loss_smooth"]) <= MAX_LOSS
         assert 0 <= record["acc_smooth"] <= 1
     return callback.history, [str(each.message) for each in caught if "NaN or infinite" in str(each.message)]
 
@@ -90,7 +90,7 @@ def test_weights_gone_wrong_are_told_of_once_in_every_fit():
 
 def test_losses_that_run_away_downwards_are_cut_off():
     history, told = search(Spoiled(add=-1e38))
-    assert [record["loss_smooth"] for record in history] == [-MOST_LOSS] * 4
+    assert [record["loss_smooth"] for record in history] == [-MAX_LOSS] * 4
     assert told == []
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from law_lightning.callbacks import L2RWCallback
 from law_lightning.capture.loss_capture import LossCapture
-from law_lightning.second_network.second import StepRecord
+from law_lightning.second_network.second_network import StepRecord
 from law_lightning.second_network.shared_copy import SharedCopy
 from law_lightning.utilities.randomness import replaying
 from zoo import MODULES, TRAINERS, Base, BatchNormCNN, DropoutMLP, ExplicitDict, Mixup, TwoHeads, assert_identical, fit

@@ -59,7 +59,7 @@ class Exploration:
         return {"seed": self.seed, "episode": self.episode, "offset": offset, "generator": generator}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Restore a state returned by :meth:`state_dict`."""
         self.seed = int(state.get("seed", self.seed))  # earlier versions' files had none
         self.episode = int(state["episode"])
         self.offset = torch.zeros_like(self.offset).copy_(state["offset"])

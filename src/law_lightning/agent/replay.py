@@ -178,7 +178,7 @@ class ReplayBuffer:
         buffer, state = cls(), load_state(path, "replay")
         try:
             buffer.load_state_dict(state)
-        except Exception as error:  # a state that another program made up can fail in any way
+        except Exception as error:  # a state that another program wrote can fail in any way
             raise ValueError(f"{path} is not a complete replay file: {error!r}.") from error
         return buffer
 

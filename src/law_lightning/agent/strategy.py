@@ -319,6 +319,6 @@ class StrategyAgent(L.LightningModule):
             state = of_today(state)
             agent = cls(**state["hparams"])
             agent.load_full_state(state)
-        except Exception as error:  # a state that another program made up can fail in any way
+        except Exception as error:  # a state that another program wrote can fail in any way
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error
         return agent

@@ -16,8 +16,8 @@ from law_lightning._compat import UncheckedAdam
 from law_lightning.agent.networks import Actor, Critic, StageEmbedding
 from law_lightning.agent.replay import Returns, Transitions, n_step_transitions
 
-#: Of a reward that is learned from. Adam squares gradients; beyond what float32 holds it would never learn again.
-MOST_REWARD = 1e9
+#: Upper limit of rewards, and of theta. Adam squares gradients; beyond float32 it would never learn again.
+MAX_REWARD = 1e9
 
 
 class Networks(NamedTuple):
@@ -47,15 +47,15 @@ def prepared(transitions: Transitions, hparams: Mapping[str, Any]) -> Returns:
     """Sum up n steps of what a buffer holds, and scale what they earn.
 
     Raises:
-        ValueError: they are another agent's, or numbers so large, or no numbers, that no agent could learn from them.
+        ValueError: they belong to another agent, or are NaN, infinite or so large that no agent could learn from them.
     """
     check_fit(transitions, hparams)
     steps = hparams["n_step"] or hparams["num_stages"]
     returns = n_step_transitions(transitions, steps, hparams["discount"])
-    large = [n for n, c in returns._asdict().items() if not float(c.abs().max()) <= MOST_REWARD * steps]
+    large = [n for n, c in returns._asdict().items() if not float(c.abs().max()) <= MAX_REWARD * steps]
     if large:
         raise ValueError(
-            f"The replay buffer holds numbers of {' and '.join(large)} that are so large, or no numbers, that they "
+            f"The replay buffer holds numbers of {' and '.join(large)} that are NaN, infinite or so large that they "
             "would poison the strategy: scale the rewards down, or bound theta (theta_bound)."
         )
     if not hparams["standardize_rewards"]:

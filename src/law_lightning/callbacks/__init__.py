@@ -1,4 +1,4 @@
-"""Callbacks that weight the samples of anyone's module."""
+"""Callbacks that weight the training samples of any LightningModule."""
 
 from law_lightning.callbacks.co_teaching import CoTeachingCallback
 from law_lightning.callbacks.l2rw import L2RWCallback

@@ -118,7 +118,7 @@ def refuse_neighbours(trainer: L.Trainer, module: L.LightningModule, resumes: bo
     Args:
         trainer: the Trainer, about to fit.
         module: the user's module, with all its layers.
-        resumes: the fit goes on from a checkpoint.
+        resumes: whether the fit resumes from a checkpoint.
     """
     average = _neighbours(trainer, StochasticWeightAveraging)
     if average and trainer.max_epochs != -1 and StochasticWeightAveraging.pl_module_contains_batch_norm(module):
@@ -129,7 +129,7 @@ def refuse_neighbours(trainer: L.Trainer, module: L.LightningModule, resumes: bo
         )
     if resumes and (found := _neighbours(trainer, BatchSizeFinder, LearningRateFinder)):
         raise MisconfigurationException(
-            f"{found[0]} begins a training anew, though the fit was to go on from a checkpoint: resume without it, "
+            f"{found[0]} starts a training over, but the fit was to resume from a checkpoint: resume without it, "
             "with the value that it found before."
         )
 

@@ -25,7 +25,7 @@ from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weight
 
 
 class CoTeachingCallback(WeightingCallback):
-    r"""Co-teaching on anyone's module: ``Trainer(callbacks=[CoTeachingCallback(forget_rate=0.4)])``.
+    r"""Co-teaching on any LightningModule: ``Trainer(callbacks=[CoTeachingCallback(forget_rate=0.4)])``.
 
     Implements Algorithm 1 of Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy
     Labels", NeurIPS 2018 (arXiv:1804.06872). Beside the user's network f trains a peer g, of the same architecture
@@ -115,7 +115,7 @@ class CoTeachingCallback(WeightingCallback):
     # -- before training -------------------------------------------------------------------------------------------
 
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Refuse what allows no second network."""
+        """Raise an error where no second network can run."""
         refuse_second_network(trainer, module, "CoTeachingCallback")
         if self.keep == "best":
             refuse_averages(trainer, "CoTeachingCallback", "first")
@@ -126,7 +126,7 @@ class CoTeachingCallback(WeightingCallback):
                 )
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Refuse an optimizer that takes several looks at a batch; check the validation data on one batch."""
+        """Refuse an optimizer that evaluates a batch several times; check the validation data on one batch."""
         if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
             raise MisconfigurationException(self._peer.several_evaluations())
         self._evaluator = None
@@ -193,7 +193,7 @@ class _Choices(Part):
         return revealed[position]
 
     def after_step(self, capture: LossCapture) -> None:
-        """Both networks' choices are known: take note of them."""
+        """Both networks' choices are known: count where they agree."""
         revealed = self._peer.samples
         if len(capture.samples) != len(revealed):
             raise _other_losses(len(capture.samples), len(revealed), "losses")

@@ -1,4 +1,4 @@
-"""Learning to Reweight Examples (Ren et al., ICML 2018, arXiv 1803.09050) for anyone's module."""
+"""Learning to Reweight Examples (Ren et al., ICML 2018, arXiv 1803.09050) for any LightningModule."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class L2RWCallback(WeightingCallback):
         return {"clean": self._clean}
 
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Refuse what allows no copy of the module beside it."""
+        """Raise an error where no copy of the module can run beside it."""
         refuse_second_network(trainer, module, type(self).__name__)
 
     def weights(self, samples: Samples) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.resolve import resolve_agent
-from law_lightning.agent.update import MOST_REWARD
+from law_lightning.agent.update import MAX_REWARD
 from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
@@ -27,7 +27,7 @@ from law_lightning.weighting.law import LAWWeighting
 
 
 class LAWCallback(WeightingCallback):
-    """Learning to Auto Weight on anyone's module: ``Trainer(callbacks=[LAWCallback()])``.
+    """Learning to Auto Weight on any LightningModule: ``Trainer(callbacks=[LAWCallback()])``.
 
     In ``mode="search"`` a reference network trains beside the user's (the target) on the same batches with plain
     losses; at every stage end both are validated, the difference is the reward, and the strategy learns from all
@@ -147,7 +147,7 @@ class LAWCallback(WeightingCallback):
     # -- before training -------------------------------------------------------------------------------------------
 
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Refuse what allows no reference or no validation."""
+        """Raise an error where a reference or a validation is impossible."""
         if self.mode == "search":
             refuse_search(trainer, module)
         elif self.validates:
@@ -279,13 +279,13 @@ class LAWCallback(WeightingCallback):
 
         Raises:
             MisconfigurationException: the run had another mode, or a strategy of other settings.
-            ValueError: no fit has left such a state.
+            ValueError: the state is invalid.
         """
         if state.get("recorded") or self.reference_record is not None:
-            raise MisconfigurationException("A fit with a reference_record cannot be resumed: begin it anew.")
+            raise MisconfigurationException("A fit with a reference_record cannot be resumed: start it over.")
         if (mode := state["mode"]) != self.mode:
             raise MisconfigurationException(
-                f"The checkpoint is of a run in mode {mode!r}; resume with LAWCallback(mode={mode!r})."
+                f"The checkpoint belongs to a run in mode {mode!r}; resume with LAWCallback(mode={mode!r})."
             )
         if other := self.agent.differences(state["agent"]["hparams"]):
             raise MisconfigurationException(
@@ -298,7 +298,7 @@ class LAWCallback(WeightingCallback):
             self.agent.check_fit(buffer.transitions())
         theta, shape = state["theta"], (len(self.agent.features) + 1,)
         if theta is not None and not (
-            theta.dtype == torch.float32 and theta.shape == shape and float(theta.abs().max()) <= MOST_REWARD
+            theta.dtype == torch.float32 and theta.shape == shape and float(theta.abs().max()) <= MAX_REWARD
         ):
             raise ValueError("its theta does not belong to this strategy")
         self.agent.load_full_state(state["agent"])
@@ -312,8 +312,8 @@ class LAWCallback(WeightingCallback):
 def _check_reward(growth: float, scale: float) -> None:
     if not math.isfinite(growth) or not scale > 0:
         raise ValueError(f"reward_growth must be finite and reward_scale above 0, not {growth}, {scale}.")
-    if not growth + math.log(scale) < math.log(MOST_REWARD):  # exp of the growth may overflow
+    if not growth + math.log(scale) < math.log(MAX_REWARD):  # exp of the growth may overflow
         raise ValueError(
-            f"exp(reward_growth) * reward_scale must be below {MOST_REWARD:g}, or the rewards are too large to be "
+            f"exp(reward_growth) * reward_scale must be below {MAX_REWARD:g}, or the rewards are too large to be "
             f"learned from: lower reward_growth={growth} or reward_scale={scale}."
         )

@@ -1,4 +1,4 @@
-"""Meta-Weight-Net (Shu et al., NeurIPS 2019, arXiv 1902.07379) for anyone's module."""
+"""Meta-Weight-Net (Shu et al., NeurIPS 2019, arXiv 1902.07379) for any LightningModule."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class MetaWeightNetCallback(WeightingCallback):
         return {"clean": self._clean}
 
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Refuse what allows no copy of the module beside it."""
+        """Raise an error where no copy of the module can run beside it."""
         refuse_second_network(trainer, module, type(self).__name__)
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -17,7 +17,7 @@ from law_lightning.stages.clock import StageClock
 from law_lightning.utilities.randomness import portable_states, set_portable_states
 from law_lightning.weighting.base import BaseWeighting, Weighting
 
-#: Of what a callback leaves in a checkpoint; raised when an earlier state can no longer be read as it is.
+#: Version of the state that a callback leaves in a checkpoint; incremented when an earlier one needs conversion.
 STATE_FORMAT = 2
 
 
@@ -38,7 +38,7 @@ class ResumePoint(Part):
         self._is_open = False
         self._restored: dict[str, Any] | None = None
 
-    def mirror(self, hook: str, *args: Any) -> None:
+    def before_module_hook(self, hook: str, *args: Any) -> None:
         """The random states are restored once more, as hooks at the start of training may have drawn numbers."""
         if hook == "on_train_epoch_start" and self._restored is not None:
             set_portable_states(self._restored)
@@ -63,10 +63,10 @@ class ResumePoint(Part):
         return {"random": portable_states(), "in_step": in_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the random states back; what cannot go on exactly is warned of.
+        """Put the random states back; a warning says what cannot be resumed exactly.
 
         Raises:
-            ValueError: these are no random states.
+            ValueError: the random states are invalid.
         """
         trainer = self._trainer
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -89,12 +89,12 @@ class ResumePoint(Part):
             )
         if differs:
             rank_zero_warn(
-                "The fit goes on from the checkpoint, but may end otherwise than without the stop: "
+                "The fit resumes from the checkpoint, but its result may differ from that of an uninterrupted fit: "
                 f"{'; '.join(differs)}."
             )
 
 
-def of_every_process(mine: dict[str, Any]) -> list[dict[str, Any]]:
+def gathered_from_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:
     """What each process has, by rank; a collective operation. The first process alone writes a checkpoint."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]
@@ -111,7 +111,7 @@ def fit_state(clock: StageClock, parts: Mapping[str, Part], weighting: Weighting
     shared: dict[str, Any] = {"format": STATE_FORMAT, "ended": not fitting, "clock": clock.state_dict()}
     for name, part in parts.items() if fitting else ():
         (own if part.per_process else shared)[name] = part.state_dict()
-    return shared | {"processes": of_every_process(own)}
+    return shared | {"processes": gathered_from_processes(own)}
 
 
 def load_fit_state(
@@ -138,8 +138,8 @@ def load_fit_state(
 
 
 @contextmanager
-def naming_damage(name: str) -> Iterator[None]:
-    """Make one clear error of whatever a damaged state of the callback ``name`` raises."""
+def damage_as_misconfiguration(name: str) -> Iterator[None]:
+    """Raise one clear error for whatever a damaged state of the callback ``name`` raises."""
     try:
         yield
     except MisconfigurationException:
@@ -147,21 +147,21 @@ def naming_damage(name: str) -> Iterator[None]:
     except Exception as error:  # a state that another program wrote can fail in any way
         raise MisconfigurationException(
             f"What the checkpoint holds of {name} is damaged ({type(error).__name__}: {error}): "
-            "resume from another one, or begin anew."
+            "resume from another one, or start over."
         ) from error
 
 
 def _refuse_other_run(trainer: L.Trainer, name: str, clock: StageClock, state: dict[str, Any]) -> None:
     if len(state["processes"]) != trainer.world_size:
         raise MisconfigurationException(
-            f"The checkpoint is of a run on {len(state['processes'])} processes, but this one has "
+            f"The checkpoint belongs to a run on {len(state['processes'])} processes, but this one has "
             f"{trainer.world_size}: resume with as many devices."
         )
     stages = state["clock"]
     before = (stages["total_steps"], stages["num_stages"])
     if before != (clock.total_steps, clock.num_stages):
         raise MisconfigurationException(
-            f"The checkpoint is of a run with {before[0]} steps in {before[1]} stages, but this one has "
+            f"The checkpoint belongs to a run with {before[0]} steps in {before[1]} stages, but this one has "
             f"{clock.total_steps} in {clock.num_stages}: resume with the same max_epochs, max_steps, data "
             "and num_stages."
         )
@@ -172,8 +172,8 @@ def _refuse_other_run(trainer: L.Trainer, name: str, clock: StageClock, state: d
         )
 
 
-def readable(name: str, state: dict[str, Any]) -> dict[str, Any]:
-    """A callback's state of any earlier format as one of the present format.
+def upgraded(name: str, state: dict[str, Any]) -> dict[str, Any]:
+    """A callback's state of any earlier format, converted to the present one.
 
     Args:
         name: of the callback.

@@ -1,4 +1,4 @@
-"""Any weighting on anyone's module: the one class with Lightning's training hooks."""
+"""Any weighting on any LightningModule: the one class with Lightning's training hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from law_lightning._compat import logged_step
 from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_another, refuse_neighbours, schedule_of
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
-from law_lightning.callbacks.resume import ResumePoint, fit_state, load_fit_state, naming_damage, readable
+from law_lightning.callbacks.resume import ResumePoint, damage_as_misconfiguration, fit_state, load_fit_state, upgraded
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 from law_lightning.capture.weighted_step import WeightedStep
@@ -110,7 +110,7 @@ class WeightingCallback(L.Callback):
             record: the stage's entry of the history, to be added to.
 
         Returns:
-            Here its training loss, in units of the loss of a uniform guess, and its training accuracy.
+            By default its training loss, in units of the loss of a uniform guess, and its training accuracy.
         """
         return phase_loss(record, relative=True), record["accuracy"]
 
@@ -184,7 +184,7 @@ class WeightingCallback(L.Callback):
         refuse_neighbours(trainer, pl_module, resumes=self._loaded is not None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Cut the run into stages and begin to weight; or go on from a checkpoint."""
+        """Cut the run into stages and begin to weight, or resume from a checkpoint."""
         self._truth = truth_loader(trainer) if self.analyse_labels else None
         resumes = self._loaded is not None
         self._begin(trainer, pl_module, self.prepare)
@@ -194,10 +194,10 @@ class WeightingCallback(L.Callback):
         wrap(pl_module, "training_step", self._training_step)
 
     def _begin(self, trainer: L.Trainer, module: L.LightningModule, prepare: Callable[..., None] | None = None) -> None:
-        """Start all parts, and let them go on from the checkpoint if there is one."""
+        """Start all parts, and restore their states if the fit is resumed."""
         self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages))
         self._acting = {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
-        self._step = WeightedStep(self._weigh, self.attached, self._acting.values())
+        self._step = WeightedStep(self._weigh_and_record, self.attached, self._acting.values())
         for part in self._acting.values():
             part.start(trainer, module)
         if isinstance(self.weighting, BaseWeighting):
@@ -205,7 +205,7 @@ class WeightingCallback(L.Callback):
         if self._loaded is None and trainer.global_step > 0:
             raise MisconfigurationException(
                 f"LAW cuts a whole training into stages, but this one is already at step {trainer.global_step}: "
-                "begin anew, or resume from a checkpoint that was made with the callback."
+                "start over, or resume from a checkpoint that was made with the callback."
             )
         if prepare is not None:
             prepare(trainer, module)
@@ -213,7 +213,7 @@ class WeightingCallback(L.Callback):
         state, self._loaded = self._loaded, None
         if state is None:
             return
-        with naming_damage(type(self).__name__):
+        with damage_as_misconfiguration(type(self).__name__):
             load_fit_state(trainer, type(self).__name__, self.clock, self._acting, self.weighting, state)
             self.load_extra_state(state)
         if self.history:
@@ -221,31 +221,31 @@ class WeightingCallback(L.Callback):
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
-    def _mirror(self, hook: str, *args: Any) -> None:
+    def _before_module_hook(self, hook: str, *args: Any) -> None:
         for part in self._acting.values():
-            part.mirror(hook, *args)
+            part.before_module_hook(hook, *args)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Before the module's own hook."""
-        self._mirror("on_train_epoch_start")
+        self._before_module_hook("on_train_epoch_start")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Before the module's own hook."""
         self.before_batch(trainer, pl_module)
-        self._mirror("on_train_batch_start", batch, batch_idx)
+        self._before_module_hook("on_train_batch_start", batch, batch_idx)
 
     def _training_step(self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self not in module.trainer.callbacks:  # type: ignore[attr-defined]
             return original(*args, **kwargs)  # a tuner tries the module out meanwhile
         return self._step(module, original, *args, **kwargs)
 
-    def _weights(self, samples: Samples) -> Tensor | None:
+    def _weights_of_stage(self, samples: Samples) -> Tensor | None:
         return None if self.clock.in_warmup else self.weights(samples)
 
-    def _weigh(self, samples: Samples) -> Tensor | None:
-        weights = self._weights(samples)
+    def _weigh_and_record(self, samples: Samples) -> Tensor | None:
+        weights = self._weights_of_stage(samples)
         if self.attached:
             self.statistics.add(samples.detach(), None if weights is None else weights.detach())
         else:
@@ -272,19 +272,19 @@ class WeightingCallback(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Before the module's own hook."""
-        self._mirror("on_train_epoch_end")
+        self._before_module_hook("on_train_epoch_end")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Not called for the sanity check."""
         if not trainer.sanity_checking:
-            self._mirror("on_validation_start")
+            self._before_module_hook("on_validation_start")
 
     def _end_stage(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         clock, summary = self.clock, self.statistics.summary(trainer)
         self.statistics.warn_of_lost(clock.stage, summary)
         record: Record = {"stage": clock.stage, "step": trainer.global_step, "epoch": trainer.current_epoch, **summary}
         if self._truth is not None:
-            record |= weights_by_label(trainer, module, self._weights, self.weighting, self._truth)
+            record |= weights_by_label(trainer, module, self._weights_of_stage, self.weighting, self._truth)
         phase = clock.next_phase(*self.measure(trainer, module, record))
         record |= {"loss_smooth": phase.loss_smooth, "acc_smooth": phase.acc_smooth}
         self.end_stage(trainer, module, record, phase)
@@ -303,7 +303,7 @@ class WeightingCallback(L.Callback):
         self.finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A fit that goes on from the end of another has no step to take: it ends as that one would have."""
+        """A fit that resumes from the end of another has no step to take: it ends as that one would have."""
         if self._loaded is not None:
             finished = self._loaded["ended"]
             self._begin(trainer, pl_module)
@@ -347,8 +347,8 @@ class WeightingCallback(L.Callback):
             MisconfigurationException: it is of a later version, or damaged.
         """
         if self._fitting and not self._began and state_dict:  # a tuner within the fit restores its own checkpoint
-            with naming_damage(type(self).__name__):
-                self._loaded = readable(type(self).__name__, state_dict)
+            with damage_as_misconfiguration(type(self).__name__):
+                self._loaded = upgraded(type(self).__name__, state_dict)
 
 
 def _show(trainer: L.Trainer, scalars: dict[str, float]) -> None:

@@ -1,1 +1,1 @@
-"""Per-sample losses from anyone's ``training_step``."""
+"""Per-sample losses from any ``training_step``."""

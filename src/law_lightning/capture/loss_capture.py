@@ -1,4 +1,4 @@
-r"""Per-sample losses from anyone's ``training_step``.
+r"""Per-sample losses from any ``training_step``.
 
 A :class:`~torch.overrides.TorchFunctionMode` sees the step call a torch classification loss with a mean reduction,
 computes the same loss once more without the reduction, and returns the weighted mean (Equation 7)

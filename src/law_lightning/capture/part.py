@@ -1,4 +1,4 @@
-"""What acts around a training step: the parts that a weighting callback is composed of."""
+"""The parts that a weighting callback is composed of: what acts around a training step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Part:
     per_process = False
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """A fit begins, also one that is resumed: forget what an earlier one left."""
+        """A fit begins, including a resumed one: forget what an earlier one left."""
 
-    def mirror(self, hook: str, *args: Any) -> None:
+    def before_module_hook(self, hook: str, *args: Any) -> None:
         """The Trainer is about to call this hook of the user's module."""
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Part:
         """``training_step`` has returned; ``capture`` saw its losses."""
 
     def before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The gradients are there and the optimizer is about to step."""
+        """The gradients are computed; the optimizer is about to step."""
 
     def after_batch(self, batch: Any, batch_idx: int) -> None:
         """The user's network is done with the batch."""
@@ -48,7 +48,7 @@ class Part:
         """Restore a state returned by :meth:`state_dict`; called after :meth:`start`.
 
         Raises:
-            ValueError: the state is not one of this fit.
+            ValueError: the state does not belong to this fit.
         """
 
     def close(self) -> None:

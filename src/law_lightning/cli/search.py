@@ -16,7 +16,7 @@ from law_lightning.cli.folder import claim, output_folder, save_corruption
 from law_lightning.report.search_figure import draw_search
 from law_lightning.search.workers import launched_outside
 
-#: Settings that may change when a search goes on in its folder.
+#: Settings that may change when a search is resumed in its folder.
 _FREE = ("run_dir", "logger", "search.episodes", "search.progress", "search.workers")
 
 

@@ -59,7 +59,7 @@ class LabelledDataModule(L.LightningDataModule):
         Returns:
             An object with at least these attributes: ``train_y``, true labels of the training samples, int64 [N];
             ``num_classes``; ``train_rows``, which rows of the data set's training part they are, int64 [N], and
-            ``num_rows``, how many rows that part has, both None where nobody can tell.
+            ``num_rows``, how many rows that part has, both None where that is unknown.
         """
         raise NotImplementedError(f"{type(self).__name__} must define load_splits().")
 

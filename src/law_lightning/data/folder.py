@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class: anyone's, and ImageNet."""
+"""Images in folders, one folder a class: the user's own, and ImageNet."""
 
 from __future__ import annotations
 

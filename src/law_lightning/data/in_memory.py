@@ -69,7 +69,7 @@ class ArraySplits:
     Attributes:
         num_classes: Number of classes C.
         train_rows: Which rows of the data set's training part the training samples are, int64 [N]; None where
-            nobody can tell.
+            that is unknown.
         num_rows: How many rows that part has.
     """
 

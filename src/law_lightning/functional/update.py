@@ -8,7 +8,7 @@ from torch import Tensor
 from law_lightning.functional.features import RELATIVE_SPREAD
 
 #: The bound of an imitation weight, so that no single action outweighs all others.
-MOST_IMITATION = 20.0
+MAX_IMITATION = 20.0
 
 
 def n_step_returns(reward: Tensor, linked: Tensor, steps: int, discount: float) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,7 @@ def imitation_weight(advantage: Tensor) -> Tensor:
         >>> imitation_weight(torch.tensor([0.0, 9.0]))
         tensor([ 1., 20.])
     """
-    return advantage.detach().exp().clamp(max=MOST_IMITATION)
+    return advantage.detach().exp().clamp(max=MAX_IMITATION)
 
 
 def imitation_loss(theta: Tensor, taken: Tensor, weight: Tensor) -> Tensor:

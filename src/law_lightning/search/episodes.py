@@ -95,7 +95,7 @@ class FinalAccuracy(L.Callback):
             trainer.check_val_every_n_epoch = self._check_val
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at one batch, so that what is wrong with the validation comes to light before the training."""
+        """Look at one batch, so that errors in the validation are raised before the training."""
         if self._measured is None:
             Evaluator(trainer)([pl_module], limit=1)
 

@@ -37,7 +37,7 @@ class SearchOptions:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a search that goes on must share with its beginning, as text that is the same in every process."""
+        """Settings that a resumed search must share with its beginning, as text that is the same in every process."""
         free = ("episodes", "run_dir")
         return {name: _described(value) for name, value in vars(self).items() if name not in free}
 

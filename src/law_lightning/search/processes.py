@@ -1,4 +1,4 @@
-"""A search in several processes: starting them, hearing from them, and what happens when one dies."""
+"""A search in several processes: starting them, receiving their events, and what happens when one dies."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class StrategySearch:
 
     Every few episodes the greedy strategy trains networks from seeds the search does not learn from, and the strategy
     whose networks validate best is kept. Test data play no part. With ``run_dir`` the search is checkpointed after
-    every round of episodes, and the same call goes on where it stopped, also with another number of workers.
+    every round of episodes, and the same call resumes it, also with another number of workers.
 
     Args:
         agent: the strategy to teach; at the end it is the best one found.

@@ -79,7 +79,7 @@ class SearchState:
         """Write ``search.pt``, and from the same state ``strategy.safetensors``, ``replay.pt`` and ``metrics.csv``.
 
         Raises:
-            OSError: a file could not be written; ``search.pt`` is whole all the same, of now or of before.
+            OSError: a file could not be written; ``search.pt`` is complete all the same, the new or the previous one.
         """
         save_strategy(folder / "strategy.safetensors", self.best)
         self.buffer().save(folder / "replay.pt")
@@ -103,7 +103,7 @@ class SearchState:
             return None
         state = load_state(path, "search")
         try:
-            theirs = {"keep": repr("best")} | state.pop("settings")  # files of before do not say what was kept
+            theirs = {"keep": repr("best")} | state.pop("settings")  # earlier versions' files do not say what was kept
             if other := [name for name in settings if theirs.get(name) != settings[name]]:
                 raise OtherSearchError(", ".join(other))
             found = cls(**state)

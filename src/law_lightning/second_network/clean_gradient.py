@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from law_lightning._compat import to_device
 from law_lightning.capture.part import Part
 from law_lightning.second_network.evaluation import validation_loaders
-from law_lightning.second_network.second import StepRecord
+from law_lightning.second_network.second_network import StepRecord
 from law_lightning.second_network.shared_copy import Products, SharedCopy
 from law_lightning.utilities.randomness import derived_seed, replaying
 

@@ -1,4 +1,4 @@
-"""Copies of anyone's module that share nothing with it: for the reference network, and for evaluation."""
+"""Copies of a module that share nothing with it: for the reference network, and for evaluation."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from law_lightning._compat import reset_of
 from law_lightning.capture.loss_capture import LossCapture, excess_weights
 from law_lightning.capture.samples import Samples
-from law_lightning.second_network.second import SecondNetwork, StepRecord, copy_tensors, tensors
+from law_lightning.second_network.second_network import SecondNetwork, StepRecord, copy_tensors, tensors
 from law_lightning.utilities.randomness import replaying
 
 
@@ -89,7 +89,7 @@ class Peer(SecondNetwork):
         self.check_labels = True
         self._end_step()
         self.fork()
-        self.mirror("on_train_start")
+        self.before_module_hook("on_train_start")
 
     def _prepare(self, twin: L.LightningModule) -> None:
         if self._begin_with is None:
@@ -130,7 +130,7 @@ class Peer(SecondNetwork):
         self.samples = self._capture.samples
 
     def several_evaluations(self) -> str:
-        """The error for an optimizer that takes several looks at a batch."""
+        """The error for an optimizer that evaluates a batch several times."""
         return (
             f"The optimizer of {type(self._target).__name__}, {type(self.optimizer).__name__}, runs training_step "
             "several times in one step. In co-teaching two networks take turns in each batch: use an optimizer "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from law_lightning.capture.loss_capture import LossCapture
-from law_lightning.second_network.second import SecondNetwork, StepRecord
+from law_lightning.second_network.second_network import SecondNetwork, StepRecord
 from law_lightning.stages.statistics import StageStatistics
 from law_lightning.utilities.randomness import replaying
 

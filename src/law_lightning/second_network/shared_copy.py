@@ -20,7 +20,7 @@ from law_lightning._compat import switch_tangents
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.duplicate import LOG_METHODS, detach_into, duplicate
-from law_lightning.second_network.second import StepRecord
+from law_lightning.second_network.second_network import StepRecord
 from law_lightning.utilities.randomness import replaying
 
 Products = Literal["forward", "double_backward"]

@@ -10,10 +10,10 @@ from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 
 Record = dict[str, Any]
 
-#: Cuts off l_smooth: so many times the loss of a uniform guess says that a training has diverged, no more.
-MOST_LOSS = 10.0
-#: Neither l_smooth nor acc_smooth comes near it in a fit.
-MOST_SMOOTH = 1e6
+#: Upper limit of l_smooth, in units of the loss of a uniform guess: beyond it a training has diverged.
+MAX_LOSS = 10.0
+#: A bound on the l_smooth and acc_smooth of a state that is loaded; those of a fit are far below.
+MAX_SMOOTH = 1e6
 
 
 class StageClock:
@@ -98,13 +98,13 @@ class StageClock:
         """Restore a state returned by :meth:`state_dict`.
 
         Raises:
-            ValueError: no fit has left such a state.
+            ValueError: the state is invalid.
         """
         stage, smooth = state["stage"], (state["loss_smooth"], state["acc_smooth"])
         if not isinstance(stage, int) or not 0 <= stage <= self.num_stages:
-            raise ValueError(f"its stage is {stage!r}")
-        if not all(abs(value) <= MOST_SMOOTH for value in smooth):
-            raise ValueError(f"its loss_smooth and acc_smooth are {smooth}")
+            raise ValueError(f"invalid stage {stage!r}")
+        if not all(abs(value) <= MAX_SMOOTH for value in smooth):
+            raise ValueError(f"invalid loss_smooth and acc_smooth {smooth}")
         entries = [value for record in state["history"] for value in record.values()]
         flat = [value for entry in entries for value in (entry if isinstance(entry, list) else [entry])]
         if not all(value is None or isinstance(value, (int, float)) for value in flat):
@@ -124,5 +124,5 @@ def phase_loss(record: Record, relative: bool) -> float:
     classes = len(record["weight_per_class"])
     chance = math.log(classes) if classes > 1 else 1.0
     # A training that diverges must not drive the strategy's networks out of all bounds.
-    loss = float(min(max(record["loss"] / chance, -MOST_LOSS), MOST_LOSS))
+    loss = float(min(max(record["loss"] / chance, -MAX_LOSS), MAX_LOSS))
     return loss if relative else loss * chance

@@ -28,7 +28,7 @@ def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
     """Write a state of tensors and plain Python with torch; ``kind`` says what it is of, checked on loading.
 
     Raises:
-        OSError: it cannot be written (the disk is full, say); the previous file is as it was.
+        OSError: it cannot be written (the disk is full, say); the previous file is unchanged.
     """
     content = io.BytesIO()
     # load_state compares the checksums, which a program may have turned off.
@@ -43,7 +43,7 @@ def save_tensors(path: str | Path, kind: str, state: dict[str, Any]) -> None:
     The keys of its nested dicts are text without a slash.
 
     Raises:
-        OSError: it cannot be written; the previous file is as it was.
+        OSError: it cannot be written; the previous file is unchanged.
     """
     flat = dict(_flattened(state))
     tensors = {name: leaf.contiguous() for name, leaf in flat.items() if isinstance(leaf, Tensor)}
@@ -56,7 +56,7 @@ def write_whole(path: str | Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all; its folder is made if needed.
 
     Raises:
-        OSError: it cannot be written; the previous file is as it was.
+        OSError: it cannot be written; the previous file is unchanged.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
@@ -70,7 +70,7 @@ def write_whole(path: str | Path, content: bytes | memoryview) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        before = "The file that was there before is as it was." if path.is_file() else "There was none before."
+        before = "The previous file is unchanged." if path.is_file() else "There was no previous file."
         raise OSError(error.errno, f"{path} could not be written: {error.strerror}. {before}") from error
 
 

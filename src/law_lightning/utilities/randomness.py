@@ -83,12 +83,12 @@ def set_portable_states(states: dict[str, Any]) -> None:
     """Put back what :func:`portable_states` took.
 
     Raises:
-        ValueError: NumPy's is not one. A position beyond its 624 words would end the process.
+        ValueError: NumPy's is invalid. A position beyond its 624 words would end the process.
     """
     algorithm, keys, position, *rest = states["numpy"]
     version, words, gauss = states["python"]
     if keys.shape != (624,) or not 0 <= position <= 624:
-        raise ValueError("the random state of NumPy is not one")
+        raise ValueError("the random state of NumPy is invalid")
     set_random_states(states | {
         "torch.cuda": states["torch.cuda"][: torch.cuda.device_count()],  # the machine may be another one
         "numpy": (algorithm, keys.numpy().astype(np.uint32), position, *rest),

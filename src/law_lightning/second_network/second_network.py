@@ -89,7 +89,7 @@ class SecondNetwork(Part):
 
     # -- the steps -------------------------------------------------------------------------------------------------
 
-    def mirror(self, hook: str, *args: Any) -> None:
+    def before_module_hook(self, hook: str, *args: Any) -> None:
         """Run one of the module's own hooks on the copy, if the module has it.
 
         Called just before the Trainer calls that of the user's module, so that both draw the same random numbers.
@@ -122,7 +122,7 @@ class SecondNetwork(Part):
         record, self._record = self._record, None
         if record is not None:
             output = self.learn(record, batch_idx)
-            self.mirror("on_train_batch_end", output, batch, batch_idx)
+            self.before_module_hook("on_train_batch_end", output, batch, batch_idx)
 
     def learn(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
         """Train on the batch of a step of the user's network.
@@ -229,7 +229,7 @@ class SecondNetwork(Part):
             return
         if not self.active:
             self.fork()
-            self.mirror("on_train_start")  # the module's own comes later, and the copy has not seen it
+            self.before_module_hook("on_train_start")  # the module's own comes later, and the copy has not seen it
         copy_tensors(network["tensors"], tensors(self._twin))
         known = self.optimizer.state_dict()["state"]  # the target's; torch would not compare the shapes
         for index, values in network["optimizer"]["state"].items():
