@@ -11,9 +11,10 @@ from law_lightning.cli.build import build_model
 from law_lightning.cli.folder import claim
 
 
-def test_without_hydra_the_message_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hydra", None)
-    with pytest.raises(SystemExit, match=r'need hydra-core.*pip install "law-lightning\[cli\]"'):
+def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch):
+    for name in ("hydra", "tqdm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit, match=r'need hydra, tqdm, .*pip install "law-lightning\[cli\]"'):
         importlib.reload(cli)
 
 
@@ -53,3 +54,4 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
         claim(tmp_path, changed, "state.pt", free=["run_dir"])
     with pytest.raises(ValueError, match=r"law was absent, now \{\}"):
         claim(tmp_path, {**more, "law": {}}, "state.pt", free=[])
+    claim(tmp_path, {**more, "agent": {"imitation": 0.3}}, "state.pt", free=[])  # earlier versions had no such setting

@@ -64,6 +64,10 @@ def test_a_search_goes_on(old, tmp_path, monkeypatch):
         patched.setattr(write.agent, "__defaults__", ("validation",))
         with pytest.raises(MisconfigurationException, match="its agent has phase_accuracy='training'"):
             write.search(tmp_path, episodes=4)
+    (tmp_path / "strategy.safetensors").unlink(missing_ok=True)
+    write.search(tmp_path, episodes=2)  # has come to its end: only the file that is missing is written
+    written = StrategyAgent.load(tmp_path / "strategy.safetensors")
+    assert torch.equal(written.act(2, 0.5, 0.5), StrategyAgent.load(strategy_path(old)).act(2, 0.5, 0.5))
     result = write.search(tmp_path, episodes=4)
     assert result.history[:2] == before["history"]
     assert [record["episode"] for record in result.history] == [0, 1, 2, 3]

@@ -117,6 +117,11 @@ def test_axes(panels, draw, training, label, level):
     assert faint(axes) == []
 
 
+def test_a_training_that_was_never_weighted_has_no_warm_up(panels):
+    (axes,) = panels(draw_loss_gap, [run(loss_gap=GAPS, theta=[[0.0] * 3] * 5)])
+    assert not axes.patches
+
+
 def test_loss_gap_of_seeds_is_their_mean_over_those_that_have_one_and_other_data_have_another_panel(panels):
     weighted, others = [None, None, -0.4, -0.2, -0.1], [None, None, 0.3, None, 0.0]
     alone = run(DISCARD, loss_gap=GAPS, weighted_loss_gap=weighted)

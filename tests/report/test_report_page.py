@@ -81,6 +81,8 @@ def test_facts_of_a_search(tmp_path, page, options, name, fact):
 
 def test_a_run_without_its_picture_or_settings_has_its_section(tmp_path, page):
     (write_comparison(tmp_path / "c", trainer=None, seeds=None, first_seed=None) / "compare.png").unlink()
-    text, _, images = page()
-    assert images == []
+    (write_search(tmp_path / "s") / "metrics.csv").unlink()
+    text, facts, images = page()
+    assert len(images) == 1
+    assert facts["best gain"] == "unknown: metrics.csv is missing"
     assert "<h3>c</h3>" in text  # the folder's name stands for a title

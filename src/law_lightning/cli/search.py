@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import seed_everything
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from law_lightning.cli.app import command
 from law_lightning.cli.build import factories, open_logger, plain, trainer_options
@@ -16,8 +15,11 @@ from law_lightning.cli.folder import claim, output_folder, save_corruption
 from law_lightning.report.search_figure import draw_search
 from law_lightning.search.workers import launched_outside
 
-#: Settings that may change when a search is resumed in its folder.
-_FREE = ("run_dir", "logger", "search.episodes", "search.progress", "search.workers")
+#: Settings that may change when a search is resumed in its folder; the last three are of other commands or versions.
+_FREE = (
+    *("run_dir", "logger", "search.episodes", "search.progress", "search.workers"),
+    *("strategy", "methods", "search.cache_dir"),
+)
 
 
 @command("law_search")
@@ -29,10 +31,9 @@ def main(config: DictConfig) -> float:
     """
     folder = output_folder()
     first = getattr(rank_zero_only, "rank", 0) == 0  # torchrun and SLURM start this program once a worker
-    if launched_outside():  # the default folder is named after the time, which each process reads for itself
-        fixed = ("run_dir=", "experiment=table", "experiment=figure")
-        if not any(override.startswith(fixed) for override in HydraConfig.get().overrides.task):
-            raise ValueError("Under torchrun and SLURM the workers must share one folder: add run_dir=PATH.")
+    run_dir = str(dict(OmegaConf.to_container(config))["run_dir"])  # type: ignore[arg-type]
+    if "${now:" in run_dir and launched_outside():  # each process reads the time for itself
+        raise ValueError("Under torchrun and SLURM the workers must share one folder: add run_dir=PATH.")
     seed_everything(config.seed, workers=True, verbose=False)
     make_module, make_data, data = factories(config)
     agent = instantiate(config.agent, _convert_="all")

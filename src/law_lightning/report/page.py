@@ -88,6 +88,8 @@ def _agent(agent: Mapping[str, Any]) -> str:
 
 def _best_gain(metrics: Path) -> str:
     """The greatest gain of a search's greedy strategy, and the episode it was measured after."""
+    if not metrics.is_file():
+        return f"unknown: {metrics.name} is missing"
     rows = [row for row in read_numbers(metrics, {"episode": float}) if row.get("gain") is not None]
     if not rows:
         return "not evaluated"

@@ -84,7 +84,7 @@ def read_numbers(path: Path, needed: Mapping[str, type]) -> list[dict[str, Any]]
         with path.open(newline="", encoding="utf-8") as file:
             rows = [{name: _value(cell) for name, cell in row.items()} for row in csv.DictReader(file, strict=True)]
         if not rows or not all(isinstance(row[name], kind) for row in rows for name, kind in needed.items()):
-            raise ValueError(f"It has not in every row {', '.join(needed)}.")
+            raise ValueError(f"Not every row has {', '.join(needed)}.")
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the table of a run, or it is damaged: leave its folder out.") from error
     return rows

@@ -88,9 +88,9 @@ def _column(run: Run, name: str) -> list[float | None]:
 
 
 def _warmup(run: Run) -> int:
-    """Number of stages before theta was anything but zero; of all stages, where it never was."""
+    """Number of stages before theta was anything but zero; 0 where it never was."""
     weighted = (stage for stage, record in enumerate(run.history) if any(record.get("theta") or ()))
-    return next(weighted, len(run.history))
+    return next(weighted, 0)
 
 
 def _draw(

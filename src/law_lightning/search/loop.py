@@ -81,6 +81,9 @@ class SearchLoop:
         self.agent.load_full_state(self.state.agent)
         while len(self.state.history) < self.options.episodes:
             self._round()
+        folder = self.options.run_dir  # a finished search of an earlier version has its strategy in a file of that one
+        if folder is not None and not (folder / "strategy.safetensors").exists():
+            self._write(folder)
 
     def _round(self) -> None:
         state, workers, options = self.state, self.workers, self.options
@@ -109,8 +112,8 @@ class SearchLoop:
         state.agent = self.agent.full_state()
         if options.keep == "last":
             state.best = state.agent
-        if workers.rank == 0 and options.run_dir is not None:
-            state.write(options.run_dir, options.settings)
+        if options.run_dir is not None:
+            self._write(options.run_dir)
         for result in results:
             record, metrics = result["record"], result["metrics"]
             scalars = {f"search/{name}": value for name, value in record.items() if isinstance(value, float)}
@@ -118,6 +121,10 @@ class SearchLoop:
             difference = record["acc_target"] - record["acc_reference"]
             text = f"target - reference {difference:+.3f}, best gain {state.best_gain:+.3f}"
             self._report("episode", {"metrics": metrics, "text": text})
+
+    def _write(self, folder: Path) -> None:
+        if self.workers.rank == 0:
+            self.state.write(folder, self.options.settings)
 
     def _episode(self, episode: int) -> dict[str, Any]:
         """Run one episode; what came of it as tensors and plain Python."""
