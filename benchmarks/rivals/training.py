@@ -93,7 +93,7 @@ def train(
     with isolate_rng():
         L.seed_everything(seed, verbose=False)
         module = task.make_module()
-        # Checkpoints within an epoch keep its state.
+        # Checkpoints within an epoch keep its state; the order of its batches is not that of torch's own loader.
         loader = StatefulDataLoader(given.dataset, given.batch_size, shuffle=True, collate_fn=given.collate_fn)
         # The Trainer's own validation would choose nothing.
         options = QUIET | {"check_val_every_n_epoch": 10**9} | task.trainer_kwargs
