@@ -57,8 +57,8 @@ from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.models import MLP, ImageClassifier, SmallCNN, cifar_resnet18
 
 MODES = ("plain", "apply", "search")
-APPLY_AIM = {"mlp": 1.3, "resnet18": 1.05}
-SEARCH_AIM = 1.05  # times (2 - warm-up share)
+APPLY_AIM = {"mlp": 1.3, "resnet18": 1.02}
+SEARCH_AIM = 1.02  # times (2 - warm-up share)
 NUM_CLASSES = 10
 
 
@@ -91,7 +91,7 @@ class Case:
 CASES = {
     "mlp": Case((1, 8, 8), 128, epoch_steps=10, val_batches=3, stage_epochs=3, num_stages=20),
     "cnn": Case((3, 32, 32), 128, epoch_steps=5, val_batches=1, stage_epochs=2, num_stages=5),
-    "resnet18": Case((3, 32, 32), 16, epoch_steps=4, val_batches=1, stage_epochs=3, num_stages=4),
+    "resnet18": Case((3, 32, 32), 16, epoch_steps=4, val_batches=1, stage_epochs=10, num_stages=4),
 }
 GPU_CASES = {
     "mlp": CASES["mlp"],
