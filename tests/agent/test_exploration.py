@@ -38,15 +38,6 @@ def test_deviations_are_those_asked_for_and_decay(noise, other):
             assert abs(column.mean().item()) < 4 * deviation / math.sqrt(4_000)
 
 
-def test_seeds_repeat_and_differ():
-    drawn = []
-    for seed in (1, 1, 2):
-        exploration = make(seed=seed)
-        exploration.start_episode()
-        drawn.append(exploration(ZERO).tolist())
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
 def test_the_state_goes_on_exactly():
     exploration, resumed = make(), make(seed=99)
     exploration.start_episode()
