@@ -325,19 +325,6 @@ def test_the_same_memory_seen_otherwise_is_another_target():
     assert [len(samples) for samples in capture.samples] == [5, 1]
 
 
-def test_a_loss_inside_a_sub_modules_forward():
-    class HeadWithLoss(nn.Linear):
-        def forward(self, x, labels):
-            return {"loss": nn.CrossEntropyLoss()(super().forward(x), labels.view(-1))}
-
-    head, x, y = HeadWithLoss(3, 4), torch.randn(5, 3), torch.tensor([0, 3, 2, 1, 1])
-    with LossCapture(by_loss) as capture:
-        output = head(x, labels=y)
-    losses = per_sample(F.linear(x, head.weight, head.bias), y)
-    torch.testing.assert_close(output["loss"], naive_mean((losses, losses)))
-    assert capture.samples[0].target.tolist() == y.tolist()
-
-
 # -- what is left alone ----------------------------------------------------------------------------------------
 
 

@@ -38,13 +38,7 @@ def part(module, name):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.dtype(">f4")])
 @pytest.mark.parametrize(
     ("shape", "in_shape"),
-    [
-        ((7,), (7,)),
-        ((6, 5), (1, 6, 5)),
-        ((6, 5, 3), (3, 6, 5)),
-        ((6, 5, 4), (4, 6, 5)),
-        ((2, 6, 5), (2, 6, 5)),
-    ],
+    [((7,), (7,)), ((6, 5), (1, 6, 5)), ((6, 5, 3), (3, 6, 5)), ((6, 5, 4), (4, 6, 5)), ((2, 6, 5), (2, 6, 5))],
 )
 def test_every_layout(save, dtype, shape, in_shape):
     arrays = make_arrays(shape, dtype)

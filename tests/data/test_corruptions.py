@@ -83,15 +83,6 @@ def test_every_corruption_is_nested_deterministic_and_leaves_all_else_alone(num_
 # -- noise -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rate", "num_classes"), [(0.4, 10), (0.8, 3), (1.0, 2)])
-def test_real_rate_is_the_papers(rate, num_classes):
-    labels = balanced_labels(40_000, num_classes)
-    changed = UniformNoise(rate, seed=1)(labels, num_classes).indices
-    expected = rate * (1 - 1 / num_classes)
-    deviation = math.sqrt(expected * (1 - expected) / len(labels))
-    assert abs(len(changed) / len(labels) - expected) < 4 * deviation
-
-
 def test_the_draws_of_uniform_noise_stay_what_they_are():
     # Searches and records of earlier versions depend on them: one draw to select, one for the class.
     labels = balanced_labels(200, 7)
@@ -102,10 +93,9 @@ def test_the_draws_of_uniform_noise_stay_what_they_are():
     assert UniformNoise(0.4, seed=11)(labels, 7).labels.tolist() == expected
 
 
-@pytest.mark.parametrize("exclude_true", [False, True])
-def test_replacements_are_uniform_over_all_classes_or_all_others(exclude_true):
-    noisy = UniformNoise(1.0, 3, exclude_true)(torch.full((50_000,), 2), 5)
-    expected = torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25]) if exclude_true else torch.full((5,), 0.2)
+def test_without_the_true_class_replacements_are_uniform_over_all_others():
+    noisy = UniformNoise(1.0, 3, exclude_true=True)(torch.full((50_000,), 2), 5)
+    expected = torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25])
     assert torch.allclose(torch.tensor(sizes(noisy, 5)) / 50_000, expected, atol=0.01)
 
 

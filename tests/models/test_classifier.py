@@ -1,12 +1,12 @@
 import math
 
-import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from law_lightning.models import MLP, ImageClassifier
+from zoo import Rates, make_trainer
 
 
 def make_loader(num_samples, batch_size):
@@ -15,26 +15,10 @@ def make_loader(num_samples, batch_size):
     return DataLoader(data, batch_size=batch_size)
 
 
-def make_trainer(**kwargs):
-    return L.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 5, "logger": False, "enable_checkpointing": False,
-           "enable_progress_bar": False, "enable_model_summary": False} | kwargs
-    )  # fmt: skip
-
-
-class RateRecorder(L.Callback):
-    def __init__(self):
-        self.rates = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.rates.append(optimizer.param_groups[0]["lr"])
-
-
 def fitted_rates(num_samples=32, batch_size=4, trainer_kwargs=None, **kwargs):
-    recorder = RateRecorder()
-    trainer = make_trainer(callbacks=[recorder], **(trainer_kwargs or {}))
+    trainer = make_trainer([rates := Rates()], **{"max_epochs": 5} | (trainer_kwargs or {}))
     trainer.fit(ImageClassifier(MLP((6,), 3, hidden=(4,)), **kwargs), make_loader(num_samples, batch_size))
-    return recorder.rates
+    return rates.noted
 
 
 def naive_rates(total, lr, percents, gamma, warmup=0):
@@ -105,7 +89,7 @@ def test_training_is_a_plain_loop_of_sgd():
     plain = MLP((6,), 3, hidden=(4,))
     plain.load_state_dict(module.network.state_dict())
     loader = make_loader(32, 4)
-    trainer = make_trainer()
+    trainer = make_trainer(max_epochs=5)
     trainer.fit(module, loader)
     assert "train/loss" in trainer.callback_metrics
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-5)
