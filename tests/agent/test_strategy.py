@@ -222,11 +222,6 @@ def test_theta_is_the_actors():
         assert not theta.requires_grad
 
 
-def test_a_new_strategy_weighs_every_sample_one():
-    for stage in range(20):
-        assert StrategyAgent().act(stage, 1.0, 0.3).tolist() == [0.0] * 5
-
-
 def test_theta_stays_within_its_bound():
     agent = spread(make(theta_bound=0.5, stage_noise=5.0), 5.0)
     agent.start_episode()

@@ -1,5 +1,3 @@
-"""Noise, imbalance, and several corruptions in a row."""
-
 import math
 from collections import Counter
 from pathlib import Path
@@ -80,9 +78,6 @@ def test_every_corruption_is_nested_deterministic_and_leaves_all_else_alone(num_
             assert len(low.selected) == 0
 
 
-# -- noise -----------------------------------------------------------------------------------------------------
-
-
 def test_the_draws_of_uniform_noise_stay_what_they_are():
     # Searches and records of earlier versions depend on them: one draw to select, one for the class.
     labels = balanced_labels(200, 7)
@@ -120,9 +115,6 @@ def test_asymmetric_noise_touches_mapped_classes_alone(mapping):
         assert abs(len(moved) / 2000 - (0.3 if is_moved else 0.0)) < 0.05
 
 
-# -- imbalance -------------------------------------------------------------------------------------------------
-
-
 @settings(max_examples=40, deadline=None)
 @given(counts=st.lists(st.integers(0, 40), min_size=3, max_size=6), share=st.floats(0, 0.9), seed=st.integers(0, 2**40))
 def test_discarding(counts, share, seed):
@@ -143,9 +135,6 @@ def test_the_long_tail_is_exponential(have, imbalance):
         # Where the two formulas fall on either side of a half, they may round differently.
         assert count == have[c] or (count < have[c] and abs(count - profile) <= 0.5 + 1e-6)
         assert count <= profile + 0.5 + 1e-6
-
-
-# -- several in a row ------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -170,9 +159,6 @@ def test_each_works_on_what_the_former_left(rate, share, imbalance, seed):
     assert record.labels.tolist() == present
     assert record.true_labels.tolist() == [i % 3 for i in ids]
     assert record.selected.tolist() == [place for place, each in enumerate(chosen) if each]
-
-
-# -- the record's file -----------------------------------------------------------------------------------------
 
 
 def test_a_saved_record_is_the_same_in_plain_python(tmp_path):
@@ -220,8 +206,6 @@ def test_files_that_are_no_record(tmp_path, change):
     assert not (tmp_path / "executed").exists()
 
 
-# -- the configs -----------------------------------------------------------------------------------------------
-
 #: What some configs need to fit 800 digits, and what their record says.
 CONFIGS = {
     "uniform_noise": (["corruption.rate=0.3", "corruption.exclude_true=true"], "uniform_noise"),
@@ -252,8 +236,6 @@ def test_the_configs_corrupt_the_digits(choice, tmp_path, monkeypatch):
     if choice == "asymmetric_noise":
         assert set(record.true_labels[record.selected].tolist()) == {3, 5}
 
-
-# -- faults ----------------------------------------------------------------------------------------------------
 
 FOUR, GAP = balanced_labels(12, 3), balanced_labels(12, 3) // 2 * 2  # of GAP's classes, 1 has no samples
 

@@ -138,9 +138,6 @@ def test_of_imagenet_s_channels_the_mean_is_taken_off_and_nothing_else():
         torch.testing.assert_close(transform(grey), expected.expand(3, 32, 32))
 
 
-# -- faults ----------------------------------------------------------------------------------------------------
-
-
 def test_missing_and_damaged_cifar(tmp_path, cifar):
     with pytest.raises(ValueError, match=r"CIFAR-10 cannot be read from .*elsewhere/cifar-10-.*data.download=true"):
         ready(CIFAR10DataModule(tmp_path / "elsewhere"))

@@ -1,5 +1,3 @@
-"""The weightings against their published formulae, computed otherwise."""
-
 import math
 import re
 from dataclasses import replace
