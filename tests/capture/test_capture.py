@@ -370,7 +370,6 @@ def test_losses_without_gradient_are_left_alone_in_training_and_seen_in_validati
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize("explicitly", [True, False])
 def test_a_loss_that_is_used_says_so(used, explicitly):
-    """on_use distinguishes a loss that is part of the backward pass from one that was only computed."""
     z, y = torch.randn(5, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 0])
     calls = []
     with LossCapture(on_use=calls.append) as capture:

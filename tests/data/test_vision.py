@@ -18,7 +18,6 @@ from law_lightning.data import (
 from tiny_data import write_cifar, write_folders, write_mnist
 
 SMALL = {"train_size": 120, "val_size": 60}
-STATISTICS = CIFAR10DataModule.statistics
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def part(module, name):
 
 def raw(x):
     """CIFAR images as the evaluation transform should give them, by NumPy."""
-    mean, std = (np.asarray(each, dtype=np.float32) for each in STATISTICS)
+    mean, std = (np.asarray(each, dtype=np.float32) for each in CIFAR10DataModule.statistics)
     return torch.from_numpy(((x.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
 
 

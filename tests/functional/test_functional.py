@@ -20,9 +20,6 @@ def arrays(elements=numbers, min_rows=1, max_columns=5):
     return shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=elements))
 
 
-# -- entropy ---------------------------------------------------------------------------------------------------
-
-
 @quick
 @given(arrays())
 def test_entropy_is_scipys(logits):
@@ -53,9 +50,6 @@ def test_label_is_evenly_spaced_from_minus_one_to_one(num_classes):
     np.testing.assert_allclose(labels, np.linspace(-1, 1, num_classes), atol=1e-6)
     assert labels.dtype == torch.float32
     assert LF.label(torch.zeros(3, dtype=torch.int64), 1).tolist() == [0.0, 0.0, 0.0]
-
-
-# -- normalisation ---------------------------------------------------------------------------------------------
 
 
 def naive_normalize(column):
@@ -111,9 +105,6 @@ def test_small_but_real_variation_is_kept():
     features = torch.tensor([[1e-10], [3e-10]])
     torch.testing.assert_close(LF.normalize_features(features), torch.tensor([[-1.0], [1.0]]))
     assert LF.normalize_features(torch.empty(0, 4)).shape == (0, 4)
-
-
-# -- sample features -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -176,9 +167,6 @@ def test_an_unknown_feature_is_named(batch):
         LF.sample_features(*batch, ("loss", "margin"))
 
 
-# -- weights ---------------------------------------------------------------------------------------------------
-
-
 @quick
 @given(arrays(max_columns=4), st.data())
 def test_sample_weights_are_equation_3(features, data):
@@ -225,9 +213,6 @@ def test_weighted_loss_is_the_mean_of_the_products_and_weights_are_constants():
     assert weights.grad is None
 
 
-# -- the training phase ----------------------------------------------------------------------------------------
-
-
 @quick
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=6), st.floats(0, 0.99))
 def test_smooth_is_the_exponential_average(values, decay):
@@ -264,9 +249,6 @@ def test_reward_is_the_weighted_difference():
     assert LF.reward(0.9, 0.6) == pytest.approx(0.3)
     assert LF.reward(0.5, 0.75, weight=3.0) == -0.75
     assert LF.reward(0.123, 0.123, weight=2.0) == 0.0
-
-
-# -- the update ------------------------------------------------------------------------------------------------
 
 
 @quick

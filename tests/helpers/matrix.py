@@ -26,8 +26,6 @@ from zoo import TRAINERS, AdamCosine, Base, BatchNormCNN, Mixup, Plateau, Rates,
 
 SAME = "same bits"
 
-# -- modules -------------------------------------------------------------------------------------------------
-
 
 class ClassWeights(Base):
     def __init__(self):
@@ -77,9 +75,6 @@ class ConfigureModel(BatchNormCNN):
 class SeveralLoaders(AdamCosine):
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
-
-
-# -- data ----------------------------------------------------------------------------------------------------
 
 
 class Stream(IterableDataset):
@@ -162,9 +157,6 @@ class ShareNorms(LayerSync):
         return model
 
 
-# -- cells ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Cell:
     """A row of the matrix."""
@@ -199,8 +191,6 @@ CELLS = {
     ),
     "shared_norm": Cell("`SyncBatchNorm` (a stand-in: torch's refuses the CPU)", BatchNormCNN, {"plugins": ShareNorms}),
 }
-
-# -- measuring -----------------------------------------------------------------------------------------------
 
 
 class Fit:

@@ -227,11 +227,6 @@ class Named(data.Dataset):
         return 3
 
 
-class Stream(data.IterableDataset):
-    def __iter__(self):
-        return iter(make_data(3))
-
-
 COUNTED = [[2, 0, 1], np.array([2, 0, 1]), torch.tensor([2, 0, 1], dtype=torch.uint8)]
 NO_LABELS = [[0.5, 1.0, 2.0], ["a", "b", "c"], [[0], [1], [2]], [0, 1], None]
 
@@ -258,7 +253,7 @@ DATA = Named("targets", [2, 0, 1])
         (data.DataLoader(DATA, 2, sampler=data.WeightedRandomSampler(torch.ones(3), 3)), None),
         (data.DataLoader(DATA, 2, sampler=DistributedSamplerWrapper(data.SubsetRandomSampler([2]), 2, 0)), None),
         (data.DataLoader(DATA, batch_sampler=[[0, 1], [2]]), None),
-        (data.DataLoader(Stream(), 2), None),
+        (data.DataLoader(data.ChainDataset([DATA]), 2), None),
         ([data.DataLoader(DATA, 2)], None),
     ],
 )
