@@ -117,6 +117,9 @@ def own_samplers(rank: int, world: int):
     )
 
 
+LOADERS = {"plain": plain_loaders, "several": several_loaders, "streams": streams, "own": own_samplers}
+
+
 class Data(L.LightningDataModule):
     """Makes its loaders when the processes are there, as users do who share data out themselves."""
 

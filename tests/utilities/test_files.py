@@ -2,6 +2,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -76,6 +77,14 @@ def test_foreign_bytes_are_named(tmp_path, content):
     path = tmp_path / "foreign.pt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"foreign\.pt is (damaged|not a thing file)"):
+        load_state(path, "thing")
+
+
+@both
+def test_a_changed_number_is_noticed(tmp_path, save):
+    save(path := tmp_path / "state", "thing", STATE)
+    path.write_bytes(path.read_bytes().replace(np.float32(5.0).tobytes(), np.float32(5.5).tobytes()))
+    with pytest.raises(ValueError, match=r"state is damaged .*was changed since it was written"):
         load_state(path, "thing")
 
 
