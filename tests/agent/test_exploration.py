@@ -36,25 +36,3 @@ def test_deviations_are_those_asked_for_and_decay(noise, other):
         for column, deviation in zip(drawn.T, [0.3 * expected] * 4 + [expected], strict=True):
             assert column.std().item() == pytest.approx(deviation, rel=0.06)
             assert abs(column.mean().item()) < 4 * deviation / math.sqrt(4_000)
-
-
-def test_seeds_repeat_and_differ():
-    drawn = []
-    for seed in (1, 1, 2):
-        exploration = make(seed=seed)
-        exploration.start_episode()
-        drawn.append(exploration(ZERO).tolist())
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_the_state_goes_on_exactly():
-    exploration, resumed = make(), make(seed=99)
-    exploration.start_episode()
-    exploration.start_episode()
-    exploration(ZERO)
-    resumed.load_state_dict(exploration.state_dict())
-    for _ in range(2):
-        assert torch.equal(resumed(ZERO), exploration(ZERO))
-        assert (resumed.scale, resumed.episode) == (exploration.scale, exploration.episode)
-        exploration.start_episode()
-        resumed.start_episode()

@@ -1,9 +1,9 @@
 import copy
 import json
 import math
+import pickle
 import warnings
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -17,6 +17,7 @@ from law_lightning.agent.networks import StackedLinear
 from law_lightning.agent.resolve import strategy_path
 from law_lightning.utilities.files import save_state, save_tensors
 from naive_ddpg import FAST, PAPER, STAGES, Naive, compare, filled, make, same, spread
+from zoo import make_trainer
 
 # -- Algorithm 1, a second time --------------------------------------------------------------------------------
 
@@ -47,21 +48,15 @@ def test_a_full_data_update_is_algorithm_1(options, members):
                 if parameter.requires_grad:
                     parameter.mul_(1.1)
     naives = [Naive(agent, member) for member in range(members)]
-    for count in (3, 10, 13):  # the buffer grows between the updates, the optimizers go on
-        logs = agent.full_data_update(filled(count))
-        expected, *_ = [naive.update(filled(count), epochs=3, batch_size=4) for naive in naives]
+    # The buffer grows between the updates, the optimizers go on; epochs and batch size may be given, gradients be off.
+    for count, given in ((3, {}), (10, {}), (13, {"epochs": 2, "batch_size": 3})):
+        with torch.set_grad_enabled(count < 13):
+            logs = agent.full_data_update(filled(count), **given)
+        expected, *_ = [naive.update(filled(count), **{"epochs": 3, "batch_size": 4} | given) for naive in naives]
         assert list(logs) == ["critic_loss", "actor_loss", "q_mean"]
         assert list(logs.values()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
         for naive in naives:
             compare(agent, naive)
-
-
-def test_epochs_and_batch_size_may_be_given():
-    agent = make(**PAPER)
-    naive = Naive(agent)
-    agent.full_data_update(filled(), epochs=2, batch_size=3)
-    naive.update(filled(), epochs=2, batch_size=3)
-    compare(agent, naive)
 
 
 def test_an_update_learns_which_theta_pays():
@@ -79,18 +74,13 @@ def test_an_update_learns_which_theta_pays():
 
 def test_imitation_decays_as_exploration_does():
     agent, buffer = make(imitation=0.4, noise_decay=0.5, warmup_stages=1), filled(9)
-    learned = STAGES - 1
-    for update in range(4):
-        assert agent.imitation() == pytest.approx(0.4 * 0.5 ** (update / learned))
+    for workers in (1, 2):  # the stages of one episode; two workers take two at a time
+        buffer.workers = workers
         agent.full_data_update(buffer)
     agent.start_episode()
     agent.start_episode()  # the exploration of the second episode
+    assert agent.imitation() == pytest.approx(0.4 * 0.5)
     assert agent.exploration.scale == 0.5
-    several = make(imitation=0.4, noise_decay=0.5, warmup_stages=1)
-    several.load_full_state(agent.full_state())
-    buffer.workers = 2  # the search goes on with two workers, so two stages at a time
-    several.full_data_update(buffer)
-    assert several.imitation() == pytest.approx(0.4 * 0.5 ** ((4 + 2) / learned))
 
 
 def test_hyperparameters_of_before():
@@ -146,14 +136,6 @@ def test_a_member_that_diverges_does_not_keep_the_others_from_learning():
         assert all(torch.equal(after[part][n][1], t[1]) for n, t in before[part].items() if t.ndim)
 
 
-def test_an_update_works_where_gradients_are_off():
-    on, off = make(), make()
-    on.full_data_update(filled())
-    with torch.no_grad():
-        off.full_data_update(filled())
-    assert same(on.full_state(), off.full_state())
-
-
 @pytest.mark.parametrize(
     ("buffer", "options", "message"),
     [
@@ -175,11 +157,8 @@ def test_an_impossible_update_is_named_and_changes_nothing(buffer, options, mess
 # -- the Trainer's way -----------------------------------------------------------------------------------------
 
 
-def fit(agent, loader, epochs=3):
-    trainer = L.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
+def fit(agent, loader, epochs=3, **options):
+    trainer = make_trainer(max_epochs=epochs, **options)
     trainer.fit(agent, loader)
     return trainer
 
@@ -203,21 +182,22 @@ def test_a_trainer_gives_the_same_networks(options):
     assert fitted.act(1, 0.5, 0.5).isfinite().all()
 
 
-@pytest.mark.parametrize("data", [TensorDataset(torch.zeros(4, 2)), [torch.zeros(2)] * 4])
-def test_a_loader_of_something_else_is_named(data):
-    with pytest.raises(MisconfigurationException, match=r"trains on transitions: .*buffer\.dataloader\(\)"):
-        fit(make(), DataLoader(data))
+TRAINS_ON = r"trains on transitions: .*buffer\.dataloader\(\)"
+HALF = {"precision": "bf16-mixed"}
 
 
-def test_a_trainer_of_another_precision_is_named():
-    trainer = L.Trainer(precision="bf16-mixed", accelerator="cpu", logger=False, enable_checkpointing=False)
-    with pytest.raises(MisconfigurationException, match=r"in float32: .*not 1 processes and 'bf16-mixed'"):
-        trainer.fit(make(), filled().dataloader())
-
-
-def test_a_trainer_refuses_the_buffer_of_another_agent():
-    with pytest.raises(ValueError, match=r"of another agent: its theta has 3 entries"):
-        fit(make(), filled(width=3).dataloader())
+@pytest.mark.parametrize(
+    ("loader", "options", "error", "message"),
+    [
+        (DataLoader(TensorDataset(torch.zeros(4, 2))), {}, MisconfigurationException, TRAINS_ON),
+        (DataLoader([torch.zeros(2)] * 4), {}, MisconfigurationException, TRAINS_ON),
+        (filled().dataloader(), HALF, MisconfigurationException, r"in float32: .*not 1 processes and 'bf16-mixed'"),
+        (filled(width=3).dataloader(), {}, ValueError, "of another agent: its theta has 3 entries"),
+    ],
+)
+def test_what_a_trainer_cannot_train_on_is_named(loader, options, error, message):
+    with pytest.raises(error, match=message):
+        fit(make(), loader, **options)
 
 
 # -- acting ----------------------------------------------------------------------------------------------------
@@ -233,11 +213,6 @@ def test_theta_is_the_actors():
         assert theta.shape == (5,)
         assert theta.dtype == torch.float32
         assert not theta.requires_grad
-
-
-def test_a_new_strategy_weighs_every_sample_one():
-    for stage in range(20):
-        assert StrategyAgent().act(stage, 1.0, 0.3).tolist() == [0.0] * 5
 
 
 def test_theta_stays_within_its_bound():
@@ -294,13 +269,16 @@ def test_impossible_arguments_are_named(options, message):
         make(**options)
 
 
+def experienced(**options):
+    agent = make(**options)
+    agent.start_episode()
+    agent.act(0, 1.0, 0.0, explore=True)
+    agent.full_data_update(filled())
+    return agent
+
+
 def test_the_seed_decides_everything():
-    agents = [make(seed=seed) for seed in (4, 4, 5)]
-    for agent in agents:
-        agent.start_episode()
-        agent.act(0, 1.0, 0.0, explore=True)
-        agent.full_data_update(filled())
-    states = [agent.full_state() for agent in agents]
+    states = [experienced(seed=seed).full_state() for seed in (4, 4, 5)]
     assert same(states[0], states[1])
     for part in ("networks", "exploration"):
         assert not same(states[0][part], states[2][part])
@@ -316,25 +294,12 @@ def test_the_global_random_state_is_untouched_and_does_not_matter(tmp_path):
     first = make().full_state()
     torch.manual_seed(42)
     before = torch.get_rng_state()
-    agent = make()
-    assert same(agent.full_state(), first)
-    agent.start_episode()
-    agent.act(0, 1.0, 0.0, explore=True)
-    agent.full_data_update(filled())
-    agent.save(tmp_path / "strategy.safetensors")
-    StrategyAgent.load(tmp_path / "strategy.safetensors")
+    assert same(make().full_state(), first)
+    saved_and_loaded(experienced(), tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 # -- files -----------------------------------------------------------------------------------------------------
-
-
-def experienced(**options):
-    agent = make(**options)
-    agent.start_episode()
-    agent.act(0, 1.0, 0.0, explore=True)
-    agent.full_data_update(filled())
-    return agent
 
 
 def go_on(agent):
@@ -346,13 +311,27 @@ def go_on(agent):
     return [*thetas, logs, agent.act(0, 0.7, 0.4, explore=True), state]
 
 
+def saved_and_loaded(agent, folder):
+    agent.save(folder / "strategy.safetensors")
+    return StrategyAgent.load(folder / "strategy.safetensors")
+
+
+COPIES = [saved_and_loaded, lambda agent, _: copy.deepcopy(agent), lambda agent, _: pickle.loads(pickle.dumps(agent))]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["file", "deepcopy", "pickle"])
 @pytest.mark.parametrize("options", [None, {}, PAPER])
-def test_a_loaded_agent_goes_on_bit_for_bit(tmp_path, options):
+def test_a_copy_goes_on_bit_for_bit_and_alone_and_a_state_stays_as_it_was_taken(tmp_path, copied, options):
     agent = make() if options is None else experienced(**options)
-    agent.save(tmp_path / "strategy.safetensors")
-    loaded = StrategyAgent.load(tmp_path / "strategy.safetensors")
-    assert same(loaded.full_state(), agent.full_state())
-    assert same(go_on(loaded), go_on(agent))
+    state, other = agent.full_state(), copied(agent, tmp_path)
+    assert same(other.full_state(), state)
+    expected = go_on(other)
+    assert same(agent.full_state(), state)
+    assert same(go_on(agent), expected)
+    again = make(**options or {})
+    again.exploration.seed = 99  # that of the state counts
+    again.load_full_state(state)
+    assert same(go_on(again), expected)
 
 
 def test_any_program_can_read_the_file(tmp_path):
@@ -364,19 +343,6 @@ def test_any_program_can_read_the_file(tmp_path):
         header = json.loads(file.metadata()["law_lightning"])
     assert (header["kind"], header["state"]["hparams/theta_bound"]) == ("strategy", 2.0)
     assert StrategyAgent.load(tmp_path / "strategy.safetensors").hparams["theta_bound"] == 2.0
-
-
-def test_a_state_stays_as_it_was_taken():
-    """It can be loaded twice, whatever the agents do meanwhile."""
-    agent = experienced()
-    state = agent.full_state()
-    first, second = make(), make()  # an episode's noise and shuffles depend on the agent's seed
-    first.start_episode()
-    first.load_full_state(state)
-    expected = go_on(first)
-    go_on(agent)
-    second.load_full_state(state)
-    assert same(go_on(second), expected)
 
 
 def test_a_strategy_may_be_given_by_its_searchs_folder(tmp_path):
@@ -444,35 +410,30 @@ def test_a_strategy_may_be_saved_without_the_other_members(tmp_path):
 # -- of earlier versions -----------------------------------------------------------------------------------------
 
 
-def before(agent):
-    """The state of an agent as it was written when each member had networks of its own."""
+def before(agent, folder):
+    """An agent read from a file that gives each member networks of its own, and does not name what is newer."""
     state, members = agent.full_state(), []
+    left_out = ("imitation", 0.0), ("members", 1)
+    hparams = dict(item for item in state.pop("hparams").items() if item not in left_out)
+    del state["learned"]
     for member in range(agent.hparams["members"]):
         networks = {
             name: tensor[member].T if ".network." in name and name.endswith("weight") else tensor[member]
             for name, tensor in state["networks"].items()
         }
-        members.append({**state, "networks": networks, "optimizers": [{"state": {0: {}}}] * 2, "others": []})
-    return members[0] | {"others": members[1:]}
+        parts = {"hparams": hparams, "networks": networks, "optimizers": [{"state": {0: {}}}] * 2, "others": []}
+        members.append(state | parts)
+    save_state(folder / "old.pt", "strategy", members[0] | {"others": members[1:]})
+    return StrategyAgent.load(folder / "old.pt")
 
 
 @pytest.mark.parametrize("options", [{"members": 3}, {"target_rate": 0.2}])
-def test_a_state_of_members_apart_goes_on(options):
-    agent, again = spread(make(**options)), make(**options)
-    again.load_full_state(before(agent))
-    assert same(again.full_state(), agent.full_state())
+def test_a_strategy_of_before_goes_on(tmp_path, options):
+    agent = spread(make(imitation=0.0, **options))
+    assert same(before(agent, tmp_path).full_state(), agent.full_state())
     agent.full_data_update(filled(13))
-    again.load_full_state(before(agent))
+    again = before(agent, tmp_path)
     assert same(again.full_state()["networks"], agent.full_state()["networks"])
     assert not any(tensor.any() for tensor in again.full_state()["optimizers"].values())  # they begin anew
+    assert (again.imitation(), again.learned) == (0.0, again.updates)
     assert math.isfinite(again.full_data_update(filled(13))["q_mean"])
-
-
-def test_a_strategy_of_before_imitates_nothing(tmp_path):
-    state = before(make(noise_decay=1.0, imitation=0.2))
-    for name in ("members", "imitation"):
-        del state["hparams"][name]
-    del state["learned"], state["others"]
-    save_state(tmp_path / "old.pt", "strategy", state)
-    old = StrategyAgent.load(tmp_path / "old.pt")
-    assert (old.imitation(), old.hparams["members"]) == (0.0, 1)

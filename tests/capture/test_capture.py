@@ -220,9 +220,7 @@ def test_samples_count_and_know_their_classes():
     samples = Samples(torch.zeros(3), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0, 1]))
     assert len(samples) == samples.divisor == 3
     assert samples.num_classes == 2
-    assert samples.accuracy.tolist() == [1.0, 0.0, 1.0]
     valid, loss = torch.tensor([False, True, True]), torch.tensor([7.0, 1.0, 2.0])
-    assert replace(samples, valid=valid).accuracy.tolist() == [0.0, 0.0, 1.0]
     assert replace(samples, loss=loss, valid=valid).mean_loss.item() == 1.5
 
 
@@ -325,19 +323,6 @@ def test_the_same_memory_seen_otherwise_is_another_target():
     assert [len(samples) for samples in capture.samples] == [5, 1]
 
 
-def test_a_loss_inside_a_sub_modules_forward():
-    class HeadWithLoss(nn.Linear):
-        def forward(self, x, labels):
-            return {"loss": nn.CrossEntropyLoss()(super().forward(x), labels.view(-1))}
-
-    head, x, y = HeadWithLoss(3, 4), torch.randn(5, 3), torch.tensor([0, 3, 2, 1, 1])
-    with LossCapture(by_loss) as capture:
-        output = head(x, labels=y)
-    losses = per_sample(F.linear(x, head.weight, head.bias), y)
-    torch.testing.assert_close(output["loss"], naive_mean((losses, losses)))
-    assert capture.samples[0].target.tolist() == y.tolist()
-
-
 # -- what is left alone ----------------------------------------------------------------------------------------
 
 
@@ -385,7 +370,6 @@ def test_losses_without_gradient_are_left_alone_in_training_and_seen_in_validati
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize("explicitly", [True, False])
 def test_a_loss_that_is_used_says_so(used, explicitly):
-    """on_use distinguishes a loss that is part of the backward pass from one that was only computed."""
     z, y = torch.randn(5, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 0])
     calls = []
     with LossCapture(on_use=calls.append) as capture:

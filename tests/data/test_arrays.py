@@ -38,13 +38,7 @@ def part(module, name):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.dtype(">f4")])
 @pytest.mark.parametrize(
     ("shape", "in_shape"),
-    [
-        ((7,), (7,)),
-        ((6, 5), (1, 6, 5)),
-        ((6, 5, 3), (3, 6, 5)),
-        ((6, 5, 4), (4, 6, 5)),
-        ((2, 6, 5), (2, 6, 5)),
-    ],
+    [((7,), (7,)), ((6, 5), (1, 6, 5)), ((6, 5, 3), (3, 6, 5)), ((6, 5, 4), (4, 6, 5)), ((2, 6, 5), (2, 6, 5))],
 )
 def test_every_layout(save, dtype, shape, in_shape):
     arrays = make_arrays(shape, dtype)
@@ -59,10 +53,9 @@ def test_every_layout(save, dtype, shape, in_shape):
     raw = {k: v.astype(np.float64) / (255 if dtype == np.uint8 else 1) for k, v in arrays.items()}
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).numpy()
     used, test = raw["train_x"][order[8:]], raw["test_x"]
-    if len(shape) == 2:
-        used, test = used[:, None], test[:, None]
-    elif len(shape) == 3 and shape != in_shape:
+    if shape[-1] != in_shape[-1]:  # channels come last
         used, test = np.moveaxis(used, -1, 1), np.moveaxis(test, -1, 1)
+    used, test = used.reshape(-1, *in_shape), test.reshape(-1, *in_shape)
     vector_axes = (0, 1) if dtype == np.uint8 else (0,)
     axes = vector_axes if len(shape) == 1 else (0, 2, 3)
     mean, std = used.mean(axes, keepdims=True), used.std(axes, keepdims=True)

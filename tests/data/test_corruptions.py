@@ -1,5 +1,3 @@
-"""Noise, imbalance, and several corruptions in a row."""
-
 import math
 from collections import Counter
 from pathlib import Path
@@ -80,18 +78,6 @@ def test_every_corruption_is_nested_deterministic_and_leaves_all_else_alone(num_
             assert len(low.selected) == 0
 
 
-# -- noise -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rate", "num_classes"), [(0.4, 10), (0.8, 3), (1.0, 2)])
-def test_real_rate_is_the_papers(rate, num_classes):
-    labels = balanced_labels(40_000, num_classes)
-    changed = UniformNoise(rate, seed=1)(labels, num_classes).indices
-    expected = rate * (1 - 1 / num_classes)
-    deviation = math.sqrt(expected * (1 - expected) / len(labels))
-    assert abs(len(changed) / len(labels) - expected) < 4 * deviation
-
-
 def test_the_draws_of_uniform_noise_stay_what_they_are():
     # Searches and records of earlier versions depend on them: one draw to select, one for the class.
     labels = balanced_labels(200, 7)
@@ -102,10 +88,9 @@ def test_the_draws_of_uniform_noise_stay_what_they_are():
     assert UniformNoise(0.4, seed=11)(labels, 7).labels.tolist() == expected
 
 
-@pytest.mark.parametrize("exclude_true", [False, True])
-def test_replacements_are_uniform_over_all_classes_or_all_others(exclude_true):
-    noisy = UniformNoise(1.0, 3, exclude_true)(torch.full((50_000,), 2), 5)
-    expected = torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25]) if exclude_true else torch.full((5,), 0.2)
+def test_without_the_true_class_replacements_are_uniform_over_all_others():
+    noisy = UniformNoise(1.0, 3, exclude_true=True)(torch.full((50_000,), 2), 5)
+    expected = torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25])
     assert torch.allclose(torch.tensor(sizes(noisy, 5)) / 50_000, expected, atol=0.01)
 
 
@@ -130,9 +115,6 @@ def test_asymmetric_noise_touches_mapped_classes_alone(mapping):
         assert abs(len(moved) / 2000 - (0.3 if is_moved else 0.0)) < 0.05
 
 
-# -- imbalance -------------------------------------------------------------------------------------------------
-
-
 @settings(max_examples=40, deadline=None)
 @given(counts=st.lists(st.integers(0, 40), min_size=3, max_size=6), share=st.floats(0, 0.9), seed=st.integers(0, 2**40))
 def test_discarding(counts, share, seed):
@@ -153,9 +135,6 @@ def test_the_long_tail_is_exponential(have, imbalance):
         # Where the two formulas fall on either side of a half, they may round differently.
         assert count == have[c] or (count < have[c] and abs(count - profile) <= 0.5 + 1e-6)
         assert count <= profile + 0.5 + 1e-6
-
-
-# -- several in a row ------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -180,9 +159,6 @@ def test_each_works_on_what_the_former_left(rate, share, imbalance, seed):
     assert record.labels.tolist() == present
     assert record.true_labels.tolist() == [i % 3 for i in ids]
     assert record.selected.tolist() == [place for place, each in enumerate(chosen) if each]
-
-
-# -- the record's file -----------------------------------------------------------------------------------------
 
 
 def test_a_saved_record_is_the_same_in_plain_python(tmp_path):
@@ -230,8 +206,6 @@ def test_files_that_are_no_record(tmp_path, change):
     assert not (tmp_path / "executed").exists()
 
 
-# -- the configs -----------------------------------------------------------------------------------------------
-
 #: What some configs need to fit 800 digits, and what their record says.
 CONFIGS = {
     "uniform_noise": (["corruption.rate=0.3", "corruption.exclude_true=true"], "uniform_noise"),
@@ -262,8 +236,6 @@ def test_the_configs_corrupt_the_digits(choice, tmp_path, monkeypatch):
     if choice == "asymmetric_noise":
         assert set(record.true_labels[record.selected].tolist()) == {3, 5}
 
-
-# -- faults ----------------------------------------------------------------------------------------------------
 
 FOUR, GAP = balanced_labels(12, 3), balanced_labels(12, 3) // 2 * 2  # of GAP's classes, 1 has no samples
 

@@ -1,5 +1,3 @@
-"""Data modules whose data are in memory, the digits among them, their datasets, and how arrays are prepared."""
-
 import pickle
 
 import pytest
@@ -146,9 +144,6 @@ def test_bad_arguments_are_named(name, value):
         Toy(**{name: value})
 
 
-# -- the digits ------------------------------------------------------------------------------------------------
-
-
 def test_the_digits_are_split_standardised_disjoint_and_complete():
     module = DigitsDataModule(train_size=300, val_size=400)
     module.setup()
@@ -169,9 +164,6 @@ def test_the_digits_are_split_standardised_disjoint_and_complete():
 def test_sizes_that_do_not_split_the_digits_are_named(sizes):
     with pytest.raises(ValueError, match=rf"train_size={sizes[0]} and val_size={sizes[1]} do not split the 1797"):
         DigitsDataModule(*sizes)
-
-
-# -- the dataset -----------------------------------------------------------------------------------------------
 
 
 def test_loader_gives_what_default_collate_gives_and_asks_for_whole_batches():
@@ -196,9 +188,6 @@ def test_worker_processes_can_unpickle_it():
     dataset, collate = pickle.loads(pickle.dumps((dataset, identity_collate)))
     loader = DataLoader(dataset, batch_size=5, collate_fn=collate, num_workers=1)
     assert [batch[1].tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-
-
-# -- preparation -----------------------------------------------------------------------------------------------
 
 
 def test_standardize_agrees_with_the_plain_formula():  # tests of ArraysDataModule check the other shapes

@@ -9,6 +9,7 @@ from law_lightning.data import ArraysDataModule, Compose, DiscardClasses, LabelF
 
 TRUE = torch.arange(30) % 3
 GIVEN = (TRUE + (torch.arange(30) % 5 == 0)) % 3
+LAST_IS_7 = np.where(np.arange(30) == 29, 7, GIVEN)
 
 
 def write(path):
@@ -113,10 +114,7 @@ def test_unreadable_files(tmp_path, content, name, message):
     [
         (GIVEN[:29].numpy(), "has 29 labels, but the training part of the data set has 30 samples"),
         # Rows that are not used are checked too.
-        (
-            np.where(np.arange(30) == 29, 7, GIVEN),
-            "Row 29 .* has the label 7, but the data set has the 3 classes 0 to 2",
-        ),
+        (LAST_IS_7, "Row 29 .* has the label 7, but the data set has the 3 classes 0 to 2"),
         (-GIVEN.numpy(), "has the negative label -2"),
         ([0, 1, 2], "holds a list, but labels must be an array or a contiguous tensor"),
         (torch.tensor(3).expand(10**9), "holds a Tensor, but labels must be an array or a contiguous tensor"),

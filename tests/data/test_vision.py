@@ -18,7 +18,6 @@ from law_lightning.data import (
 from tiny_data import write_cifar, write_folders, write_mnist
 
 SMALL = {"train_size": 120, "val_size": 60}
-STATISTICS = CIFAR10DataModule.statistics
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def part(module, name):
 
 def raw(x):
     """CIFAR images as the evaluation transform should give them, by NumPy."""
-    mean, std = (np.asarray(each, dtype=np.float32) for each in STATISTICS)
+    mean, std = (np.asarray(each, dtype=np.float32) for each in CIFAR10DataModule.statistics)
     return torch.from_numpy(((x.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
 
 
@@ -136,9 +135,6 @@ def test_of_imagenet_s_channels_the_mean_is_taken_off_and_nothing_else():
     for transform in ImageNetDataModule(image_size=32).default_transforms():
         expected = 0.4 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         torch.testing.assert_close(transform(grey), expected.expand(3, 32, 32))
-
-
-# -- faults ----------------------------------------------------------------------------------------------------
 
 
 def test_missing_and_damaged_cifar(tmp_path, cifar):

@@ -26,8 +26,6 @@ from zoo import TRAINERS, AdamCosine, Base, BatchNormCNN, Mixup, Plateau, Rates,
 
 SAME = "same bits"
 
-# -- modules -------------------------------------------------------------------------------------------------
-
 
 class ClassWeights(Base):
     def __init__(self):
@@ -79,9 +77,6 @@ class SeveralLoaders(AdamCosine):
         self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
 
 
-# -- data ----------------------------------------------------------------------------------------------------
-
-
 class Stream(IterableDataset):
     """A share of the samples for each process, in an order of its own; its length is known."""
 
@@ -120,6 +115,9 @@ def own_samplers(rank: int, world: int):
         DataLoader(train, batch_size=16 // world, sampler=DistributedSampler(train, world, rank)),
         DataLoader(val, batch_size=32, sampler=DistributedSampler(val, world, rank, shuffle=True)),
     )
+
+
+LOADERS = {"plain": plain_loaders, "several": several_loaders, "streams": streams, "own": own_samplers}
 
 
 class Data(L.LightningDataModule):
@@ -162,9 +160,6 @@ class ShareNorms(LayerSync):
         return model
 
 
-# -- cells ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Cell:
     """A row of the matrix."""
@@ -199,8 +194,6 @@ CELLS = {
     ),
     "shared_norm": Cell("`SyncBatchNorm` (a stand-in: torch's refuses the CPU)", BatchNormCNN, {"plugins": ShareNorms}),
 }
-
-# -- measuring -----------------------------------------------------------------------------------------------
 
 
 class Fit:

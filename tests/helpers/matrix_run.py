@@ -20,20 +20,7 @@ from torch.utils.data import IterableDataset
 
 from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.second_network.evaluation import Evaluator
-from matrix import (
-    CELLS,
-    SAME,
-    Cell,
-    Fit,
-    SeveralLoaders,
-    law,
-    measure,
-    own_samplers,
-    plain_loaders,
-    several_loaders,
-    streams,
-    verdict,
-)
+from matrix import CELLS, LOADERS, SAME, Cell, Fit, SeveralLoaders, law, measure, verdict
 from zoo import AdamCosine, Base, run_script
 
 BEGIN, END = "<!-- table: tests/helpers/matrix_run.py -->\n", "<!-- end -->\n"
@@ -100,8 +87,7 @@ def sharded() -> dict:
 def shared(**more) -> dict:
     """What processes must agree on: how each kind of validation data is counted, theta, buffers of their own."""
     found = {}
-    kinds = {"plain": plain_loaders, "several": several_loaders, "streams": streams, "own": own_samplers}
-    for name, loaders in kinds.items():
+    for name, loaders in LOADERS.items():
         for module in (Base, Flat) if name != "several" else (SeveralLoaders,):
             count = Count()
             short = {"max_epochs": 1, "max_steps": 1, "num_sanity_val_steps": 0}

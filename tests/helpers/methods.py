@@ -1,5 +1,7 @@
 """The methods as the tests set them up: one table for all of them, LAW included."""
 
+import torch
+
 from law_lightning import LAWCallback, StrategyAgent, WeightingCallback
 from law_lightning.callbacks import CoTeachingCallback, L2RWCallback, MetaWeightNetCallback
 from law_lightning.weighting import (
@@ -24,8 +26,6 @@ def bold_agent(**options):
 
 
 def a_mentor():
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return MentorNetwork(CLASSES)

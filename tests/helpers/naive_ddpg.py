@@ -61,30 +61,22 @@ class Naive:
     """
 
     def __init__(self, agent, member=0):
-        def layers(network):
-            tensors = [p[member].detach().clone().requires_grad_() for p in network.parameters()]
-            return list(zip(tensors[::2], tensors[1::2], strict=True))
+        def own(embedding, *networks):
+            """Its tensors of the embedding, and pairs of matrix and bias of the others."""
+            parts = [network.parameters() for network in (embedding, *networks)]
+            parts = [[p[member].detach().clone().requires_grad_() for p in part] for part in parts]
+            return parts[0][0], *(list(zip(part[::2], part[1::2], strict=True)) for part in parts[1:])
 
         options = self.options = dict(agent.hparams)
         self.member = member
-        self.embedding = agent.embedding.weight[member].detach().clone().requires_grad_()
-        self.actor = layers(agent.actor)
-        self.critic = layers(agent.critic)
+        self.embedding, self.actor, self.critic = own(agent.embedding, agent.actor, agent.critic)
         self.bound = options["theta_bound"]
         self.scale = torch.tensor([options["feature_scale"]] * len(agent.features) + [1.0])
         self.rate = options["target_rate"]
         if self.rate is not None:  # the target networks may lag behind
-            slow = agent.target_embedding.weight[member], layers(agent.target_actor), layers(agent.target_critic)
-            self.slow = self.copy(*slow)
+            self.slow = own(agent.target_embedding, agent.target_actor, agent.target_critic)
         self.moments = {}
         self.updates = self.learned = 0
-
-    @staticmethod
-    def copy(embedding, actor, critic):
-        def clone(network):
-            return [(w.detach().clone(), b.detach().clone()) for w, b in network]
-
-        return embedding.detach().clone(), clone(actor), clone(critic)
 
     @staticmethod
     def forward(layers, x):
@@ -165,7 +157,7 @@ class Naive:
             slow = [self.slow[0], *flat(self.slow[1]), *flat(self.slow[2])]
             fast = [self.embedding, *flat(self.actor), *flat(self.critic)]
             for s, f in zip(slow, fast, strict=True):
-                s.copy_((1 - self.rate) * s + self.rate * f.detach())
+                s.data = ((1 - self.rate) * s + self.rate * f).detach()
         parts = [*map(torch.Tensor.item, critic_losses)], [*map(torch.Tensor.item, actor_losses)], q_means
         return [sum(part) / len(part) for part in parts]
 
@@ -173,16 +165,10 @@ class Naive:
         """Its transitions, their rewards summed up over n steps."""
         columns = buffer.transitions()
         rewards, discount, rows = columns.reward.tolist(), self.options["discount"], []
+        ended = [columns.done[i] or columns.stage[i + 1] != columns.next_stage[i] for i in range(len(rewards) - 1)]
         for i in range(len(rewards)):
             steps, total, last = 1, rewards[i], i
-            while steps < (self.options["n_step"] or STAGES):
-                ended = (
-                    last + 1 == len(rewards)
-                    or columns.done[last]
-                    or columns.stage[last + 1] != columns.next_stage[last]
-                )
-                if ended:
-                    break
+            while steps < (self.options["n_step"] or STAGES) and last + 1 < len(rewards) and not ended[last]:
                 last += 1
                 total += discount**steps * rewards[last]
                 steps += 1

@@ -11,11 +11,8 @@ def _images(number, classes, side, channels, seed):
     """Images whose brightness tells their class, so that training on them can learn something."""
     rng = np.random.default_rng(seed)
     labels = np.arange(number) % classes
-    x = (
-        rng.integers(0, 80, (number, side, side, channels))
-        + (labels * (170 // max(classes - 1, 1)))[:, None, None, None]
-    )
-    return x.astype(np.uint8), labels
+    brightness = (labels * (170 // max(classes - 1, 1)))[:, None, None, None]
+    return (rng.integers(0, 80, (number, side, side, channels)) + brightness).astype(np.uint8), labels
 
 
 def write_cifar(root, monkeypatch, classes=10, train=200, test=40):
@@ -54,11 +51,9 @@ def write_mnist(root, name="MNIST", train=100, test=20):
     folder.mkdir(parents=True)
     for part, number, seed in (("train", train, 0), ("t10k", test, 1)):
         x, y = _images(number, 10, 28, 1, seed)
-        header = struct.pack(">IIII", 0x803, number, 28, 28)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + x.tobytes())
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">II", 0x801, number) + y.astype(np.uint8).tobytes()
-        )
+        images, labels = struct.pack(">IIII", 0x803, number, 28, 28), struct.pack(">II", 0x801, number)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(images + x.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels + y.astype(np.uint8).tobytes())
 
 
 def write_folders(root, parts=("train", "test"), classes=3, each=6, side=40):

@@ -1,12 +1,12 @@
 import math
 
-import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from law_lightning.models import MLP, ImageClassifier
+from zoo import Rates, make_trainer
 
 
 def make_loader(num_samples, batch_size):
@@ -15,26 +15,10 @@ def make_loader(num_samples, batch_size):
     return DataLoader(data, batch_size=batch_size)
 
 
-def make_trainer(**kwargs):
-    return L.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 5, "logger": False, "enable_checkpointing": False,
-           "enable_progress_bar": False, "enable_model_summary": False} | kwargs
-    )  # fmt: skip
-
-
-class RateRecorder(L.Callback):
-    def __init__(self):
-        self.rates = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.rates.append(optimizer.param_groups[0]["lr"])
-
-
-def fitted_rates(num_samples=32, batch_size=4, trainer_kwargs=None, **kwargs):
-    recorder = RateRecorder()
-    trainer = make_trainer(callbacks=[recorder], **(trainer_kwargs or {}))
-    trainer.fit(ImageClassifier(MLP((6,), 3, hidden=(4,)), **kwargs), make_loader(num_samples, batch_size))
-    return recorder.rates
+def fitted_rates(num_samples, options, **kwargs):
+    trainer = make_trainer([rates := Rates()], **{"max_epochs": 5} | options)
+    trainer.fit(ImageClassifier(MLP((6,), 3, hidden=(4,)), **kwargs), make_loader(num_samples, 4))
+    return rates.noted
 
 
 def naive_rates(total, lr, percents, gamma, warmup=0):
@@ -49,44 +33,34 @@ def naive_rates(total, lr, percents, gamma, warmup=0):
 
 
 @pytest.mark.parametrize(
-    ("trainer_kwargs", "total"),
+    ("num_samples", "options", "steps", "warmup", "percents"),
     [
-        ({"accumulate_grad_batches": 3, "max_epochs": 4}, 12),
-        ({"max_steps": 20, "max_epochs": -1}, 20),
-        ({"max_steps": 1}, 1),  # at the full rate
+        (80, {}, 100, 0, (58, 29)),  # floats cannot hold 0.29 * 100
+        (80, {}, 100, 29, (30, 90)),  # falls one step after it has risen
+        (80, {}, 100, 2, (30, 60, 90)),  # ImageNet's
+        (32, {}, 40, 0, ()),  # constant
+        (32, {}, 40, 10, ()),  # 4 rise
+        (32, {}, 40, 1, (50,)),  # too short for one step
+        (32, {}, 40, 21, (22,)),  # both in step 8
+        (4, {}, 5, 1, (2,)),  # neither reaches a step
+        (32, {"accumulate_grad_batches": 3, "max_epochs": 4}, 12, 0, (25, 75)),
+        (32, {"accumulate_grad_batches": 3, "max_epochs": 4}, 12, 20, (25, 75)),
+        (32, {"max_steps": 20, "max_epochs": -1}, 20, 0, (25, 75)),
+        (32, {"max_steps": 20, "max_epochs": -1}, 20, 20, (25, 75)),
+        (32, {"max_steps": 1}, 1, 20, (25, 75)),  # at the full rate
     ],
 )
-@pytest.mark.parametrize("warmup", [0, 20])
-def test_schedule_counts_optimizer_steps(trainer_kwargs, total, warmup):
-    options = {"lr": 0.1, "milestones": (0.25, 0.75), "gamma": 0.5, "warmup": warmup / 100}
-    rates = fitted_rates(trainer_kwargs=trainer_kwargs, **options)
-    assert rates == pytest.approx(naive_rates(total, 0.1, (25, 75), 0.5, warmup))
-
-
-@pytest.mark.parametrize(
-    ("num_samples", "warmup", "percents"),
-    [
-        (80, 0, (58, 29)),  # 100 steps; floats cannot hold 0.29 * 100
-        (80, 29, (30, 90)),  # falls one step after it has risen
-        (80, 2, (30, 60, 90)),  # ImageNet's
-        (32, 0, ()),  # constant
-        (32, 10, ()),  # 40 steps: 4 rise
-        (32, 1, (50,)),  # too short for one step
-        (32, 21, (22,)),  # both in step 8
-        (4, 1, (2,)),  # 5 steps: neither reaches a step
-    ],
-)
-def test_the_rate_at_every_step(num_samples, warmup, percents):
+def test_the_rate_at_every_step_of_the_optimizer(num_samples, options, steps, warmup, percents):
     milestones = [percent / 100 for percent in percents]
-    rates = fitted_rates(num_samples, lr=0.2, warmup=warmup / 100, milestones=milestones, gamma=0.5)
-    assert rates == pytest.approx(naive_rates(num_samples // 4 * 5, 0.2, percents, 0.5, warmup), rel=1e-12)
+    rates = fitted_rates(num_samples, options, lr=0.2, warmup=warmup / 100, milestones=milestones, gamma=0.5)
+    assert rates == pytest.approx(naive_rates(steps, 0.2, percents, 0.5, warmup), rel=1e-12)
 
 
 def test_endless_training_and_data_of_unknown_length_are_named():
     message = r"no end, .* max_epochs or max_steps, for data of unknown length max_steps, .*milestones=.* warmup=0"
     for kwargs in ({}, {"milestones": (), "warmup": 0.1}):
         with pytest.raises(ValueError, match=message):
-            fitted_rates(trainer_kwargs={"max_epochs": -1}, **kwargs)
+            fitted_rates(32, {"max_epochs": -1}, **kwargs)
 
     class Stream(IterableDataset):
         def __iter__(self):
@@ -105,7 +79,7 @@ def test_training_is_a_plain_loop_of_sgd():
     plain = MLP((6,), 3, hidden=(4,))
     plain.load_state_dict(module.network.state_dict())
     loader = make_loader(32, 4)
-    trainer = make_trainer()
+    trainer = make_trainer(max_epochs=5)
     trainer.fit(module, loader)
     assert "train/loss" in trainer.callback_metrics
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-5)

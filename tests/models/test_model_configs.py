@@ -1,5 +1,3 @@
-"""The configs of all models and schedules."""
-
 from pathlib import Path
 
 import pytest
@@ -45,11 +43,3 @@ def test_a_schedule_overrides_trainer_and_model(composed, schedule):
     assert config.model.milestones == pytest.approx(milestones)
     assert config.model.warmup == warmup
     assert config.model.network._target_.endswith("cifar_resnet32")
-
-
-@pytest.mark.parametrize("command", ["law_search", "law_train", "law_compare"])
-@pytest.mark.usefixtures("composed")
-def test_every_command_knows_schedules_and_the_command_line_has_the_last_word(command):
-    config = compose(command, ["schedule=imagenet", "trainer.max_epochs=3", "model.warmup=0.01"])
-    assert (config.trainer.max_epochs, config.model.warmup) == (3, 0.01)
-    assert config.model.milestones == [0.3, 0.6, 0.9]

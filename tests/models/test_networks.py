@@ -1,5 +1,3 @@
-"""The networks: shapes, numbers of parameters, gradients, what they refuse."""
-
 import importlib
 import sys
 from functools import partial

@@ -1,8 +1,8 @@
 import os
 import pickle
-import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -81,20 +81,11 @@ def test_foreign_bytes_are_named(tmp_path, content):
 
 
 @both
-def test_a_changed_byte_is_noticed_or_harmless(tmp_path, save):
-    """Damage of all kinds of files: see ``faults/test_hostile_files.py``."""
-    path = tmp_path / "state"
-    save(path, "thing", STATE)
-    whole, draw, refused = path.read_bytes(), random.Random(0), 0
-    for _ in range(300):
-        changed = bytearray(whole)
-        changed[draw.randrange(len(whole))] = draw.randrange(256)
-        path.write_bytes(changed)
-        try:
-            assert same(load_state(path, "thing"), STATE)
-        except ValueError:
-            refused += 1
-    assert refused > 50
+def test_a_changed_number_is_noticed(tmp_path, save):
+    save(path := tmp_path / "state", "thing", STATE)
+    path.write_bytes(path.read_bytes().replace(np.float32(5.0).tobytes(), np.float32(5.5).tobytes()))
+    with pytest.raises(ValueError, match=r"state is damaged .*was changed since it was written"):
+        load_state(path, "thing")
 
 
 @pytest.mark.parametrize(

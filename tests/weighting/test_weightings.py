@@ -1,5 +1,3 @@
-"""The weightings against their published formulae, computed otherwise."""
-
 import math
 import re
 from dataclasses import replace
@@ -33,6 +31,7 @@ from law_lightning.weighting.class_balanced import class_balanced_weights, label
 from law_lightning.weighting.focal import focal_factor
 from law_lightning.weighting.mentornet import predefined_curriculum
 from law_lightning.weighting.self_paced import self_paced_weights
+from methods import a_mentor
 from zoo import DropoutMLP, assert_identical, fit, make_data, make_trainer
 
 PHASE = TrainingPhase(0, 20, 1.0, 0.0)
@@ -228,11 +227,6 @@ class Named(data.Dataset):
         return 3
 
 
-class Stream(data.IterableDataset):
-    def __iter__(self):
-        return iter(make_data(3))
-
-
 COUNTED = [[2, 0, 1], np.array([2, 0, 1]), torch.tensor([2, 0, 1], dtype=torch.uint8)]
 NO_LABELS = [[0.5, 1.0, 2.0], ["a", "b", "c"], [[0], [1], [2]], [0, 1], None]
 
@@ -259,7 +253,7 @@ DATA = Named("targets", [2, 0, 1])
         (data.DataLoader(DATA, 2, sampler=data.WeightedRandomSampler(torch.ones(3), 3)), None),
         (data.DataLoader(DATA, 2, sampler=DistributedSamplerWrapper(data.SubsetRandomSampler([2]), 2, 0)), None),
         (data.DataLoader(DATA, batch_sampler=[[0, 1], [2]]), None),
-        (data.DataLoader(Stream(), 2), None),
+        (data.DataLoader(data.ChainDataset([DATA]), 2), None),
         ([data.DataLoader(DATA, 2)], None),
     ],
 )
@@ -357,17 +351,11 @@ def test_burn_in_and_dropout_follow_the_training():
     assert weigh(MentorNetWeighting(dropout=(0.9, 0.0)), [1.0]).numel() == 1
 
 
-@pytest.fixture
-def mentor():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return MentorNetwork(3)
-
-
-def test_a_mentor_learns_which_labels_were_wrong(mentor):
+def test_a_mentor_learns_which_labels_were_wrong():
     generator = torch.Generator().manual_seed(0)
     right, epoch = torch.rand(3000, generator=generator) < 0.6, torch.randint(100, (3000,), generator=generator)
     loss = torch.where(right, 1.0, 3.0) + 0.3 * torch.randn(3000, generator=generator)
+    mentor = a_mentor()
     before = mentor.epoch.weight.clone()
     inputs = MentorInputs(loss, loss - 2.0, torch.zeros(3000, dtype=torch.long), epoch)
     assert mentor.learn(inputs, right, steps=500) < 0.1
@@ -380,9 +368,9 @@ def test_a_mentor_learns_which_labels_were_wrong(mentor):
 INPUTS = MentorInputs(*map(torch.tensor, ([0.5, 2.0], [-1.0, 0.7], [2, 0], [0, 120])))
 
 
-def test_the_mentor_is_its_published_network(mentor):
+def test_the_mentor_is_its_published_network():
     """One step of an LSTM in each direction on (loss, difference), written out; in full precision in any fit."""
-    expected = []
+    mentor, expected = a_mentor(), []
     for row in range(2):
         x = torch.stack([INPUTS.loss[row], INPUTS.difference[row]])
         states = []
