@@ -19,6 +19,7 @@ from zoo import (
     Hooked,
     Mixup,
     Plateau,
+    Rates,
     assert_identical,
     differ,
     fit,
@@ -39,19 +40,6 @@ def bold_agent(**kwargs):
 
 def zero_agent():
     return StrategyAgent(num_stages=5, warmup_stages=1)  # a new one weighs every sample 1
-
-
-class Rates(L.Callback):
-    """Notes the learning rate of every step, or sets it to those noted before."""
-
-    def __init__(self, noted=()):
-        self.noted, self._given = [], list(noted)
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        (group,) = optimizer.param_groups
-        if self._given:
-            group["lr"] = self._given.pop(0)
-        self.noted.append(group["lr"])
 
 
 def test_a_rate_that_follows_the_target_is_the_references_too():
@@ -110,14 +98,20 @@ class StopAt(L.Callback):
             raise StopError
 
 
-def outcome(module, law):
-    return {
-        "target": module.state_dict(),
-        "reference": None if law.reference is None else law.reference.state_dict(),
-        "history": law.history,
-        "agent": law.agent.full_state(),
-        "buffer": law.buffer.state_dict(),
-    }
+def outcome(module, callback):
+    """All that a fit with a method leaves."""
+    found = {"module": module.state_dict(), "history": callback.history}
+    for name in ("reference", "peer"):
+        if getattr(callback, name, None) is not None:
+            found[name] = getattr(callback, name).state_dict()
+    if hasattr(callback, "agent"):
+        found |= {"agent": callback.agent.full_state(), "buffer": callback.buffer.state_dict()}
+    return found
+
+
+def run(module, callbacks, ckpt_path=None, mode="search", keep="target", data=loaders):
+    law = LAWCallback(bold_agent(), mode=mode, keep=keep, num_stages=5)
+    return outcome(fit(module, [law, *callbacks], ckpt_path=ckpt_path, data=data), law)
 
 
 def assert_same(a, b, where=""):
@@ -148,19 +142,12 @@ def stateful():
     ("stop", "data"), [(6, loaders), (18, loaders), (3, stateful), (12, stateful), (15, stateful)]
 )  # 6 steps an epoch: between epochs with any loaders, within one with those that keep their position
 def test_a_stop_loses_nothing(tmp_path, module, mode, stop, data):
-    def run(callbacks, ckpt_path=None):
-        law = LAWCallback(bold_agent(), mode=mode, keep="target", num_stages=5)
-        trained = fit(module, [law, *callbacks], ckpt_path=ckpt_path, data=data)
-        return outcome(trained, law)
-
-    saving = ModelCheckpoint(tmp_path / "a", "last", every_n_train_steps=3, enable_version_counter=False)
-    whole = run([saving])
-    saving = ModelCheckpoint(tmp_path / "b", "last", every_n_train_steps=3, enable_version_counter=False)
+    options = {"filename": "last", "every_n_train_steps": 3, "enable_version_counter": False}
+    whole = run(module, [ModelCheckpoint(tmp_path / "a", **options)], mode=mode, data=data)
     with pytest.raises(StopError):
-        run([StopAt(stop), saving])
+        run(module, [StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)], mode=mode, data=data)
     torch.manual_seed(12345)  # what the process that goes on did before does not matter
-    resumed = run([], ckpt_path=tmp_path / "b" / "last.ckpt")
-    assert_same(resumed, whole)
+    assert_same(run(module, [], tmp_path / "b" / "last.ckpt", mode, data=data), whole)
 
 
 @pytest.mark.parametrize(
@@ -188,27 +175,17 @@ def test_what_lightning_does_not_restore_is_warned_of_once(tmp_path, module, ste
 def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, data, at_epoch_end):
     """Checkpoints as most users have them: after validation, or at the end of an epoch."""
     options = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": at_epoch_end}
-
-    def run(callbacks, ckpt_path=None):
-        law = LAWCallback(bold_agent(), keep="target", num_stages=5)
-        return outcome(fit(module, [law, *callbacks], ckpt_path=ckpt_path, data=data), law)
-
-    whole = run([ModelCheckpoint(tmp_path / "a", **options)])
+    whole = run(module, [ModelCheckpoint(tmp_path / "a", **options)], data=data)
     with pytest.raises(StopError):
-        run([StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)])
+        run(module, [StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)], data=data)
     torch.manual_seed(12345)
-    assert_same(run([], ckpt_path=tmp_path / "b" / "last.ckpt"), whole)
+    assert_same(run(module, [], tmp_path / "b" / "last.ckpt", data=data), whole)
 
 
 def test_a_fit_that_had_ended_is_as_it_was(tmp_path):
     """Resumed from the end of its last epoch, before it chose between its networks, it has no step to take."""
-
-    def run(callbacks, ckpt_path=None):
-        law = LAWCallback(bold_agent(), num_stages=5)
-        return outcome(fit(BatchNormCNN, [law, *callbacks], ckpt_path=ckpt_path), law)
-
-    whole = run([ModelCheckpoint(tmp_path, "last")])
-    assert_same(run([], ckpt_path=tmp_path / "last.ckpt"), whole)
+    whole = run(BatchNormCNN, [ModelCheckpoint(tmp_path, "last")], keep="best")
+    assert_same(run(BatchNormCNN, [], tmp_path / "last.ckpt", keep="best"), whole)
 
 
 def test_the_checkpoint_holds_tensors_and_plain_python(tmp_path):
@@ -285,12 +262,9 @@ class MadeAtTheStart(DropoutMLP):
 
 
 def test_hooks_at_the_start_of_training_do_not_change_a_resumed_fit(tmp_path):
-    def run(callbacks, ckpt_path=None):
-        law = LAWCallback(bold_agent(), keep="target", num_stages=5)
-        return outcome(fit(MadeAtTheStart, [law, *callbacks], ckpt_path=ckpt_path), law)
-
-    whole = run([ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=True)])
-    assert_same(run([], ckpt_path=tmp_path / "step=12.ckpt"), whole)
+    saving = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=True)
+    whole = run(MadeAtTheStart, [saving])
+    assert_same(run(MadeAtTheStart, [], tmp_path / "step=12.ckpt"), whole)
 
 
 class SkipsTheFirst(DropoutMLP):

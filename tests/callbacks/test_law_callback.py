@@ -11,28 +11,17 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
+import zoo
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, WeightingCallback
 from law_lightning import functional as LF
-from zoo import (
-    CLASSES,
-    AdamCosine,
-    Auxiliary,
-    Base,
-    DropoutMLP,
-    ExplicitDict,
-    Mixup,
-    assert_identical,
-    fit,
-    loaders,
-    make_trainer,
-)
+from zoo import CLASSES, AdamCosine, Base, DropoutMLP, assert_identical, fit, loaders, make_trainer
 
 
 def agent(**kwargs):
     return StrategyAgent(**({"num_stages": 5, "warmup_stages": 1, "episode_noise": 2.0} | kwargs))
 
 
-@pytest.mark.parametrize("module", [DropoutMLP, ExplicitDict, Auxiliary, Mixup], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [DropoutMLP, zoo.ExplicitDict, zoo.Auxiliary, zoo.Mixup], ids=lambda m: m.__name__)
 def test_history(module):
     law = LAWCallback(agent())
     fit(module, [law])

@@ -79,23 +79,6 @@ def test_every_worker_holds_the_transitions_of_all(reached):
         assert buffer.take_new() == [{}, {}, {}]
 
 
-def test_agents_stay_one_bit_for_bit():
-    """Promise 4: whatever a worker brings, all learn the same."""
-    agents = [make() for _ in range(3)]  # not in the threads, which share the global random state
-
-    def work(workers):
-        agent, seen = agents[workers.rank], []
-        buffer = SharedBuffer(workers, [ReplayBuffer() for _ in range(3)])
-        for row in zip(*filled(6, seed=workers.rank).transitions(), strict=True):
-            add_all(buffer, [column.unsqueeze(0) for column in row])
-            seen.append((agent.full_data_update(buffer), agent.full_state()))
-        return seen
-
-    first, *others = together(3, work)
-    assert len(first) == 6
-    assert all(same(first, other) for other in others)
-
-
 @pytest.mark.parametrize("capacity", [1, 4, 9, 20])
 def test_a_group_of_one_is_a_buffer_whose_capacity_keeps_the_newest(capacity):
     limited, alone = SharedBuffer(Workers(), [ReplayBuffer()], capacity), filled(9)
