@@ -9,17 +9,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+import zoo
 from law_lightning import LAWCallback, StrategyAgent
 from zoo import (
-    MODULES,
-    TRAINERS,
     AdamCosine,
     BatchNormCNN,
     DropoutMLP,
-    Hooked,
-    Mixup,
     Plateau,
-    Rates,
     assert_identical,
     differ,
     fit,
@@ -28,8 +24,8 @@ from zoo import (
     plain,
 )
 
-MATRIX = [(module, "default") for module in MODULES]
-MATRIX += [(module, name) for module in (BatchNormCNN, AdamCosine, Mixup) for name in TRAINERS if name != "default"]
+MATRIX = [(module, "default") for module in zoo.MODULES]
+MATRIX += [(each, name) for each in (BatchNormCNN, AdamCosine, zoo.Mixup) for name in zoo.TRAINERS if name != "default"]
 IDS = [f"{module.__name__}-{name}" for module, name in MATRIX]
 
 
@@ -44,10 +40,10 @@ def zero_agent():
 
 def test_a_rate_that_follows_the_target_is_the_references_too():
     """Its plateaus are the target's own, so what is repeated is plain training with the target's rates."""
-    rates, law = Rates(), LAWCallback(bold_agent(), keep="target")
+    rates, law = zoo.Rates(), LAWCallback(bold_agent(), keep="target")
     fit(Plateau, [law, rates])
     assert len(set(rates.noted)) > 1
-    assert_identical(law.reference.state_dict(), fit(Plateau, [Rates(rates.noted)]).state_dict())
+    assert_identical(law.reference.state_dict(), fit(Plateau, [zoo.Rates(rates.noted)]).state_dict())
 
 
 @pytest.mark.parametrize(
@@ -55,7 +51,7 @@ def test_a_rate_that_follows_the_target_is_the_references_too():
 )
 def test_the_reference_is_plain_training(module, name):
     law = LAWCallback(bold_agent(), keep="target")
-    target = fit(module, [law], **TRAINERS[name])
+    target = fit(module, [law], **zoo.TRAINERS[name])
     assert_identical(law.reference.state_dict(), plain(module, name))
     assert differ(target.state_dict(), plain(module, name))  # the target did learn otherwise
     assert [record["stage"] for record in law.history] == [0, 1, 2, 3, 4]
@@ -64,14 +60,14 @@ def test_the_reference_is_plain_training(module, name):
 @pytest.mark.parametrize(("module", "name"), MATRIX, ids=IDS)
 def test_weights_of_one_change_nothing(module, name):
     law = LAWCallback(zero_agent(), keep="target", explore=False, learn=False)
-    target = fit(module, [law], **TRAINERS[name])
+    target = fit(module, [law], **zoo.TRAINERS[name])
     assert_identical(target.state_dict(), plain(module, name))
     assert_identical(law.reference.state_dict(), plain(module, name))
     assert [record["reward"] for record in law.history] == [0.0] * 5
     assert all(record["weight_min"] == record["weight_max"] == 1.0 for record in law.history)
 
     apply = LAWCallback(zero_agent(), mode="apply")
-    assert_identical(fit(module, [apply], **TRAINERS[name]).state_dict(), plain(module, name))
+    assert_identical(fit(module, [apply], **zoo.TRAINERS[name]).state_dict(), plain(module, name))
     assert apply.reference is None
 
 
@@ -196,7 +192,7 @@ def test_the_checkpoint_holds_tensors_and_plain_python(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["search", "apply"])
-@pytest.mark.parametrize("module", [Hooked, Mixup], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [zoo.Hooked, zoo.Mixup], ids=lambda m: m.__name__)
 def test_the_users_module_comes_back_as_it_was(module, mode):
     untouched = fit(module)
     law = LAWCallback(bold_agent(), mode=mode)
