@@ -126,6 +126,15 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
+def assert_a_stop_loses_nothing(folder, stop, module, data, mode="search", **saving):
+    options = {"filename": "last", "enable_version_counter": False} | saving
+    whole = run(module, [ModelCheckpoint(folder / "a", **options)], mode=mode, data=data)
+    with pytest.raises(StopError):
+        run(module, [StopAt(stop), ModelCheckpoint(folder / "b", **options)], mode=mode, data=data)
+    torch.manual_seed(12345)  # what the process that goes on did before does not matter
+    assert_same(run(module, [], folder / "b" / "last.ckpt", mode, data=data), whole)
+
+
 def stateful():
     """A training loader that keeps its own position, and the usual validation loader."""
     loader, validation = loaders()
@@ -138,12 +147,7 @@ def stateful():
     ("stop", "data"), [(6, loaders), (18, loaders), (3, stateful), (12, stateful), (15, stateful)]
 )  # 6 steps an epoch: between epochs with any loaders, within one with those that keep their position
 def test_a_stop_loses_nothing(tmp_path, module, mode, stop, data):
-    options = {"filename": "last", "every_n_train_steps": 3, "enable_version_counter": False}
-    whole = run(module, [ModelCheckpoint(tmp_path / "a", **options)], mode=mode, data=data)
-    with pytest.raises(StopError):
-        run(module, [StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)], mode=mode, data=data)
-    torch.manual_seed(12345)  # what the process that goes on did before does not matter
-    assert_same(run(module, [], tmp_path / "b" / "last.ckpt", mode, data=data), whole)
+    assert_a_stop_loses_nothing(tmp_path, stop, module, data, mode, every_n_train_steps=3)
 
 
 @pytest.mark.parametrize(
@@ -170,12 +174,7 @@ def test_what_lightning_does_not_restore_is_warned_of_once(tmp_path, module, ste
 )
 def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, data, at_epoch_end):
     """Checkpoints as most users have them: after validation, or at the end of an epoch."""
-    options = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": at_epoch_end}
-    whole = run(module, [ModelCheckpoint(tmp_path / "a", **options)], data=data)
-    with pytest.raises(StopError):
-        run(module, [StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)], data=data)
-    torch.manual_seed(12345)
-    assert_same(run(module, [], tmp_path / "b" / "last.ckpt", data=data), whole)
+    assert_a_stop_loses_nothing(tmp_path, stop, module, data, save_on_train_epoch_end=at_epoch_end)
 
 
 def test_a_fit_that_had_ended_is_as_it_was(tmp_path):

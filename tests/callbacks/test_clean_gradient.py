@@ -25,8 +25,6 @@ from zoo import AdamCosine, Base, DropoutMLP, assert_identical, fit, loaders, ma
 
 
 class Batches(L.Callback):
-    """Keeps the batches of a fit."""
-
     def __init__(self):
         self.seen = []
 

@@ -321,8 +321,6 @@ class Sharpness(MLP):
 
 
 class Fickle(MLP):
-    """Has one loss more where its buffer says so."""
-
     def __init__(self, more):
         super().__init__()
         self.register_buffer("more", torch.tensor(more))

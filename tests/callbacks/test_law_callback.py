@@ -171,7 +171,6 @@ def test_log_keys(tmp_path, mode):
 
 
 def test_any_weighting():
-    """A hand-made weighting on the seam: samples of class 0 count twice."""
     phases = []
 
     def twice_class_0(samples, phase):

@@ -100,8 +100,6 @@ def test_early_stopping():
 
 
 class Tuned(Base):
-    """A module with a learning rate and a batch size to be found."""
-
     def __init__(self):
         super().__init__()
         self.lr, self.batch_size = 3e-3, 16

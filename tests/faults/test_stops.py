@@ -23,7 +23,7 @@ import zoo
 from hostile import LONG
 from methods import METHODS
 from test_methods import REFUSED
-from test_promises import assert_same, outcome, stateful
+from test_promises import StopError, assert_same, outcome, stateful
 from zoo import MODULES, TRAINERS, AdamCosine, BatchNormCNN, Hooked, Mixup, OwnFunction, Plateau, fit, loaders
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,16 +43,12 @@ PLACES = [(module, "default") for module in MODULES if module not in (Hooked, Ow
 PLACES += [(module, name) for module in (BatchNormCNN, AdamCosine, Mixup) for name in TRAINERS if name != "default"]
 
 
-class UsersError(Exception):
-    """Of the user's own code."""
-
-
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail():
-    raise UsersError
+    raise StopError
 
 
 def run_out_of_space():
@@ -123,7 +119,6 @@ def train(method, place, data, callbacks=(), seed=3, ckpt_path=None):
 
 
 def last_whole(folder):
-    """The newest checkpoint that can be read."""
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True):
         try:
             torch.load(path, weights_only=True)
@@ -176,7 +171,7 @@ def test_a_stop_loses_nothing(kind, method, place, moment, batch, data, tmp_path
             if act is kill:
                 assert in_a_child(train, method, place, data, [stop, saving]) == -signal.SIGKILL
             else:
-                with pytest.raises(UsersError if act is fail else OSError):
+                with pytest.raises(StopError if act is fail else OSError):
                     train(method, place, data, [stop, saving])
     resumed = train(method, place, data, seed=12345, ckpt_path=last_whole(tmp_path))  # another network at first
     assert_same(resumed, train(method, place, data))
@@ -185,7 +180,7 @@ def test_a_stop_loses_nothing(kind, method, place, moment, batch, data, tmp_path
 def test_a_checkpoint_of_a_step_that_failed_is_warned_of(tmp_path):
     """The first part of the step stays done: the run goes on, and says so."""
     saving = OnExceptionCheckpoint(tmp_path, "failed")
-    with pytest.raises(UsersError):
+    with pytest.raises(StopError):
         train("law_search", (AdamCosine, "default"), stateful, [Stop("on_before_optimizer_step", 9, fail), saving])
     with pytest.warns(UserWarning, match="in the middle of a step, whose first part stays done"):
         train("law_search", (AdamCosine, "default"), stateful, ckpt_path=tmp_path / "failed.ckpt")

@@ -131,7 +131,6 @@ def start(folder, workers, episodes=6, pool=0, environment=(), launcher=()):
 
 
 def ended(process, folder):
-    """The digest of what a program found."""
     assert process.wait(200) == 0, process.stdout.read()
     return json.loads((folder / "digest.json").read_text())
 

@@ -58,7 +58,6 @@ def test_workers_average_their_gradients(options):
 
 @pytest.mark.parametrize("reached", [5, 1, 0])
 def test_every_worker_holds_the_transitions_of_all(reached):
-    """Also where the training of one stopped early."""
     episodes = [filled(4, seed=rank).transitions() for rank in range(3)]
     past = [filled(7, seed=10), ReplayBuffer(), filled(2, seed=12)]
     expected = [*episodes[:2], Transitions(*(column[:reached] for column in episodes[2]))]
