@@ -108,28 +108,18 @@ def test_two_methods_at_once_are_refused(pair):
         fit(zoo.AdamCosine, [METHODS[name]() for name in pair])
 
 
-class KnownLabels(L.LightningDataModule):
-    """A data module that knows which labels are wrong."""
-
-    def train_dataloader(self):
-        return loaders()[0]
-
-    def val_dataloader(self):
-        return loaders()[1]
-
-    def analysis_dataloader(self):
-        return DataLoader([(sample, index % 5 == 0) for index, sample in enumerate(make_data(60, seed=1))], 20)
-
-
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("l2rw", "meta_weight_net")])
 def test_looking_at_the_labels_changes_nothing(name):
-    left = []
+    train, val = loaders()
+    data, left = L.LightningDataModule.from_datasets(train.dataset, val.dataset, batch_size=16), []
+    known = [(sample, index % 5 == 0) for index, sample in enumerate(make_data(60, seed=1))]
+    data.analysis_dataloader = lambda: DataLoader(known, 20)  # batches, and whose labels are wrong
     for analyse in (False, True):
         callback = METHODS[name]()
         callback.analyse_labels = analyse
         L.seed_everything(3, verbose=False)
         module = zoo.AdamCosine()
-        make_trainer([callback]).fit(module, datamodule=KnownLabels())
+        make_trainer([callback]).fit(module, datamodule=data)
         for record in callback.history:
             means = [record.pop(key) for key in ("weight_clean", "weight_wrong") if key in record]
             assert len(means) == 2 * analyse

@@ -78,11 +78,7 @@ class Endless(IterableDataset):
         return iter(make_data(16))
 
 
-def wrong_labels():
-    x, y = make_data(40).tensors
-    return DataLoader(TensorDataset(x, y + 2), batch_size=8)
-
-
+X, Y = make_data(40).tensors
 OUT_OF_RANGE = rf"Labels out of range.*{CLASSES} classes"
 BOTH = [law, lambda: law(mode="apply")]
 
@@ -103,7 +99,7 @@ BOTH = [law, lambda: law(mode="apply")]
         (DropoutMLP, "max_epochs=-1", {"max_epochs": -1}, BOTH),
         (DropoutMLP, "number of its steps must be known", {"train": DataLoader(Endless(), 8)}, BOTH),
         (DropoutMLP, "2 optimizer steps, fewer than its 5 stages", {"max_epochs": -1, "max_steps": 2}, BOTH),
-        (DropoutMLP, OUT_OF_RANGE, {"train": wrong_labels()}, BOTH),
+        (DropoutMLP, OUT_OF_RANGE, {"train": DataLoader(TensorDataset(X, Y + 2), 8)}, BOTH),
         (Mute, "cannot find the validation accuracy of Mute", {}, BOTH),
         (OwnIterator, "takes a dataloader_iter", {}, [law]),
         (Uncopyable, "copy.deepcopy failed", {}, BOTH),

@@ -15,13 +15,9 @@ def fit(law, episode):
     L.Trainer(**TRAINER, **QUIET, callbacks=[law]).fit(module, datamodule=make_data())
 
 
-def new_agent():
-    return StrategyAgent(num_stages=4, warmup_stages=1, epochs=1)
-
-
 @pytest.mark.parametrize("handed", ["the callback", "agent and buffer"])
 def test_several_fits_are_a_search(handed):
-    law = LAWCallback(new_agent(), keep="target")
+    law = LAWCallback(StrategyAgent(num_stages=4, warmup_stages=1, epochs=1), keep="target")
     for episode in range(4):
         if handed == "agent and buffer" and episode:
             law = LAWCallback(law.agent, buffer=law.buffer, keep="target")

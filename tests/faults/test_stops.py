@@ -128,14 +128,6 @@ def last_whole(folder):
     raise AssertionError("there is no whole checkpoint")
 
 
-def in_a_child(function, *args):
-    """Run in a process of its own; how it ended."""
-    child = multiprocessing.get_context("fork").Process(target=function, args=args)
-    child.start()
-    child.join(60)
-    return child.exitcode
-
-
 KINDS = {"killed": kill, "killed while writing": kill, "failed": fail, "full disk": run_out_of_space, "timed": None}
 
 
@@ -160,21 +152,25 @@ def drawn(method):
 )
 def test_a_stop_loses_nothing(kind, method, place, moment, batch, data, tmp_path, monkeypatch):
     every = {"every_n_train_steps": 1} if data is stateful else {"every_n_epochs": 1, "save_on_train_epoch_end": True}
-    saving, act = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **every), KINDS[kind]
+    saving = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **every)
+    act, case = KINDS[kind], (method, place, data)
     with monkeypatch.context() as patched:
         if kind == "timed":
-            train(method, place, data, [stop := TimeIsUp(batch), saving])
+            train(*case, [stop := TimeIsUp(batch), saving])
             assert stop.left == 0
         else:
             writing = kind in ("killed while writing", "full disk")
             stop = StopWriting(batch, act, patched) if writing else Stop(moment, batch, act)
             if act is kill:
-                assert in_a_child(train, method, place, data, [stop, saving]) == -signal.SIGKILL
+                child = multiprocessing.get_context("fork").Process(target=train, args=(*case, [stop, saving]))
+                child.start()
+                child.join(60)
+                assert child.exitcode == -signal.SIGKILL
             else:
                 with pytest.raises(StopError if act is fail else OSError):
-                    train(method, place, data, [stop, saving])
-    resumed = train(method, place, data, seed=12345, ckpt_path=last_whole(tmp_path))  # another network at first
-    assert_same(resumed, train(method, place, data))
+                    train(*case, [stop, saving])
+    resumed = train(*case, seed=12345, ckpt_path=last_whole(tmp_path))  # another network at first
+    assert_same(resumed, train(*case))
 
 
 def test_a_checkpoint_of_a_step_that_failed_is_warned_of(tmp_path):

@@ -195,8 +195,6 @@ def test_slurm_starts_the_workers(tmp_path, whole):
 def test_what_workers_cannot_be_given(monkeypatch):
     with pytest.raises(ValueError, match=r"3 workers .*seed_pool=2 has too few seeds"):
         new_search(workers=3, seed_pool=2)
-    with pytest.raises(MisconfigurationException, match="each episode runs on one device"):
-        new_search(workers=2, trainer_kwargs=TRAINER | {"devices": 2})
     with pytest.raises(MisconfigurationException, match=r"make_module cannot be sent"):
         new_search(workers=2).run(lambda: make_module(), make_data)
     for name, value in {"RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4",
