@@ -24,8 +24,7 @@ TOGETHER = {
     "test_processes_": "what processes share",
     "test_fsdp_": "what processes share",
     "test_what_two_workers_return": "two workers",
-    "test_two_workers_go_on": "two workers",
-    "test_a_worker_that_dies": "two workers",
+    "test_a_search_goes_on_after": "two workers",
     "test_torchrun_starts_the_workers": "two workers",
 }
 

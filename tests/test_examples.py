@@ -16,7 +16,6 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(folder, *command, **settings):
-    """Run a program in a folder; what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **settings}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -25,7 +24,6 @@ def run(folder, *command, **settings):
 
 
 def numbers(pattern, text):
-    """What the groups of a pattern match, as numbers."""
     found = re.search(pattern, text)
     assert found is not None, text
     return [float(group) for group in found.groups()]

@@ -9,15 +9,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+import zoo
 from law_lightning import LAWCallback, StrategyAgent
 from zoo import (
-    MODULES,
-    TRAINERS,
     AdamCosine,
     BatchNormCNN,
     DropoutMLP,
-    Hooked,
-    Mixup,
     Plateau,
     assert_identical,
     differ,
@@ -27,8 +24,8 @@ from zoo import (
     plain,
 )
 
-MATRIX = [(module, "default") for module in MODULES]
-MATRIX += [(module, name) for module in (BatchNormCNN, AdamCosine, Mixup) for name in TRAINERS if name != "default"]
+MATRIX = [(module, "default") for module in zoo.MODULES]
+MATRIX += [(each, name) for each in (BatchNormCNN, AdamCosine, zoo.Mixup) for name in zoo.TRAINERS if name != "default"]
 IDS = [f"{module.__name__}-{name}" for module, name in MATRIX]
 
 
@@ -41,25 +38,12 @@ def zero_agent():
     return StrategyAgent(num_stages=5, warmup_stages=1)  # a new one weighs every sample 1
 
 
-class Rates(L.Callback):
-    """Notes the learning rate of every step, or sets it to those noted before."""
-
-    def __init__(self, noted=()):
-        self.noted, self._given = [], list(noted)
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        (group,) = optimizer.param_groups
-        if self._given:
-            group["lr"] = self._given.pop(0)
-        self.noted.append(group["lr"])
-
-
 def test_a_rate_that_follows_the_target_is_the_references_too():
     """Its plateaus are the target's own, so what is repeated is plain training with the target's rates."""
-    rates, law = Rates(), LAWCallback(bold_agent(), keep="target")
+    rates, law = zoo.Rates(), LAWCallback(bold_agent(), keep="target")
     fit(Plateau, [law, rates])
     assert len(set(rates.noted)) > 1
-    assert_identical(law.reference.state_dict(), fit(Plateau, [Rates(rates.noted)]).state_dict())
+    assert_identical(law.reference.state_dict(), fit(Plateau, [zoo.Rates(rates.noted)]).state_dict())
 
 
 @pytest.mark.parametrize(
@@ -67,7 +51,7 @@ def test_a_rate_that_follows_the_target_is_the_references_too():
 )
 def test_the_reference_is_plain_training(module, name):
     law = LAWCallback(bold_agent(), keep="target")
-    target = fit(module, [law], **TRAINERS[name])
+    target = fit(module, [law], **zoo.TRAINERS[name])
     assert_identical(law.reference.state_dict(), plain(module, name))
     assert differ(target.state_dict(), plain(module, name))  # the target did learn otherwise
     assert [record["stage"] for record in law.history] == [0, 1, 2, 3, 4]
@@ -76,14 +60,14 @@ def test_the_reference_is_plain_training(module, name):
 @pytest.mark.parametrize(("module", "name"), MATRIX, ids=IDS)
 def test_weights_of_one_change_nothing(module, name):
     law = LAWCallback(zero_agent(), keep="target", explore=False, learn=False)
-    target = fit(module, [law], **TRAINERS[name])
+    target = fit(module, [law], **zoo.TRAINERS[name])
     assert_identical(target.state_dict(), plain(module, name))
     assert_identical(law.reference.state_dict(), plain(module, name))
     assert [record["reward"] for record in law.history] == [0.0] * 5
     assert all(record["weight_min"] == record["weight_max"] == 1.0 for record in law.history)
 
     apply = LAWCallback(zero_agent(), mode="apply")
-    assert_identical(fit(module, [apply], **TRAINERS[name]).state_dict(), plain(module, name))
+    assert_identical(fit(module, [apply], **zoo.TRAINERS[name]).state_dict(), plain(module, name))
     assert apply.reference is None
 
 
@@ -110,14 +94,20 @@ class StopAt(L.Callback):
             raise StopError
 
 
-def outcome(module, law):
-    return {
-        "target": module.state_dict(),
-        "reference": None if law.reference is None else law.reference.state_dict(),
-        "history": law.history,
-        "agent": law.agent.full_state(),
-        "buffer": law.buffer.state_dict(),
-    }
+def outcome(module, callback):
+    """All that a fit with a method leaves."""
+    found = {"module": module.state_dict(), "history": callback.history}
+    for name in ("reference", "peer"):
+        if getattr(callback, name, None) is not None:
+            found[name] = getattr(callback, name).state_dict()
+    if hasattr(callback, "agent"):
+        found |= {"agent": callback.agent.full_state(), "buffer": callback.buffer.state_dict()}
+    return found
+
+
+def run(module, callbacks, ckpt_path=None, mode="search", keep="target", data=loaders):
+    law = LAWCallback(bold_agent(), mode=mode, keep=keep, num_stages=5)
+    return outcome(fit(module, [law, *callbacks], ckpt_path=ckpt_path, data=data), law)
 
 
 def assert_same(a, b, where=""):
@@ -136,6 +126,15 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
+def assert_a_stop_loses_nothing(folder, stop, module, data, mode="search", **saving):
+    options = {"filename": "last", "enable_version_counter": False} | saving
+    whole = run(module, [ModelCheckpoint(folder / "a", **options)], mode=mode, data=data)
+    with pytest.raises(StopError):
+        run(module, [StopAt(stop), ModelCheckpoint(folder / "b", **options)], mode=mode, data=data)
+    torch.manual_seed(12345)  # what the process that goes on did before does not matter
+    assert_same(run(module, [], folder / "b" / "last.ckpt", mode, data=data), whole)
+
+
 def stateful():
     """A training loader that keeps its own position, and the usual validation loader."""
     loader, validation = loaders()
@@ -148,19 +147,7 @@ def stateful():
     ("stop", "data"), [(6, loaders), (18, loaders), (3, stateful), (12, stateful), (15, stateful)]
 )  # 6 steps an epoch: between epochs with any loaders, within one with those that keep their position
 def test_a_stop_loses_nothing(tmp_path, module, mode, stop, data):
-    def run(callbacks, ckpt_path=None):
-        law = LAWCallback(bold_agent(), mode=mode, keep="target", num_stages=5)
-        trained = fit(module, [law, *callbacks], ckpt_path=ckpt_path, data=data)
-        return outcome(trained, law)
-
-    saving = ModelCheckpoint(tmp_path / "a", "last", every_n_train_steps=3, enable_version_counter=False)
-    whole = run([saving])
-    saving = ModelCheckpoint(tmp_path / "b", "last", every_n_train_steps=3, enable_version_counter=False)
-    with pytest.raises(StopError):
-        run([StopAt(stop), saving])
-    torch.manual_seed(12345)  # what the process that goes on did before does not matter
-    resumed = run([], ckpt_path=tmp_path / "b" / "last.ckpt")
-    assert_same(resumed, whole)
+    assert_a_stop_loses_nothing(tmp_path, stop, module, data, mode, every_n_train_steps=3)
 
 
 @pytest.mark.parametrize(
@@ -187,28 +174,13 @@ def test_what_lightning_does_not_restore_is_warned_of_once(tmp_path, module, ste
 )
 def test_a_stop_between_epochs_loses_nothing(tmp_path, stop, module, data, at_epoch_end):
     """Checkpoints as most users have them: after validation, or at the end of an epoch."""
-    options = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": at_epoch_end}
-
-    def run(callbacks, ckpt_path=None):
-        law = LAWCallback(bold_agent(), keep="target", num_stages=5)
-        return outcome(fit(module, [law, *callbacks], ckpt_path=ckpt_path, data=data), law)
-
-    whole = run([ModelCheckpoint(tmp_path / "a", **options)])
-    with pytest.raises(StopError):
-        run([StopAt(stop), ModelCheckpoint(tmp_path / "b", **options)])
-    torch.manual_seed(12345)
-    assert_same(run([], ckpt_path=tmp_path / "b" / "last.ckpt"), whole)
+    assert_a_stop_loses_nothing(tmp_path, stop, module, data, save_on_train_epoch_end=at_epoch_end)
 
 
 def test_a_fit_that_had_ended_is_as_it_was(tmp_path):
     """Resumed from the end of its last epoch, before it chose between its networks, it has no step to take."""
-
-    def run(callbacks, ckpt_path=None):
-        law = LAWCallback(bold_agent(), num_stages=5)
-        return outcome(fit(BatchNormCNN, [law, *callbacks], ckpt_path=ckpt_path), law)
-
-    whole = run([ModelCheckpoint(tmp_path, "last")])
-    assert_same(run([], ckpt_path=tmp_path / "last.ckpt"), whole)
+    whole = run(BatchNormCNN, [ModelCheckpoint(tmp_path, "last")], keep="best")
+    assert_same(run(BatchNormCNN, [], tmp_path / "last.ckpt", keep="best"), whole)
 
 
 def test_the_checkpoint_holds_tensors_and_plain_python(tmp_path):
@@ -219,7 +191,7 @@ def test_the_checkpoint_holds_tensors_and_plain_python(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["search", "apply"])
-@pytest.mark.parametrize("module", [Hooked, Mixup], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [zoo.Hooked, zoo.Mixup], ids=lambda m: m.__name__)
 def test_the_users_module_comes_back_as_it_was(module, mode):
     untouched = fit(module)
     law = LAWCallback(bold_agent(), mode=mode)
@@ -285,12 +257,9 @@ class MadeAtTheStart(DropoutMLP):
 
 
 def test_hooks_at_the_start_of_training_do_not_change_a_resumed_fit(tmp_path):
-    def run(callbacks, ckpt_path=None):
-        law = LAWCallback(bold_agent(), keep="target", num_stages=5)
-        return outcome(fit(MadeAtTheStart, [law, *callbacks], ckpt_path=ckpt_path), law)
-
-    whole = run([ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=True)])
-    assert_same(run([], ckpt_path=tmp_path / "step=12.ckpt"), whole)
+    saving = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=True)
+    whole = run(MadeAtTheStart, [saving])
+    assert_same(run(MadeAtTheStart, [], tmp_path / "step=12.ckpt"), whole)
 
 
 class SkipsTheFirst(DropoutMLP):

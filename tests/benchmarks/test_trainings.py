@@ -9,16 +9,12 @@ from rivals.methods import METHODS, Job, affordable_episodes, run_job, search_co
 from rivals.population import population_search
 from rivals.schedules import constant, nothing, uniform, weighting_callback
 from rivals.training import Lab, accuracy, evaluate, search_seed, split_of, train
+from zoo import assert_identical, differ
 
 
 @pytest.fixture
 def lab(tmp_path):
     return Lab(make_task(), search=0, budget=12, folder=tmp_path)
-
-
-def equal(first, second):
-    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    return all(torch.equal(one, other) for one, other in pairs)
 
 
 @pytest.fixture
@@ -39,13 +35,14 @@ def test_a_replayed_schedule_trains_as_the_strategy_it_is_of(lab):
     schedule = np.array([record["theta"] for record in law.history])
     assert np.abs(schedule[2:]).max() > 0.01
     replayed = train(lab.task, lab.datamodule, 5, [weighting_callback(schedule)])
-    assert equal(applied, replayed)
+    assert_identical(applied.state_dict(), replayed.state_dict())
 
 
 def test_no_weights_train_plainly_and_so_does_an_evaluation(lab):
-    plain = train(lab.task, lab.datamodule, 5, [])
-    assert equal(plain, train(lab.task, lab.datamodule, 5, [weighting_callback(nothing())]))
-    assert not equal(plain, train(lab.task, lab.datamodule, 5, [weighting_callback(constant(np.ones(5)))]))
+    callbacks = [], [weighting_callback(nothing())], [weighting_callback(constant(np.ones(5)))]
+    plain, same, other = (train(lab.task, lab.datamodule, 5, each).state_dict() for each in callbacks)
+    assert_identical(plain, same)
+    assert differ(plain, other)
     outcome = evaluate(lab.task, lab.datamodule, search_seed(0, 1), [])  # which leaves the training as it is
     assert outcome["val_last"] == lab.validate(nothing(), 1)
     plain = train(lab.task, lab.datamodule, search_seed(0, 1), [])

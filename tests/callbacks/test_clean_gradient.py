@@ -13,19 +13,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.func import functional_call
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from law_lightning.callbacks.l2rw import L2RWCallback, reweighted
 from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback, WeightNet
 from law_lightning.second_network.clean_gradient import CleanBatches, endless_order
+from matrix import Stream
 from zoo import AdamCosine, Base, DropoutMLP, assert_identical, fit, loaders, make_data, make_trainer
 
 # -- L2RW ---------------------------------------------------------------------------------------------------------
 
 
 class Batches(L.Callback):
-    """Keeps the batches of a fit."""
-
     def __init__(self):
         self.seen = []
 
@@ -153,21 +152,13 @@ def test_meta_weight_net_is_differentiating_through_the_step(module_class, drawn
 BOTH = pytest.mark.parametrize("callback", [L2RWCallback, MetaWeightNetCallback])
 
 
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(make_data(32))
-
-    def __len__(self):
-        return 32
-
-
 @BOTH
 @pytest.mark.parametrize(
     ("clean", "message"),
     [
         (None, "Callback needs clean data"),
         (TensorDataset(torch.randn(20, 5)), r"failed on one.*clean="),
-        (Stream(), "read by index and holds samples, not Stream"),
+        (Stream(32, 1, False, 0, 1), "read by index and holds samples, not Stream"),
     ],
 )
 def test_clean_data_that_cannot_be_used(callback, clean, message):

@@ -3,15 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import strategies
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.strategies import (
-    DDPStrategy,
-    DeepSpeedStrategy,
-    FSDPStrategy,
-    ModelParallelStrategy,
-    SingleDeviceXLAStrategy,
-    XLAStrategy,
-)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -85,11 +78,7 @@ class Endless(IterableDataset):
         return iter(make_data(16))
 
 
-def wrong_labels():
-    x, y = make_data(40).tensors
-    return DataLoader(TensorDataset(x, y + 2), batch_size=8)
-
-
+X, Y = make_data(40).tensors
 OUT_OF_RANGE = rf"Labels out of range.*{CLASSES} classes"
 BOTH = [law, lambda: law(mode="apply")]
 
@@ -110,7 +99,7 @@ BOTH = [law, lambda: law(mode="apply")]
         (DropoutMLP, "max_epochs=-1", {"max_epochs": -1}, BOTH),
         (DropoutMLP, "number of its steps must be known", {"train": DataLoader(Endless(), 8)}, BOTH),
         (DropoutMLP, "2 optimizer steps, fewer than its 5 stages", {"max_epochs": -1, "max_steps": 2}, BOTH),
-        (DropoutMLP, OUT_OF_RANGE, {"train": wrong_labels()}, BOTH),
+        (DropoutMLP, OUT_OF_RANGE, {"train": DataLoader(TensorDataset(X, Y + 2), 8)}, BOTH),
         (Mute, "cannot find the validation accuracy of Mute", {}, BOTH),
         (OwnIterator, "takes a dataloader_iter", {}, [law]),
         (Uncopyable, "copy.deepcopy failed", {}, BOTH),
@@ -127,11 +116,6 @@ def test_a_fit_is_refused(module, match, options, callbacks):
             make_trainer([callback()], **given).fit(own, train, val)
         assert_identical(own.state_dict(), before)
         assert not {"training_step", "configure_optimizers"} & set(vars(own))
-
-
-def test_a_strategy_of_the_training_accuracy_needs_no_validation_data():
-    agent = StrategyAgent(num_stages=5, phase_accuracy="training")
-    make_trainer([LAWCallback(agent, mode="apply")]).fit(DropoutMLP(), loaders()[0])
 
 
 def test_a_fit_that_goes_on_without_the_callbacks_state():
@@ -160,6 +144,9 @@ def test_an_accumulation_that_changes():
         (LAWCallback, {"warmup_stages": 20}, "warmup_stages must be"),
         (LAWCallback, {"num_stages": 0}, "num_stages must be at least 1"),
         (LAWCallback, {"reward_scale": 0.0}, "reward_scale above 0"),
+        (LAWCallback, {"reward_growth": 20.0, "reward_scale": 10.0}, "reward_growth"),
+        *((LAWCallback, {"reward_growth": growth}, "reward_growth") for growth in (1000.0, float("nan"))),
+        *((LAWCallback, {"reward_scale": scale}, "reward_growth") for scale in (float("inf"), float("nan"), 1e300)),
         (LAWCallback, {"mode": "apply"}, "needs a strategy"),
         (LAWCallback, {"agent": 3}, "agent must be a StrategyAgent"),
         (LAWCallback, {"features": ("loss", "margin")}, "margin"),
@@ -212,17 +199,14 @@ def test_resuming_something_else(tmp_path):
     resume(law(), "run on 2 processes, but this one has 1", max_epochs=3)
 
 
-@pytest.mark.parametrize(
-    "strategy", [DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy, FSDPStrategy, ModelParallelStrategy]
-)
+@pytest.mark.parametrize("name", ["DeepSpeed", "XLA", "SingleDeviceXLA", "FSDP", "ModelParallel"])
 @pytest.mark.parametrize("mode", ["search", "apply"])
-def test_engines_that_search_cannot_use(strategy, mode):
+def test_engines_that_search_cannot_use(name, mode):
     """Three of them are DDP or a single device by descent. They cannot be built here, so only the class stands in."""
-    callback = LAWCallback(StrategyAgent(num_stages=5), mode=mode)
-    trainer = make_trainer([callback])
-    trainer.strategy.__class__ = type(strategy.__name__, (strategy,), {"__init__": object.__init__})
+    trainer, name = make_trainer([callback := law(mode=mode)]), f"{name}Strategy"
+    trainer.strategy.__class__ = type(name, (getattr(strategies, name),), {"__init__": object.__init__})
     instead = "mode='apply' trains" if mode == "search" else "phase_accuracy='training'"
-    with pytest.raises(MisconfigurationException, match=f"{strategy.__name__} does not allow.*{instead}"):
+    with pytest.raises(MisconfigurationException, match=f"{name} does not allow.*{instead}"):
         callback.setup(trainer, DropoutMLP(), "fit")
     if mode == "apply":  # nothing in it asks for more than a training step
         callback = LAWCallback(StrategyAgent(num_stages=5, phase_accuracy="training"), mode=mode)
@@ -231,8 +215,7 @@ def test_engines_that_search_cannot_use(strategy, mode):
 
 def test_gradients_that_are_shared_by_a_hook():
     """On a GPU, the Trainer registers it with the target's wrapper alone; apply mode has no other."""
-    trainer = make_trainer([callback := law()], strategy=DDPStrategy(ddp_comm_hook=fp16_compress_hook))
+    trainer = make_trainer(strategy=strategies.DDPStrategy(ddp_comm_hook=fp16_compress_hook))
     with pytest.raises(MisconfigurationException, match=r"has a ddp_comm_hook.*leave it out"):
-        callback.setup(trainer, DropoutMLP(), "fit")
-    trainer = make_trainer([callback := law(mode="apply")], strategy=DDPStrategy(ddp_comm_hook=fp16_compress_hook))
-    callback.setup(trainer, DropoutMLP(), "fit")
+        law().setup(trainer, DropoutMLP(), "fit")
+    law(mode="apply").setup(trainer, DropoutMLP(), "fit")

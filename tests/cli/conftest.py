@@ -20,7 +20,6 @@ def small():
 
 @pytest.fixture
 def small_search(small):
-    """The options of a search as small."""
     search = ["search.episodes=2", "search.eval_every=1", "search.eval_seeds=1", "search.progress=false"]
     return [*small, "agent.num_stages=3", *search]
 

@@ -8,23 +8,20 @@ from law_lightning.data import CorruptionRecord
 from law_lightning.utilities.files import load_state, save_state
 from run_folders import rows
 from tiny_data import write_cifar
+from zoo import assert_identical, differ
 
 
 def saved(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
 
 
-def same(one, other):
-    return all(torch.equal(one[key], other[key]) for key in one)
-
-
 def test_training_is_plain_lightning_with_the_callback_or_without(command, small, strategy, tmp_path, train_by_hand):
     out = command(main, *small, "run_dir=plain")
     command(main, *small, f"strategy={strategy}", "run_dir=law")
-    assert same(train_by_hand(0)[1].state_dict(), saved(tmp_path / "plain"))
+    assert_identical(train_by_hand(0)[1].state_dict(), saved(tmp_path / "plain"))
     law = LAWCallback(str(strategy), mode="apply")
-    assert same(train_by_hand(0, law)[1].state_dict(), saved(tmp_path / "law"))
-    assert not same(saved(tmp_path / "plain"), saved(tmp_path / "law"))
+    assert_identical(train_by_hand(0, law)[1].state_dict(), saved(tmp_path / "law"))
+    assert differ(saved(tmp_path / "plain"), saved(tmp_path / "law"))
     assert "Test accuracy, last epoch:" in out
     assert "best epoch by validation" in out
     assert {file.name for file in (tmp_path / "plain").iterdir()} >= {"metrics.csv", "config.yaml"}
@@ -43,7 +40,7 @@ def test_loggers_write_into_the_run_folder(command, small, tmp_path, logger):
 def test_a_reference_beside_it_changes_nothing_but_the_record(command, small, strategy, tmp_path):
     for name, extra in (("alone", []), ("beside", ["reference=true"])):
         command(main, *small, f"strategy={strategy}", "corruption.rate=0.5", f"run_dir={name}", *extra)
-    assert same(saved(tmp_path / "alone"), saved(tmp_path / "beside"))
+    assert_identical(saved(tmp_path / "alone"), saved(tmp_path / "beside"))
     for a, b in zip(*(rows(tmp_path / name / "history.csv") for name in ("alone", "beside")), strict=True):
         assert a["theta"] == b["theta"]
         assert (a["reward"], b["reward"] != "") == ("", True)

@@ -15,12 +15,13 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from test_stops import Stop, UsersError
+from test_stops import Stop
 from torch.utils.data import DataLoader
 
 from law_lightning.data import DigitsDataModule
 from methods import METHODS
 from search_parts import make_module, new_search
+from test_promises import StopError
 from zoo import AdamCosine, loaders, make_trainer
 
 pytestmark = [
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc"),
 ]
 
-ENDS = {"success": None, "error": UsersError, "ctrl-c": KeyboardInterrupt}
+ENDS = {"success": None, "error": StopError, "ctrl-c": KeyboardInterrupt}
 MOMENTS = ["forward", "on_before_optimizer_step", "on_train_batch_end", "on_validation_batch_end"]
 
 
@@ -78,8 +79,6 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(callbacks, end, moment, workers=0):
-    """Fit until such an end."""
-
     def act():
         raise ENDS[end]
 
@@ -89,7 +88,7 @@ def run(callbacks, end, moment, workers=0):
     if end == "success":
         trainer.fit(module, *data)
     else:
-        with pytest.raises(SystemExit if end == "ctrl-c" else UsersError):
+        with pytest.raises(SystemExit if end == "ctrl-c" else StopError):
             trainer.fit(module, *data)
 
 
@@ -105,8 +104,6 @@ def test_a_fit_leaves_nothing(name, end, folder):
 
 
 class FailingData(DigitsDataModule):
-    """Data that fail in the n-th training."""
-
     def __init__(self, end, after=3):
         super().__init__(train_size=60, val_size=100, batch_size=30)
         self.end, self.after = end, after
@@ -121,7 +118,7 @@ class FailingData(DigitsDataModule):
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize(("workers", "seed_pool"), [(1, 0), (1, 2), (2, 0)])
 def test_a_search_leaves_nothing(end, workers, seed_pool, folder):
-    error = UsersError if workers == 2 and end == "ctrl-c" else ENDS[end]  # workers ignore Ctrl-C
+    error = StopError if workers == 2 and end == "ctrl-c" else ENDS[end]  # workers ignore Ctrl-C
     before = present(folder)
     search = new_search(workers=workers, seed_pool=seed_pool)
     # Lightning ends the program after Ctrl-C in a fit.

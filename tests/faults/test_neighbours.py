@@ -3,15 +3,7 @@
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    EarlyStopping,
-    EMAWeightAveraging,
-    LearningRateFinder,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -22,9 +14,9 @@ from zoo import AdamCosine, Base, BatchNormCNN, assert_identical, differ, fit, l
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 AVERAGES = {
-    "ema": lambda: EMAWeightAveraging(decay=0.9),
-    "mean": WeightAveraging,
-    "swa": lambda: StochasticWeightAveraging(0.01, swa_epoch_start=2),
+    "ema": lambda: L.pytorch.callbacks.EMAWeightAveraging(decay=0.9),
+    "mean": L.pytorch.callbacks.WeightAveraging,
+    "swa": lambda: L.pytorch.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=2),
 }
 
 
@@ -108,8 +100,6 @@ def test_early_stopping():
 
 
 class Tuned(Base):
-    """A module with a learning rate and a batch size to be found."""
-
     def __init__(self):
         super().__init__()
         self.lr, self.batch_size = 3e-3, 16
@@ -138,7 +128,7 @@ class InBetween(LearningRateFinder):
 RATE, SIZE = {"min_lr": 1e-5, "num_training_steps": 20}, {"steps_per_trial": 2, "max_trials": 3}
 TUNERS = {
     "rate": lambda: LearningRateFinder(**RATE),
-    "size": lambda: BatchSizeFinder(**SIZE),
+    "size": lambda: L.pytorch.callbacks.BatchSizeFinder(**SIZE),
     "in between": lambda: InBetween(**RATE),
 }
 BEFORE = {

@@ -118,16 +118,6 @@ def test_batches_of_one_sample_and_one_to_validate():
     assert told == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"reward_growth": 1000.0}, {"reward_growth": math.nan}, {"reward_growth": 20.0, "reward_scale": 10.0}]
-    + [{"reward_scale": scale} for scale in (math.inf, math.nan, 1e300)],
-)
-def test_rewards_that_could_not_be_learned_from_are_refused(options):
-    with pytest.raises(ValueError, match="reward_growth"):
-        LAWCallback(**options)
-
-
 @pytest.mark.parametrize("column", ["reward", "phase", "theta", "next_phase"])
 def test_a_buffer_that_would_poison_the_strategy_is_refused(column):
     agent, buffer, phase = StrategyAgent(num_stages=4), ReplayBuffer(), TrainingPhase(1, 4, 1.0, 0.5)

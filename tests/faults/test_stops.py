@@ -1,7 +1,7 @@
 """Whatever ends a fit, at whatever step: resumed from the last whole checkpoint it ends as it would have, bit for bit.
 
-Checkpoints are of an epoch's end, or of any step where the training loader keeps its position. A random sample of
-methods, modules, Trainers and moments; ``LAW_FAULTS=long`` draws a larger one.
+Checkpoints are of an epoch's end, or of any step where the training loader keeps its position. Every method meets
+every kind of end, in a random sample of modules, Trainers and moments; with ``LAW_FAULTS=long``, it meets them all.
 """
 
 import errno
@@ -19,15 +19,15 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint, Timer
 
+import zoo
 from hostile import LONG
 from methods import METHODS
 from test_methods import REFUSED
-from test_promises import assert_same, stateful
+from test_promises import StopError, assert_same, outcome, stateful
 from zoo import MODULES, TRAINERS, AdamCosine, BatchNormCNN, Hooked, Mixup, OwnFunction, Plateau, fit, loaders
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EACH = 25 if LONG else 4
 MOMENTS = [
     "forward",
     "on_train_batch_start",
@@ -43,16 +43,12 @@ PLACES = [(module, "default") for module in MODULES if module not in (Hooked, Ow
 PLACES += [(module, name) for module in (BatchNormCNN, AdamCosine, Mixup) for name in TRAINERS if name != "default"]
 
 
-class UsersError(Exception):
-    """Of the user's own code."""
-
-
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail():
-    raise UsersError
+    raise StopError
 
 
 def run_out_of_space():
@@ -115,17 +111,6 @@ class TimeIsUp(Timer):
         super().on_train_batch_end(trainer, *args, **kwargs)
 
 
-def outcome(module, callback):
-    """All that a fit leaves."""
-    found = {"module": dict(module.state_dict()), "history": callback.history}
-    for name in ("reference", "peer"):
-        if getattr(callback, name, None) is not None:
-            found[name] = dict(getattr(callback, name).state_dict())
-    if hasattr(callback, "agent"):
-        found |= {"agent": callback.agent.full_state(), "buffer": callback.buffer.state_dict()}
-    return found
-
-
 def train(method, place, data, callbacks=(), seed=3, ckpt_path=None):
     module, trainer = place
     callback = METHODS[method]()
@@ -134,7 +119,6 @@ def train(method, place, data, callbacks=(), seed=3, ckpt_path=None):
 
 
 def last_whole(folder):
-    """The newest checkpoint that can be read."""
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True):
         try:
             torch.load(path, weights_only=True)
@@ -144,66 +128,55 @@ def last_whole(folder):
     raise AssertionError("there is no whole checkpoint")
 
 
-def in_a_child(function, *args):
-    """Run in a process of its own; how it ended."""
-    child = multiprocessing.get_context("fork").Process(target=function, args=args)
-    child.start()
-    child.join(60)
-    return child.exitcode
+KINDS = {"killed": kill, "killed while writing": kill, "failed": fail, "full disk": run_out_of_space, "timed": None}
 
 
-def drawn(kind):
-    draw = random.Random(f"{kind} {EACH}")
-    places = [(method, place) for method in METHODS for place in PLACES if (method, place[0]) not in REFUSED]
-    for method, place in draw.sample(places, EACH):
-        last = 16 if place[1] == "max_steps" else 23
-        moment, batch = draw.choice(MOMENTS), draw.randint(8, last)
-        if "validation" in moment and place[1] == "max_steps":
-            batch = min(batch, 12)  # the last epoch is not validated
+def drawn(method):
+    draw = random.Random(method)
+    places = [place for place in PLACES if (method, place[0]) not in REFUSED]
+    for number, place in enumerate(draw.sample(places, len(places) if LONG else len(KINDS))):
+        kind = list(KINDS)[number % len(KINDS)]
         # Time may be up within an epoch, whose end is then that of the step.
         data = stateful if kind == "timed" else draw.choice([loaders, stateful])
-        name = f"{method}-{place[0].__name__}-{place[1]}-{batch}-{data.__name__}"
-        yield pytest.param(method, place, moment, batch, data, id=name)
+        first, last = 5 if data is stateful else 8, 16 if place[1] == "max_steps" else 23
+        moments = MOMENTS[:-2] if place[0] is zoo.Auxiliary else MOMENTS  # which is not validated
+        moment, batch = draw.choice(moments), draw.randint(first, last)
+        if "validation" in moment and place[1] == "max_steps":
+            batch = min(batch, 12)  # the last epoch is not validated
+        name = f"{kind}-{method}-{place[0].__name__}-{place[1]}-{batch}-{data.__name__}"
+        yield pytest.param(kind, method, place, moment, batch, data, id=name)
 
 
 @pytest.mark.parametrize(
-    ("kind", "method", "place", "moment", "batch", "data"),
-    [
-        pytest.param(kind, *case.values, id=f"{kind}-{case.id}")
-        for kind in ("killed", "killed while writing", "failed", "full disk", "timed")
-        for case in drawn(kind)
-    ],
+    ("kind", "method", "place", "moment", "batch", "data"), [case for method in METHODS for case in drawn(method)]
 )
 def test_a_stop_loses_nothing(kind, method, place, moment, batch, data, tmp_path, monkeypatch):
     every = {"every_n_train_steps": 1} if data is stateful else {"every_n_epochs": 1, "save_on_train_epoch_end": True}
     saving = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **every)
+    act, case = KINDS[kind], (method, place, data)
     with monkeypatch.context() as patched:
-        if kind == "killed":
-            stop = Stop(moment, batch, kill)
-        elif kind == "killed while writing":
-            stop = StopWriting(batch, kill, patched)
-        elif kind == "failed":
-            stop = Stop(moment, batch, fail)
-        elif kind == "full disk":
-            stop = StopWriting(batch, run_out_of_space, patched)
-        else:
-            stop = TimeIsUp(batch)
-        if "killed" in kind:
-            assert in_a_child(train, method, place, data, [stop, saving]) == -signal.SIGKILL
-        elif kind == "timed":
-            train(method, place, data, [stop, saving])
+        if kind == "timed":
+            train(*case, [stop := TimeIsUp(batch), saving])
             assert stop.left == 0
         else:
-            with pytest.raises(UsersError if kind == "failed" else OSError):
-                train(method, place, data, [stop, saving])
-    resumed = train(method, place, data, seed=12345, ckpt_path=last_whole(tmp_path))  # another network at first
-    assert_same(resumed, train(method, place, data))
+            writing = kind in ("killed while writing", "full disk")
+            stop = StopWriting(batch, act, patched) if writing else Stop(moment, batch, act)
+            if act is kill:
+                child = multiprocessing.get_context("fork").Process(target=train, args=(*case, [stop, saving]))
+                child.start()
+                child.join(60)
+                assert child.exitcode == -signal.SIGKILL
+            else:
+                with pytest.raises(StopError if act is fail else OSError):
+                    train(*case, [stop, saving])
+    resumed = train(*case, seed=12345, ckpt_path=last_whole(tmp_path))  # another network at first
+    assert_same(resumed, train(*case))
 
 
 def test_a_checkpoint_of_a_step_that_failed_is_warned_of(tmp_path):
     """The first part of the step stays done: the run goes on, and says so."""
     saving = OnExceptionCheckpoint(tmp_path, "failed")
-    with pytest.raises(UsersError):
+    with pytest.raises(StopError):
         train("law_search", (AdamCosine, "default"), stateful, [Stop("on_before_optimizer_step", 9, fail), saving])
     with pytest.warns(UserWarning, match="in the middle of a step, whose first part stays done"):
         train("law_search", (AdamCosine, "default"), stateful, ckpt_path=tmp_path / "failed.ckpt")

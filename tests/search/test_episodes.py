@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 
 from law_lightning._compat import log_at_less_cost
 from law_lightning.search.episodes import QUIET, check_one_device, episode_seed, on_one_device
+from search_parts import TRAINER, new_search
 
 
 class Logging(L.LightningModule):
@@ -68,7 +69,7 @@ def test_episodes_of_workers_take_turns_on_gpus(monkeypatch):
     check_one_device({"accelerator": "gpu", "devices": 1})
     for options in ({"devices": 2}, {"strategy": "ddp"}, {"num_nodes": 2}, {"devices": [0, 1]}):
         with pytest.raises(MisconfigurationException, match="each episode runs on one device"):
-            check_one_device(options)
+            new_search(workers=2, trainer_kwargs=TRAINER | options)
     assert on_one_device({"accelerator": "cpu"}, 1)["devices"] == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [on_one_device({"devices": 1}, rank)["devices"] for rank in range(3)] == [[0], [1], [0]]

@@ -58,7 +58,6 @@ def test_workers_average_their_gradients(options):
 
 @pytest.mark.parametrize("reached", [5, 1, 0])
 def test_every_worker_holds_the_transitions_of_all(reached):
-    """Also where the training of one stopped early."""
     episodes = [filled(4, seed=rank).transitions() for rank in range(3)]
     past = [filled(7, seed=10), ReplayBuffer(), filled(2, seed=12)]
     expected = [*episodes[:2], Transitions(*(column[:reached] for column in episodes[2]))]
@@ -77,23 +76,6 @@ def test_every_worker_holds_the_transitions_of_all(reached):
         assert buffer.workers == 3
         assert same(buffer.take_new(), [each._asdict() if len(each.reward) else {} for each in expected])
         assert buffer.take_new() == [{}, {}, {}]
-
-
-def test_agents_stay_one_bit_for_bit():
-    """Promise 4: whatever a worker brings, all learn the same."""
-    agents = [make() for _ in range(3)]  # not in the threads, which share the global random state
-
-    def work(workers):
-        agent, seen = agents[workers.rank], []
-        buffer = SharedBuffer(workers, [ReplayBuffer() for _ in range(3)])
-        for row in zip(*filled(6, seed=workers.rank).transitions(), strict=True):
-            add_all(buffer, [column.unsqueeze(0) for column in row])
-            seen.append((agent.full_data_update(buffer), agent.full_state()))
-        return seen
-
-    first, *others = together(3, work)
-    assert len(first) == 6
-    assert all(same(first, other) for other in others)
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 9, 20])

@@ -1,5 +1,3 @@
-import csv
-
 import pytest
 import torch
 from lightning import LightningDataModule
@@ -13,16 +11,12 @@ from law_lightning.models import MLP
 from law_lightning.search import loop
 from law_lightning.search.episodes import episode_seed, run_episode
 from naive_ddpg import same
+from run_folders import rows
 from search_parts import TRAINER, Plateau, count_steps, everything, make_data, make_module
 from search_parts import new_search as search
 from test_promises import assert_same
 
 BIAS = [-3.0, 0.0, 0.0, 0.0, 0.5]
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_what_a_search_returns_and_writes(tmp_path, capsys):

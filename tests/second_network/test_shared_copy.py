@@ -43,8 +43,6 @@ class Tanh(Base):
 
 
 class Grown(Tanh):
-    """Gets a buffer in the middle of an epoch."""
-
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if self.global_step == 3:
             self.register_buffer("centre", torch.ones(4))
