@@ -89,6 +89,27 @@ def test_nothing_in_an_array_is_executed(tmp_path):  # tests/faults has the othe
     assert not (tmp_path / "marker").exists()
 
 
+class Forged:
+    """An array of objects over bytes that the file chooses: addresses of objects that do not exist."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), "O", b"A" * 8)
+
+
+class Shaped:
+    """An array whose constructor would follow the addresses of a forged one."""
+
+    def __reduce__(self):
+        return np.ndarray, (Forged(), "i8")
+
+
+@pytest.mark.parametrize("forged", [Forged, Shaped])
+def test_a_file_cannot_forge_addresses(tmp_path, forged):
+    torch.save({"labels": forged()}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt cannot be read: it is damaged"):
+        LabelFile(tmp_path / "a.pt")(TRUE, 3)
+
+
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
