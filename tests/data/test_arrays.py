@@ -92,6 +92,11 @@ def test_validation_is_cut_out_of_the_training_samples(save, val_size, num_val):
     assert torch.allclose(gaps, gaps[0].expand_as(gaps), rtol=1e-3)
 
 
+def test_further_arrays_in_a_file_are_not_read(save):
+    names = np.array(["cat", None], dtype=object)  # reading it would be refused
+    assert ready(save(make_arrays() | {"class_names": names})).num_classes == 4
+
+
 def test_split_depends_on_split_seed_alone_and_smaller_choices_are_nested(save):
     path = save(make_arrays())
     torch.manual_seed(0)

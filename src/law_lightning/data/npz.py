@@ -42,8 +42,10 @@ def read_npz(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no data file at {path.absolute()}: check the path.")
     with reading(path):
-        arrays = load_numpy(path)
-    if not isinstance(arrays, dict):
+        arrays: Any = np.load(
+            path, allow_pickle=False
+        )  # reads an array when it is asked for: others may be of any kind
+    if isinstance(arrays, np.ndarray):
         raise ValueError(f"{path} is a single array, not an .npz file: write it with numpy.savez.")
     # One of the optional pair alone is a slip, not a wish to split the training data.
     needed = (*_REQUIRED, *_OPTIONAL) if any(key in arrays for key in _OPTIONAL) else _REQUIRED
@@ -53,7 +55,8 @@ def read_npz(path: Path) -> dict[str, Array]:
             f"{path} lacks the arrays {missing}; it has {sorted(arrays)}. Needed are {list(_REQUIRED)}, and either "
             f"both or none of {list(_OPTIONAL)}."
         )
-    return {key: arrays[key] for key in needed}
+    with reading(path), arrays:
+        return {key: arrays[key] for key in needed}
 
 
 def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
