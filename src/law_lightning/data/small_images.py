@@ -41,8 +41,9 @@ class SmallImagesDataModule(VisionDataModule):
 
     def load_part(self, train: bool) -> Any:
         """Return torchvision's dataset, which is checked when it is opened."""
+        dataset_class = self._dataset_class()
         try:
-            return self._dataset_class()(self.root, train=train)
+            return dataset_class(self.root, train=train)
         except Exception as error:  # damaged bytes can fail in any way
             raise ValueError(
                 f"{self.title} cannot be read from {self.root.absolute() / self.folder} ({error}). Give the folder "
