@@ -48,6 +48,8 @@ class CorruptionRecord:
             each = getattr(self, name)
             if each.dtype != torch.int64 or each.ndim != 1 or (each < 0).any() or (each.diff() <= 0).any():
                 raise ValueError(f"{name} of a corruption must be ascending indices, int64 of one dimension.")
+        if (self.selected >= size).any():
+            raise ValueError(f"selected of a corruption must be below {size}, the number of samples that it kept.")
 
     @property
     def indices(self) -> Tensor:
