@@ -44,8 +44,13 @@ class ImageClassifier(L.LightningModule):
         warmup: float = 0.0,
     ) -> None:
         super().__init__()
-        if not (0.0 < lr < math.inf and 0.0 < gamma <= 1.0):  # torch checks the others
+        if not (0.0 < lr < math.inf and 0.0 < gamma <= 1.0):
             raise ValueError(f"lr is {lr} and gamma {gamma}, but lr must be above 0 and finite, gamma in (0, 1].")
+        if not (0.0 <= momentum < 1.0 and 0.0 <= weight_decay < math.inf):
+            raise ValueError(
+                f"momentum is {momentum} and weight_decay {weight_decay}, but momentum must lie in [0, 1), and "
+                "weight_decay be at least 0 and finite."
+            )
         if not all(0.0 < milestone < 1.0 for milestone in milestones):
             raise ValueError(
                 f"milestones is {tuple(milestones)}, but each must lie in (0, 1): a fraction of all optimizer steps."
