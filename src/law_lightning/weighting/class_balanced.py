@@ -93,6 +93,11 @@ class ClassBalancedWeighting(BaseWeighting):
         """Weights [B]; an error says so where the counts are of other classes than the network's."""
         counts, num_classes, device = self.counts, samples.num_classes, samples.loss.device
         if len(self._weights) != num_classes or self._weights.device != device:
+            if self._automatic and not len(counts):
+                raise MisconfigurationException(
+                    "ClassBalancedWeighting(class_counts='auto') counts when a fit begins, as the weighting of a "
+                    "WeightingCallback: one that another weighting calls needs class_counts=[...]."
+                )
             if self._automatic:  # the last classes may have no sample, which is named
                 counts = F.pad(counts, (0, max(num_classes - len(counts), 0)))
             if len(counts) != num_classes:
