@@ -13,14 +13,14 @@ from law_lightning.utilities.randomness import OwnGenerator
 class Exploration:
     """Gaussian noise added to the actor's theta.
 
-    An offset that stays for an episode shows what a strategy does when it is kept up; noise at each stage tells
-    the stages apart. What an episode draws depends on the seed and its number alone, so that workers can share
-    episodes out.
+    An offset that is constant over an episode shows the effect of a consistent change; noise at each stage separates
+    the effects of the stages. The draws of an episode depend on the seed and its number alone, so that several workers
+    can run episodes.
 
     Args:
-        spread: of the noise on each entry of theta, beside that of b, [F + 1].
-        episode_noise: standard deviation of an episode's offset, of b.
-        stage_noise: standard deviation of a stage's noise, of b.
+        spread: of the noise on each entry of theta, relative to that on b, [F + 1].
+        episode_noise: standard deviation of an episode's offset of b.
+        stage_noise: standard deviation of a stage's noise on b.
         decay: factor on both after every episode.
         seed: of the noise's own generator; the global random state is never touched.
     """
@@ -43,7 +43,7 @@ class Exploration:
 
     @property
     def scale(self) -> float:
-        """What is left of the noise in this episode."""
+        """The factor by which the noise has decayed in this episode."""
         return float(self.decay ** max(self.episode - 1, 0))
 
     def __call__(self, theta: Tensor) -> Tensor:

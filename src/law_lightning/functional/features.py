@@ -80,9 +80,9 @@ def normalize_features(features: Tensor) -> Tensor:
 
     .. math:: \hat f_{ik} = \frac{f_{ik} - \bar f_k}{\sigma_k}
 
-    with the population deviation :math:`\sigma_k`. Degenerate input has a defined value: a feature that does not
-    vary (a batch of one, one class, all losses equal) is 0 everywhere; an entry that is NaN or infinite is left out of
-    the mean and the deviation and is 0 itself, so that weights are always finite.
+    with the population standard deviation :math:`\sigma_k`. Degenerate input has a defined value: a feature that does
+    not vary (a batch of one, one class, all losses equal) is 0 everywhere; an entry that is NaN or infinite is left out
+    of the mean and the deviation and is 0 itself, so that weights are always finite.
 
     Args:
         features: [B, F].

@@ -42,7 +42,7 @@ def n_step_returns(reward: Tensor, linked: Tensor, steps: int, discount: float) 
 
 
 def deviation(values: Tensor) -> float:
-    r"""The population deviation.
+    r"""The population standard deviation.
 
     .. math:: \sigma = \sqrt{\frac{1}{N} \sum_i \Big(r_i - \frac{1}{N} \sum_j r_j\Big)^2}
 
@@ -50,7 +50,7 @@ def deviation(values: Tensor) -> float:
         values: r, [N], at least one.
 
     Returns:
-        The deviation; 0 where it is within a float32 rounding error of the mean.
+        The standard deviation; 0 where it is within a float32 rounding error of the mean.
 
     Example:
         >>> deviation(torch.tensor([1.0, 3.0]))
