@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from law_lightning.utilities.randomness import OwnGenerator
+from law_lightning.utilities.randomness import reseed
 
 
 class Exploration:
@@ -31,13 +31,13 @@ class Exploration:
         self.stage_noise = stage_noise
         self.decay = decay
         self.seed = seed
-        self._own = OwnGenerator(seed)
+        self._generator = torch.Generator().manual_seed(seed)
         self.episode = 0
         self.offset = torch.zeros_like(spread)  # until the first episode starts
 
     def start_episode(self) -> None:
         """Draw the offset of a new episode; the noise decays with the episodes before it."""
-        self._own.reseed(self.seed, self.episode)
+        reseed(self._generator, self.seed, self.episode)
         self.episode += 1
         self.offset = self._normal() * (self.episode_noise * self.scale)
 
@@ -51,11 +51,11 @@ class Exploration:
         return theta + self.offset + self._normal() * (self.stage_noise * self.scale)
 
     def _normal(self) -> Tensor:
-        return torch.randn(len(self._spread), generator=self._own.generator) * self._spread
+        return torch.randn(len(self._spread), generator=self._generator) * self._spread
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next draws depend on."""
-        offset, generator = self.offset.clone(), self._own.generator.get_state()
+        offset, generator = self.offset.clone(), self._generator.get_state()
         return {"seed": self.seed, "episode": self.episode, "offset": offset, "generator": generator}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -63,4 +63,4 @@ class Exploration:
         self.seed = int(state.get("seed", self.seed))  # earlier versions' files had none
         self.episode = int(state["episode"])
         self.offset = torch.zeros_like(self.offset).copy_(state["offset"])
-        self._own.generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"])

@@ -24,7 +24,7 @@ from law_lightning.agent.networks import Actor, Critic, StageEmbedding
 from law_lightning.agent.replay import ReplayBuffer, Returns, Transitions, shuffles, transitions_of
 from law_lightning.agent.update import Networks, adam, check_fit, learn, optimizer_state, prepared, undo_where_diverged
 from law_lightning.utilities.files import is_finite, load_state
-from law_lightning.utilities.randomness import OwnGenerator
+from law_lightning.utilities.randomness import reseed
 
 
 class StrategyAgent(L.LightningModule):
@@ -131,7 +131,7 @@ class StrategyAgent(L.LightningModule):
         )
         self.updates = self.learned = 0
         self._has_diverged = False
-        self._shuffle = OwnGenerator(own["seed"] + 2)
+        self._generator = torch.Generator()
 
     def __getstate__(self) -> bytes:  # type: ignore[override]
         # As bytes: torch sends a tensor to another process in shared memory, which keeps a file open for each.
@@ -201,10 +201,10 @@ class StrategyAgent(L.LightningModule):
             raise ValueError(f"epochs must be above 0 and batch_size at least 1, not {epochs} and {batch_size}.")
         returns, imitation = prepared(buffer.transitions(), self.hparams), self.imitation()
         before = self.full_state()
-        self._shuffle.reseed(self.hparams["seed"] + 2, self.updates)
+        reseed(self._generator, self.hparams["seed"] + 2, self.updates)
         logs = [
             learn(self._networks, self._targets, self._adams, batch, imitation, self.hparams)
-            for order in shuffles(len(buffer), epochs, self.hparams["members"], self._shuffle.generator)
+            for order in shuffles(len(buffer), epochs, self.hparams["members"], self._generator)
             for batch in returns.batches(order, batch_size)
         ]
         means = {name: float(torch.stack([log[name][0] for log in logs]).mean()) for name in logs[0]}

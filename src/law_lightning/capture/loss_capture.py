@@ -30,10 +30,6 @@ TWO_WAYS = (
 )
 
 
-def _unweighted(samples: Samples) -> None:
-    """Weights of one."""
-
-
 class LossCapture(TorchFunctionMode):
     """Intercepts every classification loss called within it and, where weights are given, weights it.
 
@@ -55,7 +51,7 @@ class LossCapture(TorchFunctionMode):
 
     def __init__(
         self,
-        weigh: Weigh = _unweighted,
+        weigh: Weigh = lambda samples: None,
         training: bool = True,
         attached: bool = False,
         check_labels: bool = False,

@@ -52,20 +52,10 @@ def derived_seed(*seeds: int) -> int:
     return int(np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1)[0])
 
 
-class OwnGenerator:
-    """A random generator independent of the global ones.
-
-    Attributes:
-        generator: to be passed to torch's functions.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def reseed(self, *seeds: int) -> None:
-        """Restart from several seeds together."""
-        (seed,) = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1, np.uint64)
-        self.generator.manual_seed(int(seed))
+def reseed(generator: torch.Generator, *seeds: int) -> None:
+    """Restart a generator from several seeds together."""
+    (seed,) = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1, np.uint64)
+    generator.manual_seed(int(seed))
 
 
 def portable_states() -> dict[str, Any]:

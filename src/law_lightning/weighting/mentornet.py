@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
-from law_lightning.utilities.randomness import OwnGenerator
+from law_lightning.utilities.randomness import reseed
 from law_lightning.weighting.base import BaseWeighting
 
 #: The epochs that a mentor distinguishes: percent of the training, whatever its number of stages.
@@ -147,12 +147,12 @@ class MentorNetWeighting(BaseWeighting):
         if not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"burn_in, soft_from and dropout_until must be in [0, 1], not {shares}.")
         self.threshold = torch.zeros(())
-        self._own = OwnGenerator(self.seed)
+        self._generator = torch.Generator().manual_seed(self.seed)
 
     def start(self, trainer: L.Trainer) -> None:
         """Reset the percentile and the generator, which differs by process."""
         self.threshold = torch.zeros(())
-        self._own.reseed(self.seed, trainer.global_rank)
+        reseed(self._generator, self.seed, trainer.global_rank)
 
     @torch.no_grad()
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
@@ -173,14 +173,14 @@ class MentorNetWeighting(BaseWeighting):
             weights = self.mentor.to(loss.device)(inputs).sigmoid().nan_to_num(0)
         count = max(int(len(loss) * (1 - self.dropout[done >= self.dropout_until])), 1)
         kept = torch.zeros(len(loss))
-        kept[torch.randperm(len(loss), generator=self._own.generator)[:count]] = 1
+        kept[torch.randperm(len(loss), generator=self._generator)[:count]] = 1
         return weights * kept.to(weights.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Moving percentile and random state; the mentor does not change in a fit."""
-        return {"threshold": self.threshold.cpu(), "generator": self._own.generator.get_state()}
+        return {"threshold": self.threshold.cpu(), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by :meth:`state_dict`."""
         self.threshold = state["threshold"]
-        self._own.generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"])
