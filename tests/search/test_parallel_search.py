@@ -114,7 +114,7 @@ def test_a_search_goes_on_after(tmp_path, how, whole):
     if how == "raises":
         error, message = ZeroDivisionError, "the data are gone"
     if how == "full disk":
-        data, error, message = make_data, OSError, r"search\.pt could not be written: No space left.*as it was"
+        data, error, message = make_data, OSError, r"search\.pt could not be written: No space left.*is unchanged"
         new_search(tmp_path, episodes=2, workers=2).run(make_module, make_data)
         (tmp_path / "search.pt.partial").symlink_to("/dev/full")
     with pytest.raises(error, match=message):

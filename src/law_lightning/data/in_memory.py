@@ -43,7 +43,7 @@ class BatchedTensorDataset(TensorDataset):
 
 
 def identity_collate(batch: Any) -> Any:
-    """Return the batch as it is: ``__getitems__`` has put it together. Not a lambda: worker processes unpickle it."""
+    """Return the batch that ``__getitems__`` made. Not a lambda, as worker processes unpickle it."""
     return batch
 
 

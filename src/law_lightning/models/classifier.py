@@ -1,4 +1,4 @@
-"""A classifier trained as in the LAW paper: SGD whose rate falls at fixed stages of the run."""
+"""A classifier trained as in the LAW paper: SGD whose learning rate falls at fixed stages of the run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ImageClassifier(L.LightningModule):
         if not 0.0 <= warmup < min(milestones, default=1.0):
             raise ValueError(
                 f"warmup is {warmup}, but it must be at least 0 and below {min(milestones, default=1.0)}, the first "
-                "milestone or the end: else the rate would fall before it has risen."
+                "milestone or the end: otherwise the rate would fall before it has risen."
             )
         self.network = network
         self.lr = lr
@@ -77,7 +77,7 @@ class ImageClassifier(L.LightningModule):
         """Return the mean cross-entropy of inputs [B, ...] and labels [B]."""
         x, target = batch
         loss = F.cross_entropy(self(x), target)
-        # Given the batch size, Lightning need not look for it in the batch at every step.
+        # Without the batch size Lightning would search the batch for it at every step.
         self.log("train/loss", loss, batch_size=len(target))
         return loss
 

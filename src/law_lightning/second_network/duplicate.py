@@ -67,11 +67,8 @@ def detach_into(memo: dict[int, Any], value: Any) -> None:
     if isinstance(value, Tensor):
         if value.grad_fn is not None:
             memo[id(value)] = value.detach().clone()
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            detach_into(memo, entry)
-    elif isinstance(value, (list, tuple, set)):
-        for entry in value:
+    elif isinstance(value, (Mapping, list, tuple, set)):
+        for entry in value.values() if isinstance(value, Mapping) else value:
             detach_into(memo, entry)
 
 

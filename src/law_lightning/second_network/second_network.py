@@ -87,8 +87,6 @@ class SecondNetwork(Part):
     def _prepare(self, twin: L.LightningModule) -> None:
         """Change the copy in a subclass, before it is wrapped for several processes."""
 
-    # -- the steps -------------------------------------------------------------------------------------------------
-
     def before_module_hook(self, hook: str, *args: Any) -> None:
         """Run one of the module's own hooks on the copy, if the module has it.
 
@@ -204,8 +202,6 @@ class SecondNetwork(Part):
         module.backward(scaled)
         module.on_after_backward()
         return whole | {"loss": loss.detach()}
-
-    # -- state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Every parameter and buffer (a module's own ``state_dict`` may leave some out), optimizer and scaler."""

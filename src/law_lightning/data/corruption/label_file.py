@@ -1,4 +1,4 @@
-"""Labels from a file: those that people gave, or another model."""
+"""Labels from a file: given by people, or by another model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LabelFile(Corruption):
 
     Attributes:
         path: The file.
-        key: Which of its arrays.
+        key: The name of the array in it.
     """
 
     name = "label_file"
@@ -78,7 +78,7 @@ def read_labels(path: Path, key: str | None = None) -> Tensor:
         content = content[key]
     elif key is not None:
         raise ValueError(f"{path} holds a single array, so it has no key {key!r}: leave key out.")
-    if isinstance(content, Tensor) and content.is_contiguous():  # an expanded one may claim any size
+    if isinstance(content, Tensor) and content.is_contiguous():  # an expanded one may be of any size
         content = content.numpy()
     if not isinstance(content, np.ndarray):
         raise ValueError(

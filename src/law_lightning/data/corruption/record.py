@@ -74,9 +74,9 @@ class CorruptionRecord:
                 raise ValueError("another format")
             return cls(**content)
         except OSError:
-            raise  # a missing or unreadable file says so itself
+            raise  # its message names a missing or unreadable file
         except Exception as error:  # bytes that are no record can fail in any way
             raise ValueError(
                 f"{path} is no corruption record of this version, or is damaged ({type(error).__name__}: {error}). "
-                "Give a file that CorruptionRecord.save wrote, or run the corruption again: its seed brings the same."
+                "Give a file that CorruptionRecord.save wrote, or run the corruption again: its seed gives the same."
             ) from error
