@@ -58,8 +58,8 @@ class StrategyAgent(L.LightningModule):
         imitation: weight, at first, of the pull towards thetas that paid more than the critic expects of the strategy's
             own (:func:`law_lightning.functional.imitation_loss`); it decays as the exploration does.
         members: M.
-        phase_accuracy: whose accuracy acc_smooth is, ``"validation"`` (Equation 5) or ``"training"``. Applying a
-            strategy needs validation data with the first alone.
+        phase_accuracy: whose accuracy acc_smooth is, ``"validation"`` (Equation 5) or ``"training"``. To
+            apply a strategy, only the first needs validation data.
         relative_loss: measure l_smooth in units of log C, the loss of a uniform guess over C classes.
         feature_scale: scale of theta's weights of features relative to b, in learning and in exploring.
         zero_init: the actor's last layer starts at zero, so that a new strategy weighs every sample 1.

@@ -48,7 +48,7 @@ class CoTeachingCallback(WeightingCallback):
         exponent: c; the share grows to tau^c within those epochs.
         peer: a second module of the same class, with whose parameters and buffers the peer begins; it is itself left
             as it is. By default the peer's are drawn by ``reset_parameters`` of each submodule; pass a module where
-            its constructor initialises otherwise. Frozen submodules are not drawn anew.
+            its constructor initialises otherwise. Frozen submodules keep their parameters.
         seed: of the peer's initial parameters.
         keep: which network is in the user's module at the end: ``"first"``, its own, or ``"best"``, the one that
             validates better, for which validation data are needed.

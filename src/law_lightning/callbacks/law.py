@@ -131,7 +131,7 @@ class LAWCallback(WeightingCallback):
 
     @property
     def reference(self) -> L.LightningModule | None:
-        """The reference network; None in apply mode, and until the warm-up ends (one network trains for both)."""
+        """The reference network; None in apply mode, and before the warm-up ends (one network is both)."""
         return self._reference.module
 
     @property
@@ -190,12 +190,12 @@ class LAWCallback(WeightingCallback):
             self.weighting.theta = trainer.strategy.broadcast(theta)
 
     def before_batch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Fork the reference when the warm-up has ended: until then one network trained for both."""
+        """Fork the reference when the warm-up has ended: until then one network is both."""
         if self.mode == "search" and not (self._reference.active or self.clock.in_warmup or self._reference_is_known):
             self._reference.fork()
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
-        """Validate, once, for reward and phase: what enters l_smooth and acc_smooth, as the agent wants it."""
+        """Validate once, for the reward and the phase; what enters l_smooth and acc_smooth (Equation 5)."""
         record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap"))
         if record["loss_gap"] is not None:
             record["weighted_loss_gap"] = record["loss_gap"] + record["weighted_loss"] - record["loss"]

@@ -226,13 +226,13 @@ class WeightingCallback(L.Callback):
             part.before_module_hook(hook, *args)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Before the module's own hook."""
+        """Called before the module's own hook."""
         self._before_module_hook("on_train_epoch_start")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Before the module's own hook."""
+        """Called before the module's own hook."""
         self.before_batch(trainer, pl_module)
         self._before_module_hook("on_train_batch_start", batch, batch_idx)
 
@@ -268,7 +268,7 @@ class WeightingCallback(L.Callback):
         self._resume_point.step_is_complete()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Before the module's own hook."""
+        """Called before the module's own hook."""
         self._before_module_hook("on_train_epoch_end")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

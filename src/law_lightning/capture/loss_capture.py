@@ -38,7 +38,7 @@ class LossCapture(TorchFunctionMode):
     reduction, and losses of logits that need no gradient, are left alone.
 
     Args:
-        weigh: gives the weights [B] of samples, or None to leave the loss as it is, which is the default.
+        weigh: gives the weights [B] of samples, or None to leave a loss as it is; by default all are left.
         training: leave alone losses whose logits need no gradient.
         attached: give ``weigh`` the samples with their graph, so that gradients may flow through the weights.
         check_labels: check beforehand for labels out of range, which a GPU does not name. It waits for the device, so
@@ -51,7 +51,7 @@ class LossCapture(TorchFunctionMode):
 
     def __init__(
         self,
-        weigh: Weigh = lambda samples: None,
+        weigh: Weigh | None = None,
         training: bool = True,
         attached: bool = False,
         check_labels: bool = False,
@@ -116,7 +116,8 @@ class LossCapture(TorchFunctionMode):
         """Record the samples of another target, and their weights."""
         detached = samples.detach()
         self.samples.append(detached)
-        self._weights.append(self._weigh(samples if self._attached else detached))
+        given = samples if self._attached else detached
+        self._weights.append(None if self._weigh is None else self._weigh(given))
 
     def _weighted(self, plain: Tensor, position: int, elements: Tensor, denominator: Tensor | int) -> Tensor:
         """``plain``, the mean of the losses L [B, ...], with the weights of ``samples[position]`` (Equation 7)."""

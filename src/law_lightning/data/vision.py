@@ -74,7 +74,7 @@ class VisionDataModule(LabelledDataModule):
         split: "search", "holdout" or "full".
         train_size: Training images of the search split; None takes all but the validation images.
         val_size: Validation images of the splits "search" and "holdout".
-        per_class: Whether these are numbers of images a class.
+        per_class: Whether these two are numbers per class.
         split_seed: The split depends on it alone, not on the random state of a run.
         train_transform: From an image to a tensor [C, H, W], for training; None takes the paper's.
         eval_transform: The same for validation and test.

@@ -19,8 +19,8 @@ class ImageClassifier(L.LightningModule):
     """Trains a network with the mean cross-entropy and the paper's SGD.
 
     The learning rate is multiplied by ``gamma`` after given fractions of all optimizer steps. The
-    defaults are the beginnings of stages 10, 13 and 16 of 20, counted from 1. Before, it may rise
-    from near 0 in a warm-up. Logged: ``train/loss``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
+    defaults are the beginnings of stages 10, 13 and 16 of 20, counted from 1. In a warm-up before, it may
+    rise from near 0. Logged: ``train/loss``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
 
     Args:
         network: Maps inputs [B, ...] to logits [B, C].
@@ -30,7 +30,7 @@ class ImageClassifier(L.LightningModule):
         milestones: Fractions of the run, each in (0, 1), after which the rate falls; empty keeps it constant.
         gamma: Factor of the rate at each milestone, in (0, 1].
         warmup: Fraction of the run, in [0, 1) and below every milestone, in which the rate rises linearly to ``lr``:
-            of W such steps, number i (from 0) is made with ``lr * (i + 1) / (W + 1)``. 0 starts at ``lr``.
+            of W such steps, step i (from 0) has the rate ``lr * (i + 1) / (W + 1)``. 0 starts at ``lr``.
     """
 
     def __init__(

@@ -167,7 +167,7 @@ class WideResNet(nn.Module):
 
 
 def init_he(network: nn.Module) -> None:
-    """Draw every convolution anew from N(0, 2 / fan-out), with a bias of 0.
+    """Reinitialise every convolution from N(0, 2 / fan-out), with a bias of 0.
 
     The initialisation of He et al. 2015, "Delving Deep into Rectifiers", in the version that keeps the gradients'
     variance: torchvision's networks have the same.

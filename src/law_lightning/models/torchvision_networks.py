@@ -114,7 +114,7 @@ def imagenet_network(name: str, in_shape: Sequence[int], num_classes: int) -> nn
 
 
 def _with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """A network's first convolution for this number of channels: drawn anew, unless it already fits."""
+    """A network's first convolution for this number of channels: a new one, unless it already fits."""
     if conv.in_channels == channels:
         return conv
     same: dict[str, Any] = {name: getattr(conv, name) for name in ("out_channels", "kernel_size", "stride", "padding")}

@@ -22,7 +22,7 @@ from law_lightning.utilities.files import digest
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The options of a search; :class:`law_lightning.search.search.StrategySearch` explains them."""
+    """The options of a search; see :class:`law_lightning.search.search.StrategySearch`."""
 
     episodes: int
     trainer_kwargs: dict[str, Any]
@@ -69,7 +69,7 @@ class SearchLoop:
         self._train = partial(run_episode, make_module=make_module, datamodule=datamodule, trainer_kwargs=options_here)
 
     def run(self) -> None:
-        """Search until all episodes are done; the last round is run whole."""
+        """Search until all episodes are done; the last round is completed."""
         self.agent.load_full_state(self.state.agent)
         while len(self.state.history) < self.options.episodes:
             self._round()

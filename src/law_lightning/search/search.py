@@ -46,15 +46,15 @@ class StrategySearch:
     """Learns a strategy over episodes, each with a fresh network and its own seed.
 
     Every few episodes the greedy strategy trains networks from seeds the search does not learn from, and the strategy
-    whose networks validate best is kept. Test data play no part. With ``run_dir`` the search is checkpointed after
+    whose networks validate best is kept. Test data are not used. With ``run_dir`` the search is checkpointed after
     every round of episodes, and the same call resumes it, also with another number of workers.
 
     Args:
         agent: the strategy to teach; at the end it is the best one found.
-        episodes: L, of all workers together; the last round is run whole.
+        episodes: L, of all workers together; the last round is completed.
         workers: N_a, processes that run episodes side by side, gather their transitions and take the same updates.
             They are spawned, so the script that starts them needs ``if __name__ == "__main__":`` and the functions
-            given to :meth:`run` must be importable; under torchrun or SLURM the processes that are there are used. On
+            given to :meth:`run` must be importable; under torchrun or SLURM their processes are used. On
             a machine with several GPUs they take turns.
         trainer_kwargs: for the Trainer of every episode.
         law_kwargs: for the LAWCallback of every episode.

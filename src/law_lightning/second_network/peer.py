@@ -60,7 +60,7 @@ class Peer(SecondNetwork):
     """A second network with the optimizer, precision and strategy of the user's, from other initial parameters.
 
     Args:
-        begin_with: a module whose parameters and buffers the copy begins with; None draws its parameters anew.
+        begin_with: a module whose parameters and buffers the copy begins with; None redraws its parameters.
         seed: of what is drawn.
 
     Attributes:
@@ -83,7 +83,7 @@ class Peer(SecondNetwork):
         """Copy the user's module, with other initial parameters.
 
         Raises:
-            MisconfigurationException: see :func:`draw_anew`; or the given module is not like the user's.
+            MisconfigurationException: see :func:`redraw_parameters`; or the given module is not like the user's.
         """
         super().start(trainer, module)
         self.check_labels = True
@@ -93,7 +93,7 @@ class Peer(SecondNetwork):
 
     def _prepare(self, twin: L.LightningModule) -> None:
         if self._begin_with is None:
-            draw_anew(twin, self._seed)
+            redraw_parameters(twin, self._seed)
         else:
             self._check_given(self._begin_with)
             copy_tensors(tensors(self._begin_with), tensors(twin))
@@ -159,8 +159,8 @@ class Peer(SecondNetwork):
         self._end_step()
 
 
-def draw_anew(module: nn.Module, seed: int) -> None:
-    """Draw the parameters of a network again, by the ``reset_parameters`` of each submodule that has some.
+def redraw_parameters(module: nn.Module, seed: int) -> None:
+    """Redraw the parameters of a network, by the ``reset_parameters`` of each submodule that has some.
 
     Submodules whose own parameters are all frozen stay as they are. The global random states are not touched.
 
@@ -176,7 +176,7 @@ def draw_anew(module: nn.Module, seed: int) -> None:
     if lacking := [name for name, reset in resets.items() if reset is None]:
         raise MisconfigurationException(
             f"Co-teaching needs a second {type(module).__name__} with other initial parameters, but these parts have "
-            f"parameters and no reset_parameters() to draw them anew: {', '.join(lacking)}. Give them one, or pass "
+            f"parameters and no reset_parameters() to redraw them: {', '.join(lacking)}. Give them one, or pass "
             f"a second module: CoTeachingCallback(..., peer={type(module).__name__}(...))."
         )
     with replaying(), torch.no_grad():

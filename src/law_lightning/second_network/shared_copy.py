@@ -49,7 +49,7 @@ class SharedCopy:
         self.renew()
 
     def renew(self) -> None:
-        """Copy the module anew, with the objects that it holds by now."""
+        """Make a new copy of the module, with the objects that it holds now."""
         self._twin = duplicate(self._trainer, self._module)
 
     def parameters(self) -> list[nn.Parameter]:

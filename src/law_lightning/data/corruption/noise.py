@@ -41,7 +41,7 @@ class Noise(Corruption):
 class UniformNoise(Noise):
     """A selected label becomes a class drawn uniformly from all C.
 
-    This is the noise of the LAW paper: the true class can come back, so the expected share of wrong labels is
+    This is the noise of the LAW paper: the true class can be drawn as well, so the expected share of wrong labels is
     ``rate * (1 - 1 / C)``; with ``exclude_true`` it is ``rate``.
 
     Attributes:

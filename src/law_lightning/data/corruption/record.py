@@ -20,7 +20,7 @@ class CorruptionRecord:
         labels: The labels the network trains on, int64 [K], of the K samples that were kept.
         true_labels: The labels of those samples before the corruption, int64 [K].
         selected: Which of the K samples the corruption chose, int64 [S], ascending: those whose label is now
-            wrong, and those whose true class came back.
+            wrong, and those that got their true label again.
         name: Name of the corruption.
         settings: Its settings, in plain Python.
         kept: Which of the N samples given were kept, int64 [K], ascending.
