@@ -101,10 +101,9 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
         )
 
 
-def _others(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[str]:
-    """The names of the Trainer's callbacks of these kinds."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [type(each).__name__ for each in callbacks if isinstance(each, kinds)]
+def _others(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[Any]:
+    """The Trainer's callbacks of these kinds."""
+    return [each for each in trainer.callbacks if isinstance(each, kinds)]  # type: ignore[attr-defined]
 
 
 def refuse_others(trainer: L.Trainer, module: L.LightningModule, resumes: bool) -> None:
@@ -112,20 +111,20 @@ def refuse_others(trainer: L.Trainer, module: L.LightningModule, resumes: bool) 
     average = _others(trainer, StochasticWeightAveraging)
     if average and trainer.max_epochs != -1 and StochasticWeightAveraging.pl_module_contains_batch_norm(module):
         raise MisconfigurationException(
-            f"{average[0]} adds an epoch without optimizer steps to the training of {type(module).__name__}, for its "
-            "BatchNorm layers, which LAW cannot cut into stages: use WeightAveraging or EMAWeightAveraging, which "
-            "average what these layers hold too."
+            f"{type(average[0]).__name__} adds an epoch without optimizer steps to the training of "
+            f"{type(module).__name__}, for its BatchNorm layers, which LAW cannot cut into stages: use WeightAveraging "
+            "or EMAWeightAveraging, which average what these layers hold too."
         )
     if resumes and (found := _others(trainer, BatchSizeFinder, LearningRateFinder)):
         raise MisconfigurationException(
-            f"{found[0]} starts a training over, but the fit was to resume from a checkpoint: resume without it, "
-            "with the value that it found before."
+            f"{type(found[0]).__name__} starts a training over, but the fit was to resume from a checkpoint: resume "
+            "without it, with the value that it found before."
         )
 
 
 def refuse_another(trainer: L.Trainer, kind: type[L.Callback]) -> None:
     """Raise a MisconfigurationException where two callbacks of this kind would weight the same losses."""
-    names = _others(trainer, kind)
+    names = [type(each).__name__ for each in _others(trainer, kind)]
     if len(names) > 1:
         raise MisconfigurationException(
             f"The Trainer has {len(names)} callbacks that weight samples ({', '.join(names)}), which would weight each "
@@ -134,15 +133,12 @@ def refuse_another(trainer: L.Trainer, kind: type[L.Callback]) -> None:
 
 
 def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
-    """Raise a MisconfigurationException where ``who`` and another callback would each set the module's final weights.
-
-    Its option ``keep`` would leave them as they are.
-    """
+    """Raise a MisconfigurationException where ``who`` and another callback would both set the final weights."""
     averages = _others(trainer, WeightAveraging, StochasticWeightAveraging)
     if averages:
         raise MisconfigurationException(
-            f"{who} with keep='best' may leave its second network in the module at the end, and {averages[0]} leaves "
-            f"the average of the first there: use keep={keep!r}."
+            f"{who} with keep='best' may leave its second network in the module at the end, and "
+            f"{type(averages[0]).__name__} leaves the average of the first there: use keep={keep!r}."
         )
 
 
@@ -171,9 +167,7 @@ def schedule_of(trainer: L.Trainer, num_stages: int, warmup_stages: int) -> Stag
             "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
             "max_steps, or the training data a length."
         )
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    uneven = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
-    if any(len(each.scheduling) > 1 for each in uneven):
+    if any(len(each.scheduling) > 1 for each in _others(trainer, GradientAccumulationScheduler)):
         raise MisconfigurationException(
             "With a GradientAccumulationScheduler that changes the accumulation, the number of steps is not known "
             "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches."
