@@ -140,6 +140,7 @@ def test_unreadable_files(tmp_path, content, name, message):
         ),
         (-GIVEN.numpy(), "has the negative label -2"),
         ([0, 1, 2], "holds a list, but labels must be an array or a contiguous tensor"),
+        (torch.zeros(30).bfloat16(), "holds a Tensor, but labels must be an array or a contiguous tensor of integers"),
         (torch.tensor(3).expand(10**9), "holds a Tensor, but labels must be an array or a contiguous tensor"),
     ],
 )

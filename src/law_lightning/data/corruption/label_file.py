@@ -78,11 +78,12 @@ def read_labels(path: Path, key: str | None = None) -> Tensor:
         content = content[key]
     elif key is not None:
         raise ValueError(f"{path} holds a single array, so it has no key {key!r}: leave key out.")
-    if isinstance(content, Tensor) and content.is_contiguous():  # an expanded one may be of any size
+    # An expanded tensor may be of any size, and NumPy does not have all of torch's floats.
+    if isinstance(content, Tensor) and content.is_contiguous() and not content.is_floating_point():
         content = content.numpy()
     if not isinstance(content, np.ndarray):
         raise ValueError(
-            f"{path} holds a {type(content).__name__}, but labels must be an array or a contiguous tensor."
+            f"{path} holds a {type(content).__name__}, but labels must be an array or a contiguous tensor of integers."
         )
     return labels_tensor(content, f"The array of labels in {path}")
 
