@@ -18,7 +18,7 @@ import zoo
 from law_lightning import CoTeachingCallback, models
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.data import DigitsDataModule, UniformNoise
-from law_lightning.second_network.peer import LateCapture, draw_anew
+from law_lightning.second_network.peer import LateCapture, redraw_parameters
 from law_lightning.weighting.small_loss import forget_rate_at, small_loss_weights
 from test_promises import MATRIX
 from zoo import assert_identical, differ, fit, loaders, make_data, make_trainer, plain
@@ -227,14 +227,14 @@ def test_the_peer_has_initial_parameters_of_its_own():
     twins = [copy.deepcopy(module) for _ in range(3)]
     before = torch.get_rng_state()
     for twin, seed in zip(twins, (1, 1, 2), strict=True):
-        draw_anew(twin, seed)
+        redraw_parameters(twin, seed)
         assert not torch.equal(twin.net[0].weight, module.net[0].weight)
         assert torch.equal(twin.net[5].weight, module.net[5].weight)  # what is frozen is not drawn anew
     assert torch.equal(torch.get_rng_state(), before)
     assert_identical(twins[0].state_dict(), twins[1].state_dict())
     assert not torch.equal(twins[0].net[0].weight, twins[2].net[0].weight)
     layer = nn.TransformerEncoderLayer(8, 2)  # attention has no public name for it
-    draw_anew(twin := copy.deepcopy(layer), 1)
+    redraw_parameters(twin := copy.deepcopy(layer), 1)
     assert not torch.equal(twin.self_attn.in_proj_weight, layer.self_attn.in_proj_weight)
     assert not twin.self_attn.out_proj.bias.any()  # as its constructor has it
 

@@ -85,6 +85,11 @@ def test_validation_is_cut_out_of_the_training_samples(save, val_size, num_val):
     assert torch.allclose(gaps, gaps[0].expand_as(gaps), rtol=1e-3)
 
 
+def test_further_arrays_in_a_file_are_not_read(save):
+    names = np.array(["cat", None], dtype=object)  # reading it would be refused
+    assert ready(save(make_arrays() | {"class_names": names})).num_classes == 4
+
+
 def test_split_depends_on_split_seed_alone_and_smaller_choices_are_nested(save):
     path = save(make_arrays())
     torch.manual_seed(0)
@@ -138,7 +143,7 @@ CLASSES = "test_y in .* label 4, but there are 4 classes by num_classes or train
         (change(train_y=LABELS - 1), r"train_y in .* negative label -1, but classes count from 0"),
         (change(train_y=LABELS / 2), r"train_y in .* dtype float64, but labels must be integers"),
         (change(test_y=np.full(12, 4)), CLASSES),
-        (change(train_y=LABELS * 1000), r"train_y .* up to 3000 but shows only 4 classes"),
+        (change(train_y=LABELS * 1000), r"train_y .* up to 3000 but has only 4 classes"),
         (change(train_y=np.zeros((40, 3), int)), r"train_y in .* shape \[40, 3\]"),
         (change(train_y=LABELS[:39]), "40 samples in train_x but 39 labels in train_y"),
         (change(test_x=np.zeros((12, 5, 6))), r"test_x has shape \[1, 5, 6\], but one of train_x has \[1, 6, 5\]"),

@@ -186,6 +186,7 @@ def test_a_saved_record_is_the_same_in_plain_python(tmp_path):
         {"kept": torch.arange(4)},
         {"kept": torch.arange(5).flip(0)},
         {"selected": torch.tensor([-1])},
+        {"selected": torch.tensor([5])},
         {"labels": torch.zeros(5)},
         {"true_labels": torch.zeros(1, 5, dtype=torch.int64)},
     ],

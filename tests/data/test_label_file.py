@@ -90,6 +90,27 @@ def test_nothing_in_an_array_is_executed(tmp_path):  # tests/faults has the othe
     assert not (tmp_path / "marker").exists()
 
 
+class Forged:
+    """An array of objects over bytes that the file chooses: addresses of objects that do not exist."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), "O", b"A" * 8)
+
+
+class Shaped:
+    """An array whose constructor would follow the addresses of a forged one."""
+
+    def __reduce__(self):
+        return np.ndarray, (Forged(), "i8")
+
+
+@pytest.mark.parametrize("forged", [Forged, Shaped])
+def test_a_file_cannot_forge_addresses(tmp_path, forged):
+    torch.save({"labels": forged()}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt cannot be read: it is damaged"):
+        LabelFile(tmp_path / "a.pt")(TRUE, 3)
+
+
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
@@ -117,6 +138,7 @@ def test_unreadable_files(tmp_path, content, name, message):
         (LAST_IS_7, "Row 29 .* has the label 7, but the data set has the 3 classes 0 to 2"),
         (-GIVEN.numpy(), "has the negative label -2"),
         ([0, 1, 2], "holds a list, but labels must be an array or a contiguous tensor"),
+        (torch.zeros(30).bfloat16(), "holds a Tensor, but labels must be an array or a contiguous tensor of integers"),
         (torch.tensor(3).expand(10**9), "holds a Tensor, but labels must be an array or a contiguous tensor"),
     ],
 )

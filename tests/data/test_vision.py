@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,12 @@ def test_missing_and_damaged_cifar(tmp_path, cifar):
         ready(CIFAR10DataModule(tmp_path / "elsewhere"))
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"CIFAR-10 cannot be read from .*cifar-10-batches-py .*corrupted"):
+        ready(CIFAR10DataModule(tmp_path))
+
+
+def test_without_torchvision_the_data_are_not_blamed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ImportError, match="torchvision"):
         ready(CIFAR10DataModule(tmp_path))
 
 

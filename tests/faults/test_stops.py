@@ -178,5 +178,5 @@ def test_a_checkpoint_of_a_step_that_failed_is_warned_of(tmp_path):
     saving = OnExceptionCheckpoint(tmp_path, "failed")
     with pytest.raises(StopError):
         train("law_search", (AdamCosine, "default"), stateful, [Stop("on_before_optimizer_step", 9, fail), saving])
-    with pytest.warns(UserWarning, match="in the middle of a step, whose first part stays done"):
+    with pytest.warns(UserWarning, match="in the middle of a step, whose first part is not undone"):
         train("law_search", (AdamCosine, "default"), stateful, ckpt_path=tmp_path / "failed.ckpt")

@@ -197,7 +197,7 @@ def test_the_package_needs_no_torchvision(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cifar_resnet18((64,), 10), r"in_shape is \(64,\), .* for vectors MLP"),
+        (lambda: cifar_resnet18((64,), 10), r"in_shape is \(64,\), .* \(MLP for vectors\)"),
         (lambda: cifar_resnet32((3, 0, 32), 10), r"in_shape is \(3, 0, 32\)"),
         (lambda: cifar_vgg19((3, 32, 28), 10), r"in_shape is \(3, 32, 28\), .* of 32 x 32 pixels or more"),
         (lambda: imagenet_network("resnet19", CIFAR, 10), "name is 'resnet19', .* one of resnet18, .* mobilenet_v2"),

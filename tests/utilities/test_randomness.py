@@ -8,11 +8,11 @@ import torch
 
 from law_lightning.utilities.files import load_state, save_state
 from law_lightning.utilities.randomness import (
-    OwnGenerator,
     derived_seed,
     portable_states,
     random_states,
     replaying,
+    reseed,
     set_portable_states,
     set_random_states,
 )
@@ -74,16 +74,16 @@ def test_a_seed_depends_on_all_and_on_their_order():
     assert len({derived_seed(*each) for each in seeds}) == len(seeds)
 
 
-def test_a_generator_of_its_own_can_be_pickled_and_reseeded():
-    before, own = torch.get_rng_state(), OwnGenerator(0)
-    torch.rand(2, generator=own.generator)
+def test_a_generator_can_be_pickled_and_reseeded():
+    before, own = torch.get_rng_state(), torch.Generator().manual_seed(0)
+    torch.rand(2, generator=own)
     copy = pickle.loads(pickle.dumps(own))
-    assert torch.equal(torch.rand(3, generator=own.generator), torch.rand(3, generator=copy.generator))
-    own.reseed(1, 2)
-    copy.reseed(1, 3)
-    assert not torch.equal(own.generator.get_state(), copy.generator.get_state())
-    copy.reseed(1, 2)
-    assert torch.equal(own.generator.get_state(), copy.generator.get_state())
+    assert torch.equal(torch.rand(3, generator=own), torch.rand(3, generator=copy))
+    reseed(own, 1, 2)
+    reseed(copy, 1, 3)
+    assert not torch.equal(own.get_state(), copy.get_state())
+    reseed(copy, 1, 2)
+    assert torch.equal(own.get_state(), copy.get_state())
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -279,9 +279,12 @@ def test_the_training_labels_are_counted():
 
 def test_labels_that_cannot_be_counted_are_not_guessed():
     x, y = make_data(60).tensors
+    automatic = ClassBalancedWeighting()
     message = r"cannot count the training labels.*sampler of its own.*class_counts=\[...\]"
     with pytest.raises(MisconfigurationException, match=message):
         fit_on(ClassBalancedWeighting(), [*zip(x, y, strict=True)])
+    with pytest.raises(MisconfigurationException, match=r"counts when a fit begins.* class_counts=\[...\]"):
+        fit_on(lambda samples, phase: automatic(samples, phase), data.TensorDataset(x, y))
     with pytest.raises(ValueError, match=r"those of the classes \[3\] are not"):
         fit_on(ClassBalancedWeighting(), data.TensorDataset(x, y.clamp(max=2)))
 

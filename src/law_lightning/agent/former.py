@@ -1,4 +1,4 @@
-"""Strategies of earlier versions, brought into the form of this one. Their files were torch's, ``strategy.pt``."""
+"""Strategies of earlier versions, converted to the present form. Their files were torch's, ``strategy.pt``."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from law_lightning.utilities.files import save_tensors
 
-#: What strategies were like before their files said so.
+#: Hyper-parameters of strategies whose files do not state them, as they had not been introduced.
 FORMER: dict[str, Any] = {
     "members": 1, "imitation": 0.0, "phase_accuracy": "training", "relative_loss": True, "feature_scale": 0.3,
     "zero_init": True, "embedding_loss": "actor",
 }  # fmt: skip
 
 
-def of_today(state: dict[str, Any]) -> dict[str, Any]:
+def upgraded(state: dict[str, Any]) -> dict[str, Any]:
     """A strategy's state as :meth:`law_lightning.StrategyAgent.full_state` gives it.
 
     Earlier versions had a state for each member, the first holding the ``others``, with the networks of
-    :class:`torch.nn.Linear`. Their optimizers begin anew.
+    :class:`torch.nn.Linear`. The state of their optimizers is dropped.
     """
-    state = {"learned": state["updates"]} | state  # once the two were always the same
+    state = {"learned": state["updates"]} | state  # the two were always the same
     state["hparams"] = FORMER | state["hparams"]
     if state["networks"]["embedding.weight"].ndim == 3:
         return state
@@ -40,7 +40,7 @@ def _stacked(name: str, members: list[dict[str, Tensor]]) -> Tensor:
 def differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     """Hyper-parameters of a state, as ``name=value``, that are not an agent's own.
 
-    What an earlier version's file lacks is as in :data:`FORMER`; its imitation may be any.
+    What an earlier version's file lacks is as in :data:`FORMER`; any value of imitation agrees with it.
     """
     given = FORMER | {"imitation": own["imitation"]} | dict(given)
     changed = [f"{name}={value!r}" for name, value in given.items() if name not in own or own[name] != value]
@@ -49,4 +49,4 @@ def differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
 
 def save_strategy(path: str | Path, state: dict[str, Any]) -> None:
     """Write a strategy's full state, of this version or an earlier one, to a file that ``StrategyAgent`` loads."""
-    save_tensors(path, "strategy", of_today(state))
+    save_tensors(path, "strategy", upgraded(state))

@@ -8,13 +8,10 @@ from typing import Any
 
 from law_lightning import functional as LF
 
-#: What must hold of hyper-parameters that are not None, and that in words.
+#: What must hold of hyper-parameters that are not None: in the words of the error, as a function, and of which.
 _RULES: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "at least 1": (lambda value: value >= 1, ["num_stages", "embedding_dim", "batch_size", "n_step", "members"]),
-    "greater than 0": (
-        lambda value: value > 0,
-        ["epochs", "actor_lr", "critic_lr", "theta_bound", "feature_scale"],
-    ),
+    "greater than 0": (lambda value: value > 0, ["epochs", "actor_lr", "critic_lr", "theta_bound", "feature_scale"]),
     "a number of at least 0": (
         lambda value: 0 <= value < math.inf,
         ["action_penalty", "imitation", "episode_noise", "stage_noise"],
@@ -32,7 +29,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters as plain Python, whatever kinds of numbers and lists they were given as.
+    """Hyper-parameters as plain Python, from any kinds of numbers and lists.
 
     Raises:
         ValueError: names one that is out of its range.

@@ -31,7 +31,7 @@ class StageEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.randn(members, stages, width))
 
     def forward(self, stage: Tensor) -> Tensor:
-        """The rows of each member's own."""
+        """The embedding of each stage, by each member's own table."""
         return self.weight.gather(1, stage.unsqueeze(-1).expand(-1, -1, self.weight.shape[-1]))
 
 
@@ -47,9 +47,9 @@ def perceptron(members: int, inputs: int, hidden: Sequence[int], outputs: int) -
 class Actor(nn.Module):
     """mu(s): states [M, N, S] -> theta [M, N, A] within the bound, if there is one (Equation 4).
 
-    Adam moves all outputs of a network alike. But where b, theta's last entry, is far below zero, weights of samples
-    whose theta . f differ by x differ by the factor exp(2 x), so the features' entries move less than b: by the factor
-    ``feature_scale``. With ``zero`` a new strategy gives every sample a weight of exactly 1.
+    Adam changes all outputs of a network at the same rate. But where b, theta's last entry, is far below zero, a
+    difference of x in theta . f changes a weight by the factor exp(2 x), so the entries for features are scaled by
+    ``feature_scale`` relative to b. With ``zero`` a new strategy gives every sample a weight of exactly 1.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from law_lightning.utilities.files import is_finite, load_state, save_state
 
 
 class Transitions(NamedTuple):
-    """N transitions as tensors. A phase is kept as its stage and numbers: the embedding of the stage is learned."""
+    """N transitions as tensors. A phase is stored as its stage and numbers, as the stage's embedding is learned."""
 
     stage: Tensor  # [N] int64
     phase: Tensor  # [N, 2]: loss_smooth, acc_smooth
@@ -42,18 +42,18 @@ class Returns(NamedTuple):
     discount: Tensor  # [N]
 
     def batches(self, order: Tensor, size: int) -> Iterator[Returns]:
-        """The rows of an order, [M, n], in batches of a size: columns [M, size, ...]."""
+        """The rows in an order, [M, n], in batches of ``size``: columns [M, size, ...]."""
         return map(Returns._make, zip(*(column[order].split(size, dim=1) for column in self), strict=True))
 
 
 def single_transition(
     phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool
 ) -> Transitions:
-    """One transition, N = 1; a ValueError where a number in it is not finite, as it would poison the strategy."""
+    """One transition, N = 1; a ValueError where a number in it is not finite: the update would make all of them NaN."""
     row = Transitions(
         stage=torch.tensor([phase.stage]),
         phase=torch.tensor([[phase.loss_smooth, phase.acc_smooth]]),
-        theta=theta.detach().to("cpu", torch.float32, copy=True).unsqueeze(0),  # the caller may change its own
+        theta=theta.detach().to("cpu", torch.float32, copy=True).unsqueeze(0),  # the caller may write into its own
         reward=torch.tensor([float(reward)]),
         next_stage=torch.tensor([next_phase.stage]),
         next_phase=torch.tensor([[next_phase.loss_smooth, next_phase.acc_smooth]]),
@@ -65,12 +65,12 @@ def single_transition(
 
 
 def joined(parts: Iterable[Transitions]) -> Transitions:
-    """Transitions one after the other."""
+    """Concatenated transitions."""
     return Transitions(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def n_step_transitions(transitions: Transitions, steps: int, discount: float) -> Returns:
-    """Transitions that lead over up to ``steps`` stages, as far as an episode goes."""
+    """Transitions over up to ``steps`` stages each, within their episodes."""
     linked = torch.zeros_like(transitions.stage, dtype=torch.bool)
     linked[:-1] = (transitions.done[:-1] == 0) & (transitions.stage[1:] == transitions.next_stage[:-1])
     returns, count = LF.n_step_returns(transitions.reward, linked, steps, discount)
@@ -112,12 +112,12 @@ class ReplayBuffer:
         """Keep one transition.
 
         Raises:
-            ValueError: a number in it is not finite; it would poison the strategy.
+            ValueError: a number in it is not finite.
         """
         self.extend(single_transition(phase, theta, reward, next_phase, done))
 
     def extend(self, transitions: Transitions) -> None:
-        """Keep transitions that another buffer gave, in their order."""
+        """Append transitions in their order; those beyond the capacity are dropped, the oldest first."""
         whole = transitions if self._columns is None else joined([self._columns, transitions])
         self._columns = Transitions(*(column[-(self.capacity or 0) :] for column in whole))
 
@@ -178,7 +178,7 @@ class ReplayBuffer:
         buffer, state = cls(), load_state(path, "replay")
         try:
             buffer.load_state_dict(state)
-        except Exception as error:  # a state that another program wrote can fail in any way
+        except Exception as error:  # a foreign state can fail in any way
             raise ValueError(f"{path} is not a complete replay file: {error!r}.") from error
         return buffer
 

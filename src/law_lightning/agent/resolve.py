@@ -1,4 +1,4 @@
-"""The strategy a user means: an agent, a file, or one of those that come with the package."""
+"""Finding the strategy that an argument names: an agent, a file, or one that comes with the package."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def resolve_agent(
     warmup_stages: int | None,
     features: Sequence[str] | None,
 ) -> StrategyAgent:
-    """The agent that is meant, a new one for None, checked against the stages and features asked for, if any.
+    """The agent that an argument names, a new one for None, checked against the stages and features asked for, if any.
 
     Raises:
         ValueError: the strategy has other stages or features, or its file is no strategy's.

@@ -18,21 +18,21 @@ from torch.optim import Adam
 
 from law_lightning import functional as LF
 from law_lightning.agent.exploration import Exploration
-from law_lightning.agent.former import differences, of_today, save_strategy
+from law_lightning.agent.former import differences, save_strategy, upgraded
 from law_lightning.agent.hyperparameters import checked
 from law_lightning.agent.networks import Actor, Critic, StageEmbedding
 from law_lightning.agent.replay import ReplayBuffer, Returns, Transitions, shuffles, transitions_of
 from law_lightning.agent.update import Networks, adam, check_fit, learn, optimizer_state, prepared, undo_where_diverged
 from law_lightning.utilities.files import is_finite, load_state
-from law_lightning.utilities.randomness import OwnGenerator
+from law_lightning.utilities.randomness import reseed
 
 
 class StrategyAgent(L.LightningModule):
     """Actor, critic and stage embedding with their update (Equations 4, 5, 10 to 13).
 
-    A search that one actor leads often stays near the first theta that did well. So there may be several members, in
-    the first dimension of every parameter. All learn in every update and take turns at exploring, one an episode. The
-    first member's greedy theta is the strategy. The global random state stays untouched.
+    A search with a single actor often stays near the first theta that did well. So there may be several members, in
+    the first dimension of every parameter. All learn in every update and explore in turn, one in each episode. The
+    first member's greedy theta is the strategy. The global random state is not touched.
 
     Args:
         num_stages: T_max.
@@ -44,30 +44,31 @@ class StrategyAgent(L.LightningModule):
         actor_lr: Adam's learning rate for the actor and the stage embedding.
         critic_lr: Adam's learning rate for the critic.
         discount: gamma.
-        target_rate: share by which target networks follow after each batch; None does without target networks.
-        standardize_rewards: divide rewards by their deviation over the buffer before they are learned from.
+        target_rate: share by which target networks move towards the others after each batch; None: no target networks.
+        standardize_rewards: divide rewards by their standard deviation over the buffer before they are learned from.
         epochs: E_n, passes over the whole buffer in a full data update, of all members together: each of M makes
-            E_n / M, the last of which may be a random part.
+            E_n / M, and its last pass may be over a random part.
         batch_size: B, transitions in a batch of each member.
-        episode_noise: deviation of the exploration's offset of b, drawn once an episode; less for the others.
-        stage_noise: deviation of the exploration's noise on b, drawn at every stage; likewise.
+        episode_noise: standard deviation of the exploration's offset of b, drawn once an episode; for the weights of
+            features times ``feature_scale``.
+        stage_noise: likewise of its noise, drawn at every stage.
         noise_decay: factor on both after an episode, in (0, 1].
-        n_step: rewards that a transition sums up before the critic takes over, 1 in Equation 12; None: all that follow.
+        n_step: rewards that the critic's target sums before it adds Q, 1 in Equation 12; None: all that follow.
         action_penalty: weight of the mean square of the actor's output before the bound, against saturation there.
         imitation: weight, at first, of the pull towards thetas that paid more than the critic expects of the strategy's
             own (:func:`law_lightning.functional.imitation_loss`); it decays as the exploration does.
         members: M.
-        phase_accuracy: whose accuracy acc_smooth is, ``"validation"`` (Equation 5) or ``"training"``. Applying a
-            strategy needs validation data with the first alone.
+        phase_accuracy: whose accuracy acc_smooth is, ``"validation"`` (Equation 5) or ``"training"``. To
+            apply a strategy, only the first needs validation data.
         relative_loss: measure l_smooth in units of log C, the loss of a uniform guess over C classes.
-        feature_scale: how far theta's weights of features move where b moves by 1, in learning and in exploring.
+        feature_scale: scale of theta's weights of features relative to b, in learning and in exploring.
         zero_init: the actor's last layer starts at zero, so that a new strategy weighs every sample 1.
         embedding_loss: what the stage embedding learns from, the loss of the ``"actor"`` alone or of ``"both"``.
         seed: of initialisation, exploration and shuffling.
 
     Attributes:
         updates: full data updates made so far.
-        learned: stages, of all workers, that were followed by an update.
+        learned: stages of all workers that an update followed.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -130,10 +131,10 @@ class StrategyAgent(L.LightningModule):
         )
         self.updates = self.learned = 0
         self._has_diverged = False
-        self._shuffle = OwnGenerator(own["seed"] + 2)
+        self._generator = torch.Generator()
 
     def __getstate__(self) -> bytes:  # type: ignore[override]
-        # As one: torch sends each tensor to another process as a file that stays open, of memory that both share.
+        # As bytes: torch sends a tensor to another process in shared memory, which keeps a file open for each.
         return pickle.dumps(super().__getstate__())
 
     def __setstate__(self, state: bytes) -> None:
@@ -149,7 +150,7 @@ class StrategyAgent(L.LightningModule):
             stage: T, from 0.
             loss_smooth: smoothed training loss, divided by log C if the agent's ``relative_loss`` says so.
             acc_smooth: smoothed accuracy of the agent's ``phase_accuracy``, in [0, 1].
-            explore: take the member whose turn it is, and add this episode's offset and fresh noise, within the bound.
+            explore: take this episode's member, and add the episode's offset and fresh noise, within the bound.
 
         Returns:
             theta, [F + 1]: one weight per feature, then b; float32 on the CPU.
@@ -168,7 +169,7 @@ class StrategyAgent(L.LightningModule):
         return theta if bound is None else theta.clamp(-bound, bound)
 
     def start_episode(self) -> None:
-        """Begin a new episode: the exploration draws a new offset, and the next member takes its turn."""
+        """Begin a new episode: the exploration draws a new offset, for the next member."""
         self.exploration.start_episode()
 
     # -- learning ------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ class StrategyAgent(L.LightningModule):
 
         Returns:
             Means over the update, of the first member: ``critic_loss``, ``actor_loss``, ``q_mean``; NaN if its
-            update was undone, with a warning, as a number in it left what float32 holds.
+            update was undone, with a warning, as a number in it exceeded the range of float32.
 
         Raises:
             ValueError: the buffer is empty, or of an agent with other features or more stages.
@@ -200,10 +201,10 @@ class StrategyAgent(L.LightningModule):
             raise ValueError(f"epochs must be above 0 and batch_size at least 1, not {epochs} and {batch_size}.")
         returns, imitation = prepared(buffer.transitions(), self.hparams), self.imitation()
         before = self.full_state()
-        self._shuffle.reseed(self.hparams["seed"] + 2, self.updates)
+        reseed(self._generator, self.hparams["seed"] + 2, self.updates)
         logs = [
             learn(self._networks, self._targets, self._adams, batch, imitation, self.hparams)
-            for order in shuffles(len(buffer), epochs, self.hparams["members"], self._shuffle.generator)
+            for order in shuffles(len(buffer), epochs, self.hparams["members"], self._generator)
             for batch in returns.batches(order, batch_size)
         ]
         means = {name: float(torch.stack([log[name][0] for log in logs]).mean()) for name in logs[0]}
@@ -212,16 +213,16 @@ class StrategyAgent(L.LightningModule):
         if not (good.all() or self._has_diverged):
             self._has_diverged = True
             rank_zero_warn(
-                "The strategy's networks have diverged: in an update a number left what float32 holds. It was undone, "
-                "and so will be others like it, without a warning. Lower actor_lr and critic_lr, set theta_bound, or "
-                "sum rewards up to the end of an episode (n_step=None)."
+                "The strategy's networks have diverged: in an update a number exceeded the range of float32. This "
+                "update was undone; later ones will be undone without a warning. Lower actor_lr and critic_lr, set "
+                "theta_bound, or sum rewards up to the end of an episode (n_step=None)."
             )
         self.updates += 1
         self.learned += buffer.workers
         return means if good[0] else dict.fromkeys(means, math.nan)
 
     def imitation(self) -> float:
-        r"""The weight of imitation in the next update; it decays by an episode as the exploration does.
+        r"""The weight of imitation in the next update; per episode it decays as the exploration does.
 
         .. math:: \lambda_n = \lambda \, \kappa^{n / (T_{max} - T_w)}
 
@@ -234,7 +235,7 @@ class StrategyAgent(L.LightningModule):
         """Raise a ValueError unless transitions, at least one, are of an agent with these features and stages."""
         check_fit(transitions, self.hparams)
 
-    # -- the Trainer's way ---------------------------------------------------------------------------------
+    # -- training by a Trainer -----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> list[Adam]:
         """Adam for the critic and for actor and embedding; always the same two."""
@@ -277,7 +278,7 @@ class StrategyAgent(L.LightningModule):
         Raises:
             ValueError: it is of another agent, or a number in it is not finite.
         """
-        state = of_today(state)
+        state = upgraded(state)
         self.load_state_dict(state["networks"])
         given, own = state["optimizers"], optimizer_state(self, self._adams)
         if given and given.keys() != own.keys():
@@ -298,7 +299,7 @@ class StrategyAgent(L.LightningModule):
 
         Args:
             path: where to.
-            resumable: with all members and the optimizers' state, most of the file, so that learning goes on exactly.
+            resumable: include all members and the optimizers' state, most of the file, for learning to go on exactly.
         """
         state = self.full_state()
         if not resumable:
@@ -316,9 +317,9 @@ class StrategyAgent(L.LightningModule):
         """
         state = load_state(path, "strategy")
         try:
-            state = of_today(state)
+            state = upgraded(state)
             agent = cls(**state["hparams"])
             agent.load_full_state(state)
-        except Exception as error:  # a state that another program wrote can fail in any way
+        except Exception as error:  # a foreign state can fail in any way
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error
         return agent

@@ -16,12 +16,12 @@ from law_lightning._compat import UncheckedAdam
 from law_lightning.agent.networks import Actor, Critic, StageEmbedding
 from law_lightning.agent.replay import Returns, Transitions, n_step_transitions
 
-#: Upper limit of rewards, and of theta. Adam squares gradients; beyond float32 it would never learn again.
+#: Upper limit of rewards, and of theta: Adam squares gradients, and would not recover from a square beyond float32.
 MAX_REWARD = 1e9
 
 
 class Networks(NamedTuple):
-    """Those that learn, or their target networks."""
+    """The networks that learn, or their target networks."""
 
     embedding: StageEmbedding
     actor: Actor
@@ -44,7 +44,7 @@ def check_fit(transitions: Transitions, hparams: Mapping[str, Any]) -> None:
 
 
 def prepared(transitions: Transitions, hparams: Mapping[str, Any]) -> Returns:
-    """Sum up n steps of what a buffer holds, and scale what they earn.
+    """The n-step transitions of a buffer's, with scaled rewards.
 
     Raises:
         ValueError: they belong to another agent, or are NaN, infinite or so large that no agent could learn from them.
@@ -55,8 +55,8 @@ def prepared(transitions: Transitions, hparams: Mapping[str, Any]) -> Returns:
     large = [n for n, c in returns._asdict().items() if not float(c.abs().max()) <= MAX_REWARD * steps]
     if large:
         raise ValueError(
-            f"The replay buffer holds numbers of {' and '.join(large)} that are NaN, infinite or so large that they "
-            "would poison the strategy: scale the rewards down, or bound theta (theta_bound)."
+            f"The replay buffer holds numbers of {' and '.join(large)} that are NaN, infinite or so large that no "
+            "agent could learn from them: scale the rewards down, or bound theta (theta_bound)."
         )
     if not hparams["standardize_rewards"]:
         return returns
@@ -68,10 +68,10 @@ def prepared(transitions: Transitions, hparams: Mapping[str, Any]) -> Returns:
 def critic_target(networks: Networks, batch: Returns) -> Tensor:
     """The y of Equation 12, by the target networks if there are any, [M, N].
 
-    Where ``n_step`` is None a finished episode's y is its return alone: nothing is left for Q to estimate.
+    Where ``n_step`` is None a finished episode's y is its return alone: Q has nothing to estimate.
     """
     value = torch.zeros_like(batch.reward)
-    ahead = ((batch.done == 0) & (batch.discount > 0)).any(dim=0)  # of all other rows nothing that follows counts
+    ahead = ((batch.done == 0) & (batch.discount > 0)).any(dim=0)  # the rows whose y contains Q
     if ahead.any():
         state = networks.state(batch.next_stage[:, ahead], batch.next_phase[:, ahead])
         value[:, ahead] = networks.critic(state, networks.actor(state))
@@ -128,7 +128,7 @@ def learn(
 
 
 def adam(parameters: Iterable[nn.Parameter], rate: float) -> Adam:
-    """A fused Adam that remembers zeros before its first step, so that its state always has the same tensors."""
+    """A fused Adam whose state exists, as zeros, before its first step, so that it always has the same tensors."""
     optimizer = UncheckedAdam(parameters, lr=rate, fused=True)
     for parameter in optimizer.param_groups[0]["params"]:
         moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -137,7 +137,7 @@ def adam(parameters: Iterable[nn.Parameter], rate: float) -> Adam:
 
 
 def optimizer_state(agent: nn.Module, optimizers: Iterable[Adam]) -> dict[str, Tensor]:
-    """What optimizers remember, by the agent's parameters: two moments [M, ...] and the number of steps."""
+    """The optimizers' state, by the agent's parameters: two moments [M, ...] and the number of steps."""
     return {
         f"{name}.{key}": tensor
         for name, parameter in agent.named_parameters()
@@ -148,7 +148,7 @@ def optimizer_state(agent: nn.Module, optimizers: Iterable[Adam]) -> dict[str, T
 
 @torch.no_grad()
 def undo_where_diverged(now: dict[str, Tensor], before: dict[str, Tensor]) -> Tensor:
-    """Take an update back from members that it left with a number that is not finite; which have none, [M] of bool."""
+    """Undo an update of members in which it left a number that is not finite; which have none, [M] of bool."""
     numbers = torch.cat([tensor.flatten(1) for tensor in now.values() if tensor.ndim], dim=1)
     good = numbers.abs().amax(dim=1).isfinite()
     if good.all():
@@ -156,6 +156,6 @@ def undo_where_diverged(now: dict[str, Tensor], before: dict[str, Tensor]) -> Te
     for name, tensor in now.items():
         if tensor.ndim:
             tensor[~good] = before[name][~good]
-        elif not good.any():  # the number of steps is all members'
+        elif not good.any():  # all members share the number of steps
             tensor.copy_(before[name])
     return good

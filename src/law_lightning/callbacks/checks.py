@@ -1,4 +1,4 @@
-"""What a fit must be like to be cut into stages and weighted; the errors that say so before it begins."""
+"""Checks before a fit: whether it can be cut into stages and weighted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from law_lightning._compat import comm_hook
 from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD
 from law_lightning.stages.schedule import StageSchedule
 
-#: Strategies that are DDP or a single device by descent, but run the training step in an engine of their own.
+#: Strategies that inherit from DDP or a single device, but run the training step in an engine of their own.
 OTHER_ENGINES = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
 
 
@@ -40,10 +40,9 @@ def _allows_copies(trainer: L.Trainer) -> bool:
 
 def check_fit(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Raise a MisconfigurationException for manual optimization and for training without an end."""
-    name = type(module).__name__
     if not module.automatic_optimization:
         raise MisconfigurationException(
-            f"{name} uses manual optimization, in which no callback can weight the loss: set "
+            f"{type(module).__name__} uses manual optimization, in which no callback can weight the loss: set "
             "automatic_optimization = True, or weight the loss in its training_step."
         )
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
@@ -77,11 +76,7 @@ def refuse_validation(trainer: L.Trainer) -> None:
 def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: str, instead: str = "") -> None:
     """Raise a MisconfigurationException where no second network can train beside the user's.
 
-    Args:
-        trainer: the Trainer.
-        module: the user's module.
-        who: trains the second network.
-        instead: a sentence on what works everywhere.
+    ``who`` trains the second network; ``instead`` is a sentence on what works everywhere.
     """
     strategy = trainer.strategy
     if not _allows_copies(trainer):
@@ -106,37 +101,30 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
         )
 
 
-def _neighbours(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[str]:
-    """The names of the Trainer's callbacks of these kinds."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [type(each).__name__ for each in callbacks if isinstance(each, kinds)]
+def _others(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[Any]:
+    """The Trainer's callbacks of these kinds."""
+    return [each for each in trainer.callbacks if isinstance(each, kinds)]  # type: ignore[attr-defined]
 
 
-def refuse_neighbours(trainer: L.Trainer, module: L.LightningModule, resumes: bool) -> None:
-    """Raise a MisconfigurationException for callbacks that change the steps which are cut into stages.
-
-    Args:
-        trainer: the Trainer, about to fit.
-        module: the user's module, with all its layers.
-        resumes: whether the fit resumes from a checkpoint.
-    """
-    average = _neighbours(trainer, StochasticWeightAveraging)
+def refuse_others(trainer: L.Trainer, module: L.LightningModule, resumes: bool) -> None:
+    """Raise a MisconfigurationException for other callbacks that change the steps which are cut into stages."""
+    average = _others(trainer, StochasticWeightAveraging)
     if average and trainer.max_epochs != -1 and StochasticWeightAveraging.pl_module_contains_batch_norm(module):
         raise MisconfigurationException(
-            f"{average[0]} adds an epoch without optimizer steps to the training of {type(module).__name__}, for its "
-            "BatchNorm layers, which LAW cannot cut into stages: use WeightAveraging or EMAWeightAveraging, which "
-            "average what these layers hold too."
+            f"{type(average[0]).__name__} adds an epoch without optimizer steps to the training of "
+            f"{type(module).__name__}, for its BatchNorm layers, which LAW cannot cut into stages: use WeightAveraging "
+            "or EMAWeightAveraging, which average what these layers hold too."
         )
-    if resumes and (found := _neighbours(trainer, BatchSizeFinder, LearningRateFinder)):
+    if resumes and (found := _others(trainer, BatchSizeFinder, LearningRateFinder)):
         raise MisconfigurationException(
-            f"{found[0]} starts a training over, but the fit was to resume from a checkpoint: resume without it, "
-            "with the value that it found before."
+            f"{type(found[0]).__name__} starts a training over, but the fit was to resume from a checkpoint: resume "
+            "without it, with the value that it found before."
         )
 
 
 def refuse_another(trainer: L.Trainer, kind: type[L.Callback]) -> None:
-    """Raise a MisconfigurationException where two callbacks of a kind would weight the same losses."""
-    names = _neighbours(trainer, kind)
+    """Raise a MisconfigurationException where two callbacks of this kind would weight the same losses."""
+    names = [type(each).__name__ for each in _others(trainer, kind)]
     if len(names) > 1:
         raise MisconfigurationException(
             f"The Trainer has {len(names)} callbacks that weight samples ({', '.join(names)}), which would weight each "
@@ -145,23 +133,17 @@ def refuse_another(trainer: L.Trainer, kind: type[L.Callback]) -> None:
 
 
 def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
-    """Raise a MisconfigurationException where two callbacks would each put weights into the module at the end.
-
-    Args:
-        trainer: the Trainer.
-        who: chooses between two networks.
-        keep: its option that leaves the user's own.
-    """
-    averages = _neighbours(trainer, WeightAveraging, StochasticWeightAveraging)
+    """Raise a MisconfigurationException where ``who`` and another callback would both set the final weights."""
+    averages = _others(trainer, WeightAveraging, StochasticWeightAveraging)
     if averages:
         raise MisconfigurationException(
-            f"{who} with keep='best' may leave its second network in the module at the end, and {averages[0]} leaves "
-            f"the average of the first there: use keep={keep!r}."
+            f"{who} with keep='best' may leave its second network in the module at the end, and "
+            f"{type(averages[0]).__name__} leaves the average of the first there: use keep={keep!r}."
         )
 
 
 def check_optimizers(module: L.LightningModule, configure: Callable[[], Any]) -> Any:
-    """What ``configure_optimizers`` returns, if it is one optimizer; the Trainer's own advice would mislead."""
+    """What ``configure_optimizers`` returns, if it is one optimizer; the Trainer's error would mislead."""
     configured = configure()
     with_schedulers = isinstance(configured, tuple) and configured and isinstance(configured[0], (list, tuple))
     first = configured[0] if with_schedulers else configured
@@ -185,9 +167,7 @@ def schedule_of(trainer: L.Trainer, num_stages: int, warmup_stages: int) -> Stag
             "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
             "max_steps, or the training data a length."
         )
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    uneven = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
-    if any(len(each.scheduling) > 1 for each in uneven):
+    if any(len(each.scheduling) > 1 for each in _others(trainer, GradientAccumulationScheduler)):
         raise MisconfigurationException(
             "With a GradientAccumulationScheduler that changes the accumulation, the number of steps is not known "
             "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches."

@@ -1,4 +1,4 @@
-"""Co-teaching: two networks, each of which tells the other what to learn from."""
+"""Co-teaching: two networks, each of which chooses the samples that the other learns from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CoTeachingCallback(WeightingCallback):
     (see :func:`~law_lightning.weighting.small_loss.forget_rate_at`). R is 1 in the first epoch, so that both networks
     begin with all samples.
 
-    A step costs two forward and two backward passes. Of several losses in one step each is chosen from by itself.
+    A step costs two forward and two backward passes. If it has several losses, samples are chosen for each separately.
     With several processes each chooses within its own part of the batch.
 
     Args:
@@ -48,12 +48,12 @@ class CoTeachingCallback(WeightingCallback):
         exponent: c; the share grows to tau^c within those epochs.
         peer: a second module of the same class, with whose parameters and buffers the peer begins; it is itself left
             as it is. By default the peer's are drawn by ``reset_parameters`` of each submodule; pass a module where
-            its constructor initialises otherwise. Frozen submodules are not drawn anew.
+            its constructor initialises otherwise. Frozen submodules keep their parameters.
         seed: of the peer's initial parameters.
         keep: which network is in the user's module at the end: ``"first"``, its own, or ``"best"``, the one that
             validates better, for which validation data are needed.
         num_stages: stages into which the history is cut.
-        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+        smoothing: see :class:`WeightingCallback`.
         analyse_labels: record ``weight_clean`` and ``weight_wrong``, here the mean weights of samples with a right and
             a wrong label as the user's network chooses them for the peer (see :class:`WeightingCallback`).
 
@@ -64,11 +64,11 @@ class CoTeachingCallback(WeightingCallback):
             networks chose or both left out.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: an argument is out of its range.
 
     Note:
-        Hooks of the peer's (``on_before_backward``, ``on_train_batch_end``) are given its loss over all samples; its
-        gradient is that of the chosen ones.
+        The peer's hooks (``on_before_backward``, ``on_train_batch_end``) get its loss over all samples; its gradient is
+        that of the chosen ones.
     """
 
     def __init__(
@@ -112,8 +112,6 @@ class CoTeachingCallback(WeightingCallback):
         """The peer runs forward before the user's network, and backward when the choices of both are known."""
         return {"peer": self._peer, "choices": self._choices, "peer_statistics": self._choices.statistics}
 
-    # -- before training -------------------------------------------------------------------------------------------
-
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Raise an error where no second network can run."""
         refuse_second_network(trainer, module, "CoTeachingCallback")
@@ -134,20 +132,18 @@ class CoTeachingCallback(WeightingCallback):
             self._evaluator = Evaluator(trainer)
             self._evaluator([module], limit=1)
 
-    # -- steps -----------------------------------------------------------------------------------------------------
-
     def before_batch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """The share of this batch that is left out."""
-        # Not once an epoch: a fit that is resumed within one does not start it.
+        # Not at the start of an epoch: a fit that is resumed within an epoch has no such start.
         self._forget = forget_rate_at(trainer.current_epoch, self.forget_rate, self.gradual_epochs, self.exponent)
 
     def _choose(self, samples: Samples, phase: TrainingPhase | None = None) -> Tensor | None:
-        """The weights by which these samples' losses choose among them; None for all."""
+        """The weights of the samples of small loss, by these losses; None for all."""
         return None if self._forget == 0 else small_loss_weights(samples.loss, self._forget, samples.valid)
 
     def weights(self, samples: Samples) -> Tensor | None:
-        """What the peer's losses choose for the user's network; the user's losses choose for the peer."""
-        if not self._peer.samples:  # labels are analysed
+        """Weights of the samples that the peer's losses choose; those that the user's losses choose are the peer's."""
+        if not self._peer.samples:  # called between steps, to analyse labels
             return self._choose(samples)
         others = self._choices.counterpart(samples)
         self._peer.weights.append(self._choose(samples))
@@ -155,7 +151,7 @@ class CoTeachingCallback(WeightingCallback):
         return self._choices.own[-1]
 
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
-        """What the peer did in the stage."""
+        """Record the forget rate and the peer's statistics."""
         record |= {"forget_rate": self._forget, **self._choices.summary(trainer)}
 
     def scalars(self, record: Record) -> dict[str, float]:
@@ -202,7 +198,7 @@ class _Choices(Part):
             self.statistics.add(samples, agreed)
 
     def summary(self, trainer: L.Trainer) -> dict[str, float]:
-        """The stage in plain numbers, over all processes; starts anew."""
+        """The stage in plain numbers, over all processes; resets the statistics."""
         summary = self.statistics.summary(trainer)
         names = {"peer_loss": "loss", "peer_accuracy": "accuracy", "agreement": "weight_mean"}
         return {name: summary[of] for name, of in names.items()}

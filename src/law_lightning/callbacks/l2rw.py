@@ -27,8 +27,8 @@ class L2RWCallback(WeightingCallback):
     (Equations 8 to 11 of the paper: the look-ahead from weights of zero stays at :math:`\theta`, so its derivative
     by a weight is this product.) The products are exact, and no layer is rebuilt: see
     :meth:`law_lightning.second_network.shared_copy.SharedCopy.products`. As the weights sum up to 1, the loss is
-    their weighted sum instead of a mean. Where no sample helps, all weigh 0 and the step's gradient is that of nothing,
-    as in the paper.
+    their weighted sum instead of a mean. Where no sample helps, all weigh 0 and the step's gradient is zero, as in the
+    paper.
 
     On several processes the gradient on clean data is the mean over all of them, and the sum is over all samples.
 
@@ -80,7 +80,7 @@ def reweighted(products: Tensor, valid: Tensor | None = None) -> Tensor:
     """The positive part of the products, [B]: before they are divided by their sum (Equation 10 of the paper).
 
     Args:
-        products: of gradients, [B]; what is not finite counts as no help.
+        products: of gradients, [B]; one that is not finite counts as 0.
         valid: samples that have a label, [B].
     """
     helps = products.nan_to_num(0, 0, 0).clamp_min(0)

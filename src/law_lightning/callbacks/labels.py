@@ -1,4 +1,4 @@
-"""What a weighting gives to right and to wrong labels, where the truth is known: for analysis only."""
+"""Mean weights of right and of wrong labels, where the true labels are known: for analysis only."""
 
 from __future__ import annotations
 
@@ -45,14 +45,8 @@ def weights_by_label(
 ) -> dict[str, float | None]:
     """The mean weight of samples whose label is right, and of those whose label is wrong.
 
-    A pass over training data with a copy of the network, in evaluation mode. Nothing of the training is touched.
-
-    Args:
-        trainer: the Trainer, in the course of a fit.
-        module: the network as it is now.
-        weigh: from the samples of a batch to weights [B], or None for ones.
-        weighting: what it asks; what this would remember of these samples is not of the training, and is forgotten.
-        loader: see :func:`truth_loader`.
+    A pass over the training data (``loader``, see :func:`truth_loader`) with a copy of the network, in evaluation mode.
+    Nothing of the training changes: ``weighting``, which ``weigh`` calls, gets its state back.
 
     Returns:
         ``weight_clean`` and ``weight_wrong``; None where there is no such sample.
@@ -64,19 +58,13 @@ def weights_by_label(
         twin = duplicate(trainer, module).eval()
         takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
         for batch_idx, (batch, wrong) in enumerate(loader):
-            samples = _reveal(trainer, twin, batch, [batch_idx] * takes_index)
-            weights = weigh(samples)
+            arguments = [to_device(trainer, twin, batch), *[batch_idx] * takes_index]
+            with trainer.precision_plugin.train_step_context(), LossCapture(training=False) as capture:
+                capture.take_output(twin.training_step(*arguments))
+            weights = weigh(capture.samples[0])
             weights = torch.ones(len(wrong)) if weights is None else weights.double().cpu()
             for row, chosen in enumerate((~wrong, wrong)):
                 sums[row] += torch.stack([weights[chosen].sum().double(), chosen.sum().double()])
     stateful.load_state_dict(before)
     clean, mislabelled = (float(total / count) if count else None for total, count in sums)
     return {"weight_clean": clean, "weight_wrong": mislabelled}
-
-
-def _reveal(trainer: L.Trainer, twin: L.LightningModule, batch: Any, where: list[int]) -> Samples:
-    batch = to_device(trainer, twin, batch)
-    with trainer.precision_plugin.train_step_context(), LossCapture(training=False, check_labels=False) as capture:
-        capture.take_output(twin.training_step(batch, *where))
-    samples: Samples = capture.samples[0]
-    return samples

@@ -48,7 +48,7 @@ class LAWCallback(WeightingCallback):
         explore: add exploration to theta in search mode.
         learn: update the strategy at stage ends in search mode.
         renormalize: divide a batch's weights by their mean.
-        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+        smoothing: see :class:`WeightingCallback`.
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
         analyse_labels: record the mean weights of right and of wrong labels (see :class:`WeightingCallback`).
@@ -62,12 +62,12 @@ class LAWCallback(WeightingCallback):
         kept: which network is in the user's module after a search, ``"target"`` or ``"reference"``; None before.
         theta: that of the current stage, [F + 1]; None in the warm-up.
         history: as for :class:`WeightingCallback`, and ``theta``, ``reward``, ``acc_target``, ``acc_reference``,
-            ``loss_gap`` (training loss of the target less that of the reference), ``weighted_loss_gap`` (likewise,
+            ``loss_gap`` (training loss of the target minus that of the reference), ``weighted_loss_gap`` (likewise,
             with the target's losses weighted: the mean of K x L), ``critic_loss``, ``actor_loss`` and ``q_mean`` (of
             the update at its end), which are None where there is none.
 
     Raises:
-        ValueError: a bad argument, or a strategy of other stages or features than those asked for.
+        ValueError: an argument is out of its range, or the strategy has other stages or features than those asked for.
         FileNotFoundError: there is no such strategy.
     """
 
@@ -131,7 +131,7 @@ class LAWCallback(WeightingCallback):
 
     @property
     def reference(self) -> L.LightningModule | None:
-        """The reference network; None in apply mode, and until the warm-up ends (one network trains for both)."""
+        """The reference network; None in apply mode, and before the warm-up ends (one network is both)."""
         return self._reference.module
 
     @property
@@ -161,7 +161,7 @@ class LAWCallback(WeightingCallback):
         record, weighted = self.reference_record, range(self.warmup_stages, self.num_stages)
         self._reference_is_known = record is not None and record.keys() >= set(weighted)
         if record is not None and not self._reference_is_known:
-            record.clear()  # of a fit that stopped early
+            record.clear()  # its fit stopped early
         if self.reference_record is not None and any(each.reduce_on_plateau for each in trainer.lr_scheduler_configs):
             raise MisconfigurationException(
                 "The learning rate follows a validation metric of the target (ReduceLROnPlateau), and the reference "
@@ -186,16 +186,16 @@ class LAWCallback(WeightingCallback):
             phase = self.clock.phase
             explore = self.mode == "search" and self.explore
             theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore=explore)
-            # Processes may have been given other agents, or round otherwise: one network needs one theta.
+            # Processes may have other agents, or round differently, but one network needs one theta.
             self.weighting.theta = trainer.strategy.broadcast(theta)
 
     def before_batch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Fork the reference when the warm-up has ended: until then one network trained for both."""
+        """Fork the reference when the warm-up has ended: until then one network is both."""
         if self.mode == "search" and not (self._reference.active or self.clock.in_warmup or self._reference_is_known):
             self._reference.fork()
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
-        """Validate, once, for reward and phase: what enters l_smooth and acc_smooth, as the agent wants it."""
+        """Validate once, for the reward and the phase; what enters l_smooth and acc_smooth (Equation 5)."""
         record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap"))
         if record["loss_gap"] is not None:
             record["weighted_loss_gap"] = record["loss_gap"] + record["weighted_loss"] - record["loss"]
@@ -245,7 +245,7 @@ class LAWCallback(WeightingCallback):
             self._reference.fork()
         if self.keep == "best":
             if self._accuracies is None or self._accuracies[0] != trainer.global_step:
-                self._evaluator = self._evaluator or Evaluator(trainer, NO_REWARD)  # a fit without a step made none
+                self._evaluator = self._evaluator or Evaluator(trainer, NO_REWARD)  # a fit without a step has none
                 self._accuracies = (trainer.global_step, *self._validate(module))
             if self._accuracies[2] > self._accuracies[1]:
                 self._reference.give_to(module)
@@ -292,7 +292,7 @@ class LAWCallback(WeightingCallback):
                 "The checkpoint holds a strategy with other settings than the callback's agent: resume with "
                 f"StrategyAgent({', '.join(other)}) and the rest as it is."
             )
-        buffer = ReplayBuffer()  # first a trial, as a damaged state must not cost what the callback has
+        buffer = ReplayBuffer()  # first another one: a damaged state must not replace what the callback has
         buffer.load_state_dict(state["buffer"])
         if len(buffer):
             self.agent.check_fit(buffer.transitions())

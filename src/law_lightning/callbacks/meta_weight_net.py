@@ -47,12 +47,12 @@ class MetaWeightNetCallback(WeightingCallback):
         \nabla_\Theta L_{clean}(\hat w) = -\frac{\alpha}{n} \sum_i
         \langle \nabla L_{clean}(\hat w), \nabla L_i(w) \rangle \nabla_\Theta V(L_i(w); \Theta)
 
-    and the samples weigh :math:`V(L_i(w); \Theta)` (Equations 3 to 5 and 10 of the paper; beta's step is Adam's). The
-    products are one directional derivative, so no layer is rebuilt and no graph of a graph is kept. The look-ahead is
+    and the samples weigh :math:`V(L_i(w); \Theta)` (Equations 3 to 5 and 10 of the paper; V's optimizer is Adam). The
+    products are one directional derivative, so no layer is rebuilt and no second-order graph is kept. The look-ahead is
     plain SGD whatever the module's optimizer is, as published, on the mean as the module's loss takes it (n is what it
     divides by: the samples with a label, or the sum of their class weights).
 
-    Where a step has several losses, V learns from the first and weighs all. Whatever is not finite teaches nothing.
+    Where a step has several losses, V learns from the first and weighs all. A gradient that is not finite is skipped.
     On several processes the gradients are means over all of them.
 
     Args:
@@ -125,8 +125,6 @@ class MetaWeightNetCallback(WeightingCallback):
         self.weight_net.to(trainer.strategy.root_device)
         self._groups = trainer.optimizers[0].param_groups
 
-    # -- steps -----------------------------------------------------------------------------------------------------
-
     def weights(self, samples: Samples) -> Tensor:
         """Weights [B] in (0, 1); 0 where a loss is not finite."""
         if self._clean.begins_step():
@@ -158,8 +156,6 @@ class MetaWeightNetCallback(WeightingCallback):
         """Take V off the accelerator."""
         self._groups = []
         self.weight_net.cpu()
-
-    # -- state -----------------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
         """V and its optimizer."""

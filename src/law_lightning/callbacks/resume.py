@@ -22,7 +22,7 @@ STATE_FORMAT = 2
 
 
 class ResumePoint(Part):
-    """The global random states, which Lightning does not restore and from which the order of the data is drawn.
+    """The global random states, which Lightning does not restore, and from which the order of the data is drawn.
 
     From a checkpoint of an epoch's end the next epoch is drawn as in the uninterrupted fit. Within an epoch the loaders
     must keep their own state, as torchdata's ``StatefulDataLoader`` does; with others Lightning goes on with an order
@@ -50,7 +50,7 @@ class ResumePoint(Part):
         self._step_begun, self._is_open = self._trainer.global_step, True
 
     def step_is_complete(self) -> None:
-        """Everything has acted on the batch, and on the stage if it has ended."""
+        """The batch is done, and so is the end of a stage, if it was its last."""
         self._is_open = False
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class ResumePoint(Part):
                 "for the training data, or checkpoints of an epoch's end)"
             )
         if state["in_step"]:
-            differs.append("it was written in the middle of a step, whose first part stays done")
+            differs.append("it was written in the middle of a step, whose first part is not undone")
         plateaus = [each for each in trainer.lr_scheduler_configs if each.reduce_on_plateau]
         if plateaus and not within:
             differs.append(
@@ -95,7 +95,7 @@ class ResumePoint(Part):
 
 
 def gathered_from_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each process has, by rank; a collective operation. The first process alone writes a checkpoint."""
+    """The states of all processes, by rank, as the first alone writes a checkpoint; a collective operation."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]
     gathered: list[Any] = [None] * dist.get_world_size()
@@ -144,7 +144,7 @@ def damage_as_misconfiguration(name: str) -> Iterator[None]:
         yield
     except MisconfigurationException:
         raise
-    except Exception as error:  # a state that another program wrote can fail in any way
+    except Exception as error:  # a foreign state can fail in any way
         raise MisconfigurationException(
             f"What the checkpoint holds of {name} is damaged ({type(error).__name__}: {error}): "
             "resume from another one, or start over."
@@ -173,11 +173,7 @@ def _refuse_other_run(trainer: L.Trainer, name: str, clock: StageClock, state: d
 
 
 def upgraded(name: str, state: dict[str, Any]) -> dict[str, Any]:
-    """A callback's state of any earlier format, converted to the present one.
-
-    Args:
-        name: of the callback.
-        state: what the checkpoint holds of it.
+    """The state of the callback ``name``, of any earlier format, converted to the present one.
 
     Raises:
         MisconfigurationException: a later version wrote it.
@@ -194,7 +190,7 @@ def upgraded(name: str, state: dict[str, Any]) -> dict[str, Any]:
     clock = {key: state[key] for key in stages}
     if clock["stage"] == 0:  # None stood for the values before anything was learned
         clock |= {"loss_smooth": 1.0, "acc_smooth": 0.0}
-    # The statistics of the stage that was under way are left out: it counts from the checkpoint on.
+    # The statistics of the unfinished stage are left out: they begin at the checkpoint.
     processes = [
         {
             "weighting": own.get("weighting"),

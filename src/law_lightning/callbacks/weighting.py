@@ -1,4 +1,4 @@
-"""Any weighting on any LightningModule: the one class with Lightning's training hooks."""
+"""Any weighting on any LightningModule: the only class that implements Lightning's training hooks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning._compat import logged_step
-from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_another, refuse_neighbours, schedule_of
+from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_another, refuse_others, schedule_of
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.resume import ResumePoint, damage_as_misconfiguration, fit_state, load_fit_state, upgraded
 from law_lightning.capture.part import Part
@@ -37,7 +37,7 @@ class WeightingCallback(L.Callback):
         weighting: ``weighting(samples, phase) -> weights [B]``.
         num_stages: T_max.
         warmup_stages: the first stages, in which every sample weighs 1.
-        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+        smoothing: weight of the previous average in l_smooth and acc_smooth, in [0, 1).
         analyse_labels: at every stage end, go through the training data once more and record ``weight_clean`` and
             ``weight_wrong``, the mean weights of samples with a right and with a wrong label. Needs a data module that
             knows which are wrong; the training itself does not change.
@@ -171,7 +171,7 @@ class WeightingCallback(L.Callback):
         if not self._fitting:
             return
         self._began = False
-        self._unwrap(pl_module)  # what a fit that failed has left
+        self._unwrap(pl_module)  # an earlier fit may have failed
         self._close()
         refuse_another(trainer, WeightingCallback)
         check_fit(trainer, pl_module)
@@ -179,9 +179,9 @@ class WeightingCallback(L.Callback):
         wrap(pl_module, "configure_optimizers", check_optimizers)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse callbacks that do not go together."""
+        """Refuse other callbacks that change the stages."""
         unwrap(pl_module, "configure_optimizers")
-        refuse_neighbours(trainer, pl_module, resumes=self._loaded is not None)
+        refuse_others(trainer, pl_module, resumes=self._loaded is not None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight, or resume from a checkpoint."""
@@ -226,19 +226,19 @@ class WeightingCallback(L.Callback):
             part.before_module_hook(hook, *args)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Before the module's own hook."""
+        """Called before the module's own hook."""
         self._before_module_hook("on_train_epoch_start")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Before the module's own hook."""
+        """Called before the module's own hook."""
         self.before_batch(trainer, pl_module)
         self._before_module_hook("on_train_batch_start", batch, batch_idx)
 
     def _training_step(self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self not in module.trainer.callbacks:  # type: ignore[attr-defined]
-            return original(*args, **kwargs)  # a tuner tries the module out meanwhile
+            return original(*args, **kwargs)  # a tuner within the fit tries the module without its callbacks
         return self._step(module, original, *args, **kwargs)
 
     def _weights_of_stage(self, samples: Samples) -> Tensor | None:
@@ -246,10 +246,7 @@ class WeightingCallback(L.Callback):
 
     def _weigh_and_record(self, samples: Samples) -> Tensor | None:
         weights = self._weights_of_stage(samples)
-        if self.attached:
-            self.statistics.add(samples.detach(), None if weights is None else weights.detach())
-        else:
-            self.statistics.add(samples, weights)
+        self.statistics.add(samples.detach(), None if weights is None else weights.detach())
         return weights
 
     def on_before_optimizer_step(
@@ -271,7 +268,7 @@ class WeightingCallback(L.Callback):
         self._resume_point.step_is_complete()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Before the module's own hook."""
+        """Called before the module's own hook."""
         self._before_module_hook("on_train_epoch_end")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -317,7 +314,7 @@ class WeightingCallback(L.Callback):
         self._fitting, self._loaded = False, None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the module as it was; the parts stay whole, for a checkpoint that is written after this."""
+        """Leave the module as it was; the parts keep their states, for a checkpoint that is written after this."""
         self._unwrap(pl_module)
 
     def _unwrap(self, module: L.LightningModule) -> None:

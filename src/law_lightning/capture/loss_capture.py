@@ -1,7 +1,7 @@
 r"""Per-sample losses from any ``training_step``.
 
-A :class:`~torch.overrides.TorchFunctionMode` sees the step call a torch classification loss with a mean reduction,
-computes the same loss once more without the reduction, and returns the weighted mean (Equation 7)
+A :class:`~torch.overrides.TorchFunctionMode` intercepts torch's classification losses with a mean reduction, computes
+them once more without the reduction, and returns the weighted mean (Equation 7)
 
 .. math:: \frac{1}{n} \sum_i K_i L_i = \bar L + \frac{1}{n} \sum_i (K_i - 1) L_i
 
@@ -30,23 +30,19 @@ TWO_WAYS = (
 )
 
 
-def _unweighted(samples: Samples) -> None:
-    """Weights of one."""
-
-
 class LossCapture(TorchFunctionMode):
-    """Sees every classification loss called within it and, where weights are given, weights it.
+    """Intercepts every classification loss called within it and, where weights are given, weights it.
 
     Several losses in one step: a further loss on the same target tensor (an auxiliary head) shares the weights of
     the first; a loss on another target (mixup's second) is weighted by its own samples. Losses with another
     reduction, and losses of logits that need no gradient, are left alone.
 
     Args:
-        weigh: gives the weights [B] of samples, or None to leave the loss as it is, which is the default.
-        training: leave losses alone that need no gradient.
+        weigh: gives the weights [B] of samples, or None to leave a loss as it is; by default all are left.
+        training: leave alone losses whose logits need no gradient.
         attached: give ``weigh`` the samples with their graph, so that gradients may flow through the weights.
-        check_labels: look for labels out of range beforehand, also where the device could not name them. Waits for
-            the device, so for a first batch only.
+        check_labels: check beforehand for labels out of range, which a GPU does not name. It waits for the device, so
+            it is for a first batch only.
         on_use: called with the gradient of a loss once it is part of a backward pass.
 
     Attributes:
@@ -55,7 +51,7 @@ class LossCapture(TorchFunctionMode):
 
     def __init__(
         self,
-        weigh: Weigh = _unweighted,
+        weigh: Weigh | None = None,
         training: bool = True,
         attached: bool = False,
         check_labels: bool = False,
@@ -64,7 +60,7 @@ class LossCapture(TorchFunctionMode):
         super().__init__()
         self._weigh, self._training, self._attached = weigh, training, attached
         self._check_labels, self._on_use = check_labels, on_use
-        self._targets: list[Tensor] = []  # kept alive, so that no other tensor gets their addresses
+        self._targets: list[Tensor] = []  # referenced, so that no other tensor gets their addresses
         self._weights: list[Tensor | None] = []
         self.samples: list[Samples] = []
 
@@ -72,7 +68,7 @@ class LossCapture(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         take_apart = TAKE_APART.get(func)
-        if take_apart is None:  # most calls: no detour
+        if take_apart is None:  # most calls
             return func(*args, **kwargs) if kwargs else func(*args)
         given = dict(zip(ARGUMENTS[func], args, strict=False)) | dict(kwargs or {})
         averaged = given.get("reduction", "mean") == "mean"
@@ -120,7 +116,8 @@ class LossCapture(TorchFunctionMode):
         """Record the samples of another target, and their weights."""
         detached = samples.detach()
         self.samples.append(detached)
-        self._weights.append(self._weigh(samples if self._attached else detached))
+        given = samples if self._attached else detached
+        self._weights.append(None if self._weigh is None else self._weigh(given))
 
     def _weighted(self, plain: Tensor, position: int, elements: Tensor, denominator: Tensor | int) -> Tensor:
         """``plain``, the mean of the losses L [B, ...], with the weights of ``samples[position]`` (Equation 7)."""
@@ -133,17 +130,17 @@ class LossCapture(TorchFunctionMode):
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two targets are one: a view of the same numbers counts, an equal copy does not."""
+    """Whether two targets are the same: a view of the same memory is, an equal copy is not."""
     return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride())
 
 
 def excess_weights(weights: Tensor, denominator: Tensor | int, ndim: int) -> Tensor:
-    """(K - 1) / denominator, [B, 1, ...] of ``ndim`` dimensions; mostly outside the graph."""
+    """(K - 1) / denominator, [B, 1, ...] of ``ndim`` dimensions."""
     return ((weights - 1.0) / denominator).reshape(-1, *[1] * (ndim - 1))
 
 
 def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
-    """The losses of the dict of the second way, [B] with their graph, and its samples; an error names what is wrong."""
+    """The losses [B], with their graph, and the samples of a step's dict; an error names what is wrong with it."""
     missing = [key for key in ("loss", "losses", "logits", "target") if not isinstance(output.get(key), Tensor)]
     if missing:
         raise MisconfigurationException(
@@ -156,5 +153,5 @@ def explicit_samples(output: Mapping[str, Any]) -> tuple[Tensor, Samples]:
             f"The step's dict has losses {list(losses.shape)}, logits {list(logits.shape)} and target "
             f"{list(target.shape)}; they must be [B], [B, C] and [B]."
         )
-    valid = target != -100  # torch's default mark of a sample without a label
+    valid = target != -100  # torch's default label of a sample to ignore
     return losses, Samples(losses, logits, target.where(valid, 0).long(), valid=valid)

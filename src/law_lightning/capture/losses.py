@@ -34,7 +34,7 @@ def class_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLos
     one_label = elements.ndim == 1 and not soft
     valid = None if soft else target != given.get("ignore_index", -100)
     if valid is not None and elements.ndim == 1 and target.device.type == "cpu" and bool(valid.all()):
-        valid = None  # other devices would have to be waited for
+        valid = None  # on other devices this check would wait
     if soft:
         target = target.argmax(dim=1)
     elif valid is not None:
@@ -84,13 +84,13 @@ def binary_loss(func: Callable[..., Tensor], given: dict[str, Any]) -> ReducedLo
     return ReducedLoss(elements, elements.numel(), Samples(loss, logits, target, correct.float(), one_label=one_label))
 
 
-#: What takes each loss apart; these are the losses that are captured.
+#: The losses that are captured, each with the function that takes it apart.
 TAKE_APART: dict[Callable[..., Any], Callable[..., ReducedLoss]] = {
     F.cross_entropy: class_loss,
     F.nll_loss: class_loss,
     F.binary_cross_entropy_with_logits: binary_loss,
 }
-#: The names of their positional arguments, among which ``reduction`` has different places.
+#: The names of their positional arguments, as the position of ``reduction`` differs.
 ARGUMENTS = {loss: tuple(inspect.signature(loss).parameters) for loss in TAKE_APART}
 
 

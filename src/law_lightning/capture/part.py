@@ -23,7 +23,7 @@ class Part:
     per_process = False
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """A fit begins, including a resumed one: forget what an earlier one left."""
+        """A fit begins, including a resumed one: clear the state of an earlier one."""
 
     def before_module_hook(self, hook: str, *args: Any) -> None:
         """The Trainer is about to call this hook of the user's module."""
@@ -38,7 +38,7 @@ class Part:
         """The gradients are computed; the optimizer is about to step."""
 
     def after_batch(self, batch: Any, batch_idx: int) -> None:
-        """The user's network is done with the batch."""
+        """The Trainer has finished the batch on the user's network."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the rest of the fit depends on: tensors and plain Python."""
@@ -52,4 +52,4 @@ class Part:
         """
 
     def close(self) -> None:
-        """Drop what only the fit needed; may be called more than once."""
+        """Release what only the fit needed; may be called more than once."""

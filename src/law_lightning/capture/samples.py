@@ -1,4 +1,4 @@
-"""What one step reveals about each sample of its batch."""
+"""Loss, logits and label of each sample of a batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Samples:
         correct: how much of a sample the network gets right, [B] in [0, 1]; by default whether the largest logit
             is the target's.
         valid: False for samples without a target (``ignore_index``), [B]; None where all have one.
-        one_label: whether each sample is one question with one right answer: not one of many positions, not C separate
-            questions, and not a label spread over classes.
+        one_label: whether each sample has exactly one label: not one for each of many positions, not one for each of C
+            classes, and not a distribution over the classes.
         denominator: what the mean reduction divides each loss by, a scalar or [B]: ``(loss / denominator).sum()`` is
             the plain loss. None for B.
     """

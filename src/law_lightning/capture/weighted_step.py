@@ -1,4 +1,4 @@
-"""``training_step`` with its per-sample losses weighted, in the place of the module's own."""
+"""A ``training_step`` with weighted per-sample losses, in place of the module's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WeightedStep:
         self._found_samples = self._loss_is_used = False
 
     def __call__(self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What ``original`` returns for these arguments, its losses weighted (Equation 7).
+        """What ``original`` returns for these arguments, with its losses weighted (Equation 7).
 
         Raises:
             MisconfigurationException: the step reveals no per-sample loss.
@@ -40,7 +40,7 @@ class WeightedStep:
             raise MisconfigurationException(
                 f"{type(module).__name__}.training_step reveals no per-sample loss, so LAW cannot weight it. {TWO_WAYS}"
             )
-        # A step that returns None is skipped, and nothing is known of its losses' use.
+        # A step that returns None is skipped: it does not tell whether its losses are used.
         self._found_samples = self._found_samples or (bool(capture.samples) and output is not None)
         for part in self._parts:
             part.after_step(capture)
@@ -50,7 +50,7 @@ class WeightedStep:
         self._loss_is_used = True
 
     def check_use(self, module: L.LightningModule) -> None:
-        """Called when gradients are there.
+        """Check, once the gradients are computed, that the losses took part in them.
 
         Raises:
             MisconfigurationException: the module does not train on the losses that its step computes.

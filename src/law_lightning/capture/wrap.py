@@ -1,4 +1,4 @@
-"""Functions in the place of a module's methods, for the time of a fit."""
+"""Replacing methods of a module for the duration of a fit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import lightning as L
 
-#: Marks a function that a callback put on the user's module; holds what the instance had in its place, or None.
+#: Marks a function that a callback put on the user's module; its value is what the instance had before, or None.
 WRAPPED = "_law_lightning_wraps"
 
 
 def wrap(module: L.LightningModule, name: str, wrapper: Callable[..., Any]) -> None:
-    """Call ``wrapper(module, original, *args, **kwargs)`` in the place of a method, which is ``original`` to it."""
+    """Replace the method ``name``, the ``original``, by ``wrapper(module, original, *args, **kwargs)``."""
     original = getattr(module, name)
 
     @functools.wraps(original)
@@ -25,7 +25,7 @@ def wrap(module: L.LightningModule, name: str, wrapper: Callable[..., Any]) -> N
 
 
 def unwrap(module: L.LightningModule, name: str) -> None:
-    """Put back what the instance had before :func:`wrap`; does nothing where nothing is wrapped."""
+    """Restore what the instance had before :func:`wrap`; does nothing where nothing is wrapped."""
     wrapper = vars(module).get(name)
     if hasattr(wrapper, WRAPPED):
         del vars(module)[name]

@@ -27,11 +27,11 @@ class ArraysDataModule(ArrayDataModule):
         train_size: Training samples to use, a random choice; None uses all.
         val_size: Validation samples to take out of the training ones when the file has no ``val_x``: a
             count (int) or a fraction (float).
-        split_seed: Decides these choices, alone; the random state of a run does not touch them.
+        split_seed: These choices depend on it alone, not on the random state of a run.
         shrink: Average the images over squares of this many pixels a side, for small networks; 1 leaves them.
-        flip: Mirror each training image with probability one half, by torch's global random state; then there is
-            no other ``transform``.
-        num_classes: Number of classes; None counts those of ``train_y``, none of which may be missing.
+        flip: Mirror each training image with probability one half, by torch's global random state; then no
+            ``transform`` can be given.
+        num_classes: Number of classes; None counts those of ``train_y``, none of which may be absent.
         channels: Where the channels of four-dimensional inputs are: "first", "last", or "auto".
         **kwargs: Passed on to :class:`ArrayDataModule`: ``batch_size``, ``corruption``, ...
     """
@@ -66,7 +66,7 @@ class ArraysDataModule(ArrayDataModule):
         self._stated_classes = num_classes
 
     def load_splits(self) -> ArraySplits:
-        """Read the file, check it, and cut out the validation samples if it has none."""
+        """Read the file, check it, and split off the validation samples if it has none."""
         arrays = read_npz(self.path)
         names = [key[:-2] for key in arrays if key.endswith("_x")]
         x = {n: inputs_tensor(arrays[f"{n}_x"], f"{n}_x in {self.path}", self.channels) for n in names}
@@ -119,7 +119,7 @@ class ArraysDataModule(ArrayDataModule):
         present = len(y["train"].unique())
         if self._stated_classes is None and present < num_classes:
             raise ValueError(
-                f"train_y in {self.path} goes up to {num_classes - 1} but shows only {present} classes: number the "
+                f"train_y in {self.path} goes up to {num_classes - 1} but has only {present} classes: number the "
                 "classes from 0 without gaps, or give num_classes."
             )
         return num_classes

@@ -1,4 +1,4 @@
-"""What every data module does: clean evaluation labels, optional corruption, loaders, checks."""
+"""The base of all data modules: clean evaluation labels, optional corruption, loaders, checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelledDataModule(L.LightningDataModule):
         num_workers: Loader processes.
     """
 
-    #: Puts a batch together; None is torch's own way.
+    #: Makes a batch of samples; None is torch's default.
     collate_fn: Callable[[Any], Any] | None = None
 
     def __init__(
@@ -80,7 +80,7 @@ class LabelledDataModule(L.LightningDataModule):
         splits = self.load_splits()
         kept, labels = torch.arange(len(splits.train_y)), splits.train_y
         if self.corruption is not None:
-            # A copy, so that a corruption that works in place cannot reach the true labels of its record.
+            # A copy, so that a corruption that works in place cannot change the true labels.
             arguments = [labels.clone(), splits.num_classes]
             if isinstance(self.corruption, Corruption):
                 arguments += [splits.train_rows, splits.num_rows]
@@ -93,7 +93,7 @@ class LabelledDataModule(L.LightningDataModule):
             check_labels(record.labels, splits.num_classes)
             kept, labels = record.kept, record.labels
         self._num_classes = splits.num_classes
-        # The true training labels go no further than the record: the datasets have never seen them.
+        # The true training labels are in the record alone: the datasets do not hold them.
         self._datasets = self.make_datasets(splits, kept, labels)
 
     @property
@@ -113,7 +113,7 @@ class LabelledDataModule(L.LightningDataModule):
         return self._dataloader("train", self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Validation batches in a fixed order, with true labels; nothing where all data are trained on."""
+        """Validation batches in a fixed order, with true labels; none where all data are trained on."""
         loader = self._dataloader("val", self.eval_batch_size, shuffle=False)
         return loader if len(loader) else []
 
@@ -122,10 +122,9 @@ class LabelledDataModule(L.LightningDataModule):
         return self._dataloader("test", self.eval_batch_size, shuffle=False)
 
     def analysis_dataloader(self) -> DataLoader[Any] | None:
-        """The training samples, not augmented, in one mixed order: batches ``((x, y), wrong)``; None if none is wrong.
+        """The training samples, not augmented, shuffled once: batches ``((x, y), wrong)``; None if none is wrong.
 
-        For analysis beside a training, never for the training itself: ``wrong``, bool [B], tells whose label the
-        corruption made wrong.
+        For analysis, never for training: ``wrong``, bool [B], marks the samples whose label the corruption made wrong.
         """
         self._require_setup("analysis_dataloader")
         if self.corruption_record is None or len(self.corruption_record.indices) == 0:

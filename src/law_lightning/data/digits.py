@@ -21,7 +21,7 @@ class DigitsDataModule(ArrayDataModule):
     Args:
         train_size: Training images.
         val_size: Validation images; the rest is the test set.
-        split_seed: Decides the split, alone; the random state of a run does not touch it.
+        split_seed: The split depends on it alone, not on the random state of a run.
         **kwargs: Passed on to :class:`ArrayDataModule`: ``batch_size``, ``corruption``, ...
     """
 

@@ -31,8 +31,7 @@ class ImageFolderDataModule(VisionDataModule):
     Args:
         root: The folder that holds ``train`` and ``test``.
         image_size: Side of the square that the network sees, in pixels.
-        verify: Decode every file once before training, so that a damaged one is found at once and not in some
-            later epoch.
+        verify: Decode every file once before training, so that a damaged one is found then and not in a later epoch.
         **kwargs: Passed on to :class:`~law_lightning.data.vision.VisionDataModule`.
     """
 
@@ -48,7 +47,7 @@ class ImageFolderDataModule(VisionDataModule):
         self.verify = verify
 
     def load_part(self, train: bool) -> Any:
-        """Return torchvision's ImageFolder, its files decoded once if that is wanted."""
+        """Return torchvision's ImageFolder, after decoding its files once if ``verify`` is set."""
         from torchvision.datasets import ImageFolder
         from tqdm.auto import tqdm
 
@@ -85,9 +84,8 @@ class ImageFolderDataModule(VisionDataModule):
 class ImageNetDataModule(ImageFolderDataModule):
     """ImageNet's 1,000 classes in ``root/train/<class>/`` and ``root/val/<class>/`` (Russakovsky et al., 2015).
 
-    As in the LAW paper: a search trains on 100 images a class, and of the channels only their mean is taken off. It
-    validates on 25 others a class, a number that the paper does not give; the test data are ImageNet's validation
-    images.
+    As in the LAW paper, a search trains on 100 images a class, and only the channels' means are subtracted. It
+    validates on 25 others a class (a number that is not in the paper); the test data are ImageNet's validation images.
 
     Args:
         root: The folder that holds ``train`` and ``val``.
@@ -97,7 +95,7 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     title = "ImageNet"
     folders = ("train", "val")
-    #: "Standardization with mean channel subtraction" is what the LAW paper has for ImageNet.
+    #: The LAW paper has "standardization with mean channel subtraction" for ImageNet.
     statistics = (ImageFolderDataModule.statistics[0], (1.0, 1.0, 1.0))
 
     def __init__(self, root: str | Path = "data", **kwargs: Any) -> None:

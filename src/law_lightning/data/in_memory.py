@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from law_lightning.data.base import LabelledDataModule
-
-T = TypeVar("T")
 
 
 class BatchedTensorDataset(TensorDataset):
@@ -44,8 +42,8 @@ class BatchedTensorDataset(TensorDataset):
         return x if self.transform is None else self.transform(x), self.y[index]
 
 
-def identity_collate(batch: T) -> T:
-    """Return the batch as it is: ``__getitems__`` has put it together. Not a lambda: worker processes unpickle it."""
+def identity_collate(batch: Any) -> Any:
+    """Return the batch that ``__getitems__`` made. Not a lambda, as worker processes unpickle it."""
     return batch
 
 

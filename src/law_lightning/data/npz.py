@@ -1,4 +1,4 @@
-"""Reading labelled arrays from NumPy's files, with every fault named."""
+"""Reading labelled arrays from NumPy's files; errors name every fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPTIONAL = ("val_x", "val_y")
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Name the file in whatever its reader raises: damaged bytes can fail in any way."""
+    """Raise an error that names the file, whatever its reader raises: damaged bytes can fail in any way."""
     try:
         yield
     except Exception as error:
@@ -42,10 +42,12 @@ def read_npz(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no data file at {path.absolute()}: check the path.")
     with reading(path):
-        arrays = load_numpy(path)
-    if not isinstance(arrays, dict):
+        arrays: Any = np.load(
+            path, allow_pickle=False
+        )  # reads an array when it is asked for: others may be of any kind
+    if isinstance(arrays, np.ndarray):
         raise ValueError(f"{path} is a single array, not an .npz file: write it with numpy.savez.")
-    # One of the optional pair alone is a slip, not a wish to split the training data.
+    # One of the optional pair alone is a mistake, not a request to split the training data.
     needed = (*_REQUIRED, *_OPTIONAL) if any(key in arrays for key in _OPTIONAL) else _REQUIRED
     missing = [key for key in needed if key not in arrays]
     if missing:
@@ -53,7 +55,8 @@ def read_npz(path: Path) -> dict[str, Array]:
             f"{path} lacks the arrays {missing}; it has {sorted(arrays)}. Needed are {list(_REQUIRED)}, and either "
             f"both or none of {list(_OPTIONAL)}."
         )
-    return {key: arrays[key] for key in needed}
+    with reading(path), arrays:
+        return {key: arrays[key] for key in needed}
 
 
 def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
@@ -61,7 +64,7 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
 
     Args:
         x: uint8, scaled here to [0, 1], or float: [N, D], [N, H, W], [N, H, W, C] or [N, C, H, W].
-        name: What the array is called in messages.
+        name: The array's name in messages.
         channels: Where images of four dimensions have theirs. "auto" takes an axis of 1, 3 or 4.
     """
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
@@ -80,7 +83,7 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
             )
         if channels == "last" or (channels == "auto" and last):
             x = x.transpose(0, 3, 1, 2)
-    # A copy in the machine's own byte order: torch knows no other, nor wider floats.
+    # In the machine's own byte order, the only one that torch supports, and not in wider floats.
     tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
     if x.dtype == np.uint8:
         return tensor.div_(255)

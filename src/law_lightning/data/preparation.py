@@ -19,7 +19,7 @@ def permuted_indices(num_samples: int, seed: int) -> Tensor:
 
 
 def cut(order: Tensor, train_size: int | None, val_size: int, what: str) -> tuple[Tensor, Tensor]:
-    """Return the ``train_size`` samples after the first ``val_size`` of an order, int64 [N], and these.
+    """Return the ``train_size`` samples after the first ``val_size`` of an order, int64 [N], and those first ones.
 
     The validation samples come first in the order, so that they stay the same when ``train_size`` changes; None takes
     all the rest. ``what`` begins the error's message, for instance "CIFAR-10 has 200 images".
@@ -46,13 +46,13 @@ def standardize(train_x: Tensor, *others: Tensor, per_feature: bool = False) -> 
         All the inputs, float32, in the order given. A constant channel is only centred.
     """
     over = [0, 2, 3] if train_x.ndim == 4 else [0] if per_feature else [0, 1]
-    # Float32 sums over a large data set lose digits; a double copy of it may not fit. So: in pieces.
+    # In pieces: float32 sums over a large data set lose digits, and a copy of it in double may not fit in memory.
     pieces = train_x.split(4096)
     total = torch.stack([piece.double().sum(over, keepdim=True) for piece in pieces]).sum(0)
     count = train_x.numel() // total.numel()
     mean = total / count
     variance = torch.stack([(piece - mean).square().sum(over, keepdim=True) for piece in pieces]).sum(0) / count
-    # Against rounding: the deviation of a channel of equal values need not come out as exactly 0.
+    # Because of rounding, the deviation of a constant channel need not be exactly 0.
     constant = variance <= (1e-12 * mean).square()
     scale = torch.where(constant, torch.ones_like(variance), variance.sqrt()).float()
     mean = mean.float()

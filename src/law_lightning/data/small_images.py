@@ -9,11 +9,11 @@ from law_lightning.data.vision import Statistics, Transform, VisionDataModule, s
 
 
 class SmallImagesDataModule(VisionDataModule):
-    """A data set that torchvision fetches and checks. An augmented image is padded by 4 and cropped at random.
+    """A data set that torchvision downloads and checks. An augmented image is padded by 4 and cropped at random.
 
     Args:
         root: The folder of the data.
-        download: Let torchvision fetch what is missing.
+        download: Let torchvision download what is missing.
         augment: Augment the training images.
         **kwargs: Passed on to :class:`~law_lightning.data.vision.VisionDataModule`.
     """
@@ -35,18 +35,19 @@ class SmallImagesDataModule(VisionDataModule):
         self.augment = augment
 
     def prepare_data(self) -> None:
-        """Fetch the data set if that is wanted."""
+        """Download the data set if ``download`` is set."""
         if self.download:
             self._dataset_class()(self.root, download=True)
 
     def load_part(self, train: bool) -> Any:
         """Return torchvision's dataset, which is checked when it is opened."""
+        dataset_class = self._dataset_class()
         try:
-            return self._dataset_class()(self.root, train=train)
+            return dataset_class(self.root, train=train)
         except Exception as error:  # damaged bytes can fail in any way
             raise ValueError(
                 f"{self.title} cannot be read from {self.root.absolute() / self.folder} ({error}). Give the folder "
-                f"that holds {self.folder} as root (data.root=PATH), or fetch {self.title} with download=True "
+                f"that holds {self.folder} as root (data.root=PATH), or download {self.title} with download=True "
                 "(data.download=true), after deleting what is damaged."
             ) from error
 
@@ -67,7 +68,7 @@ class SmallImagesDataModule(VisionDataModule):
 class CIFAR10DataModule(SmallImagesDataModule):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels, ten classes (Krizhevsky, 2009).
 
-    As in the LAW paper: a search trains on 20,000 of the training images and validates on 5,000 others; training
+    As in the LAW paper, a search trains on 20,000 of the training images and validates on 5,000 others; training
     images are padded by 4, cropped to 32x32, mirrored, and standardised.
 
     Args:

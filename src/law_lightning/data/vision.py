@@ -30,7 +30,7 @@ def standardized(statistics: Statistics, before: Sequence[v2.Transform] = ()) ->
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """The images ``rows`` [N] of a torchvision dataset with ``labels`` [N]; the source's own are never passed on."""
+    """The images ``rows`` [N] of a torchvision dataset with ``labels`` [N]; its own labels are never passed on."""
 
     def __init__(self, source: Dataset[Any], rows: Tensor, labels: Tensor, transform: Transform) -> None:
         self.source = source
@@ -74,15 +74,15 @@ class VisionDataModule(LabelledDataModule):
         split: "search", "holdout" or "full".
         train_size: Training images of the search split; None takes all but the validation images.
         val_size: Validation images of the splits "search" and "holdout".
-        per_class: Whether these are numbers of images a class.
-        split_seed: Decides the choice, alone; the random state of a run does not touch it.
+        per_class: Whether these two are numbers per class.
+        split_seed: The split depends on it alone, not on the random state of a run.
         train_transform: From an image to a tensor [C, H, W], for training; None takes the paper's.
         eval_transform: The same for validation and test.
         **kwargs: Passed on to :class:`~law_lightning.data.base.LabelledDataModule`: ``batch_size``, ``corruption``,
             ``num_workers`` (decoding takes time: a few workers keep a GPU busy), ...
     """
 
-    #: What the data set is called in messages.
+    #: The data set's name in messages.
     title = "The data set"
 
     def __init__(

@@ -1,7 +1,7 @@
 """The equations of *Learning to Auto Weight* (LAW, AAAI 2020) as pure functions on tensors.
 
-Nothing here holds state, draws random numbers or knows of Lightning; these files import torch alone. By the paper's
-numbers, with B samples in a batch, C classes, F sample features and N transitions:
+Nothing here holds state, draws random numbers or depends on Lightning; these files import torch alone. By the paper's
+equation numbers, with B samples in a batch, C classes, F sample features and N transitions:
 
 ===========  ========================  ============================================================
 Equation 3   :func:`sample_weights`    K = 1 + tanh(theta . f + b): f [B, F], theta [F + 1] -> [B]
@@ -16,14 +16,7 @@ Equation 13  :func:`actor_loss`        the mean of -Q(s, mu(s)): [N] -> scalar
 ===========  ========================  ============================================================
 """
 
-from law_lightning.functional.features import (
-    FEATURES,
-    density,
-    entropy,
-    label,
-    normalize_features,
-    sample_features,
-)
+from law_lightning.functional.features import FEATURES, density, entropy, label, normalize_features, sample_features
 from law_lightning.functional.rewards import reward, reward_weight, smooth
 from law_lightning.functional.update import (
     actor_loss,

@@ -80,9 +80,9 @@ def normalize_features(features: Tensor) -> Tensor:
 
     .. math:: \hat f_{ik} = \frac{f_{ik} - \bar f_k}{\sigma_k}
 
-    with the population deviation :math:`\sigma_k`. Degenerate input has a defined value: a feature that does not
-    vary (a batch of one, one class, all losses equal) is 0 everywhere; an entry that is NaN or infinite takes no
-    part in the mean and deviation and is 0 itself, so that weights are always finite.
+    with the population standard deviation :math:`\sigma_k`. Degenerate input has a defined value: a feature that does
+    not vary (a batch of one, one class, all losses equal) is 0 everywhere; an entry that is NaN or infinite is left out
+    of the mean and the deviation and is 0 itself, so that weights are always finite.
 
     Args:
         features: [B, F].
@@ -116,7 +116,7 @@ def sample_features(
         logits: scores, [B, C].
         target: class indices, [B].
         names: which features, in which order; a subset of :data:`FEATURES`.
-        valid: [B] of bool; a sample that is False here (an ignored target) takes no part and gets zeros.
+        valid: [B] of bool; a sample that is False here (an ignored target) is left out, and its features are 0.
 
     Returns:
         [B, F] in float32 with ``F = len(names)``.

@@ -1,4 +1,4 @@
-"""What a stage leaves behind: the smoothed values of the training phase, and the reward (Equations 5, 8 and 9)."""
+"""The smoothed values of the training phase, and the reward of a stage (Equations 5, 8 and 9)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 
 
 def smooth(previous: float | None, value: float, decay: float) -> float:
-    """Exponential average; the first value stands for itself (Equation 5: l_smooth, acc_smooth).
+    """Exponential moving average, which begins with the first value (Equation 5: l_smooth, acc_smooth).
 
     Args:
         previous: the average so far, None before the first value.
-        value: the new value. One that is not finite leaves the average as it was.
-        decay: share of the old average that stays, in [0, 1).
+        value: the new value. One that is not finite leaves the average unchanged; as the first it counts as 0.
+        decay: weight of the previous average, in [0, 1).
 
     Example:
         >>> smooth(smooth(None, 1.0, decay=0.5), 0.0, decay=0.5)

@@ -1,4 +1,4 @@
-"""The strategy's update: returns, what the critic learns from, and the losses (Equations 10 to 13)."""
+"""The strategy's update: returns, the critic's targets and the losses (Equations 10 to 13)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_IMITATION = 20.0
 
 
 def n_step_returns(reward: Tensor, linked: Tensor, steps: int, discount: float) -> tuple[Tensor, Tensor]:
-    r"""Discounted sums of the rewards of up to ``steps`` transitions in a row.
+    r"""Discounted sums of the rewards of up to ``steps`` consecutive transitions.
 
     .. math:: R_i = \sum_{k=0}^{n_i - 1} \gamma^k \, r_{i+k}, \qquad n_i \le n
 
@@ -33,16 +33,16 @@ def n_step_returns(reward: Tensor, linked: Tensor, steps: int, discount: float) 
         (tensor([1.5000, 1.0000, 1.0000]), tensor([2, 1, 1]))
     """
     total, count = reward.clone(), torch.ones_like(reward, dtype=torch.int64)
-    alive = torch.ones_like(linked)
+    reached = torch.ones_like(linked)
     for k in range(1, min(steps, len(reward))):
-        alive = alive[:-1] & linked[k - 1 : -1]  # i reaches i + k if it reached i + k - 1, which goes on
-        total[:-k] += discount**k * reward[k:] * alive
-        count[:-k] += alive
+        reached = reached[:-1] & linked[k - 1 : -1]  # i reaches i + k if it reaches i + k - 1, and that one is linked
+        total[:-k] += discount**k * reward[k:] * reached
+        count[:-k] += reached
     return total, count
 
 
 def deviation(values: Tensor) -> float:
-    r"""The population deviation.
+    r"""The population standard deviation.
 
     .. math:: \sigma = \sqrt{\frac{1}{N} \sum_i \Big(r_i - \frac{1}{N} \sum_j r_j\Big)^2}
 
@@ -50,7 +50,7 @@ def deviation(values: Tensor) -> float:
         values: r, [N], at least one.
 
     Returns:
-        The deviation; 0 where it is within a float32 rounding error of the mean.
+        The standard deviation; 0 where it is within a float32 rounding error of the mean.
 
     Example:
         >>> deviation(torch.tensor([1.0, 3.0]))
@@ -62,7 +62,7 @@ def deviation(values: Tensor) -> float:
 
 
 def td_target(reward: Tensor, next_value: Tensor, done: Tensor, discount: float | Tensor) -> Tensor:
-    r"""What the critic should say (Equation 12); nothing follows the last stage.
+    r"""The critic's target (Equation 12); after the last stage it is the reward alone.
 
     .. math:: y_i = r_i + \gamma \, (1 - \mathrm{done}_i) \, Q(s_{i+1}, \mu(s_{i+1}))
 
@@ -92,7 +92,7 @@ def critic_loss(value: Tensor, target: Tensor) -> Tensor:
 
 
 def actor_loss(value: Tensor) -> Tensor:
-    """The actor ascends Q(s, mu(s)) (Equation 13).
+    """The actor's loss: descending it ascends Q(s, mu(s)) (Equation 13).
 
     Args:
         value: Q at the actor's own actions, [..., N].
@@ -111,7 +111,7 @@ def imitation_weight(advantage: Tensor) -> Tensor:
     (Peng et al., *Advantage-Weighted Regression*, 2019, with their bound.)
 
     Args:
-        advantage: A, of any shape; of rewards that are standardised, or the exponential says little.
+        advantage: A, of any shape, from standardised rewards: the exponential assumes their scale.
 
     Returns:
         w, of the same shape, detached.

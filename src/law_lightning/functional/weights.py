@@ -39,7 +39,7 @@ def renormalize_weights(weights: Tensor, valid: Tensor | None = None) -> Tensor:
 
     Args:
         weights: K, [B], at least 0.
-        valid: [B] of bool; a sample that is False here takes no part in the mean.
+        valid: [B] of bool; a sample that is False here is left out of the mean.
 
     Returns:
         [B]; as given where the mean is 0 (all weights are) or no sample is valid.

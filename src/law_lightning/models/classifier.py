@@ -1,4 +1,4 @@
-"""A classifier trained as in the LAW paper: SGD whose rate falls at fixed stages of the run."""
+"""A classifier trained as in the LAW paper: SGD whose learning rate falls at fixed stages of the run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ImageClassifier(L.LightningModule):
     """Trains a network with the mean cross-entropy and the paper's SGD.
 
     The learning rate is multiplied by ``gamma`` after given fractions of all optimizer steps. The
-    defaults are the beginnings of stages 10, 13 and 16 of 20, counted from 1. Before, it may rise
-    from near 0 in a warm-up. Logged: ``train/loss``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
+    defaults are the beginnings of stages 10, 13 and 16 of 20, counted from 1. In a warm-up before, it may
+    rise from near 0. Logged: ``train/loss``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
 
     Args:
         network: Maps inputs [B, ...] to logits [B, C].
@@ -30,7 +30,7 @@ class ImageClassifier(L.LightningModule):
         milestones: Fractions of the run, each in (0, 1), after which the rate falls; empty keeps it constant.
         gamma: Factor of the rate at each milestone, in (0, 1].
         warmup: Fraction of the run, in [0, 1) and below every milestone, in which the rate rises linearly to ``lr``:
-            of W such steps, number i (from 0) is made with ``lr * (i + 1) / (W + 1)``. 0 starts at ``lr``.
+            of W such steps, step i (from 0) has the rate ``lr * (i + 1) / (W + 1)``. 0 starts at ``lr``.
     """
 
     def __init__(
@@ -44,8 +44,13 @@ class ImageClassifier(L.LightningModule):
         warmup: float = 0.0,
     ) -> None:
         super().__init__()
-        if not (0.0 < lr < math.inf and 0.0 < gamma <= 1.0):  # torch checks the others
+        if not (0.0 < lr < math.inf and 0.0 < gamma <= 1.0):
             raise ValueError(f"lr is {lr} and gamma {gamma}, but lr must be above 0 and finite, gamma in (0, 1].")
+        if not (0.0 <= momentum < 1.0 and 0.0 <= weight_decay < math.inf):
+            raise ValueError(
+                f"momentum is {momentum} and weight_decay {weight_decay}, but momentum must lie in [0, 1), and "
+                "weight_decay be at least 0 and finite."
+            )
         if not all(0.0 < milestone < 1.0 for milestone in milestones):
             raise ValueError(
                 f"milestones is {tuple(milestones)}, but each must lie in (0, 1): a fraction of all optimizer steps."
@@ -53,7 +58,7 @@ class ImageClassifier(L.LightningModule):
         if not 0.0 <= warmup < min(milestones, default=1.0):
             raise ValueError(
                 f"warmup is {warmup}, but it must be at least 0 and below {min(milestones, default=1.0)}, the first "
-                "milestone or the end: else the rate would fall before it has risen."
+                "milestone or the end: otherwise the rate would fall before it has risen."
             )
         self.network = network
         self.lr = lr
@@ -72,7 +77,7 @@ class ImageClassifier(L.LightningModule):
         """Return the mean cross-entropy of inputs [B, ...] and labels [B]."""
         x, target = batch
         loss = F.cross_entropy(self(x), target)
-        # Given the batch size, Lightning need not look for it in the batch at every step.
+        # Without the batch size Lightning would search the batch for it at every step.
         self.log("train/loss", loss, batch_size=len(target))
         return loss
 

@@ -43,7 +43,7 @@ class SmallCNN(nn.Module):
     A block does not halve the image where a side is below 4 pixels: BatchNorm thus always has several
     positions to normalise over, even when the last batch of an epoch is a single image.
 
-    With the global average it hardly learns labels by heart; with ``hidden`` units on all positions it does.
+    With the global average it hardly memorises labels; with ``hidden`` units on all positions it does.
 
     Args:
         in_shape: Shape of one image, (channels, height, width).
@@ -167,7 +167,7 @@ class WideResNet(nn.Module):
 
 
 def init_he(network: nn.Module) -> None:
-    """Draw every convolution anew from N(0, 2 / fan-out), its bias 0.
+    """Reinitialise every convolution from N(0, 2 / fan-out), with a bias of 0.
 
     The initialisation of He et al. 2015, "Delving Deep into Rectifiers", in the version that keeps the gradients'
     variance: torchvision's networks have the same.
@@ -184,5 +184,5 @@ def check_images(in_shape: Sequence[int], smallest: int = 1) -> None:
     if len(in_shape) != 3 or min(in_shape[1:]) < smallest:
         raise ValueError(
             f"in_shape is {tuple(in_shape)}, but this network needs images (channels, height, width) of {smallest} x "
-            f"{smallest} pixels or more. Enlarge the images, or take another network, for vectors MLP."
+            f"{smallest} pixels or more. Enlarge the images, or use another network (MLP for vectors)."
         )

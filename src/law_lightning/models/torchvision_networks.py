@@ -62,7 +62,7 @@ def cifar_resnet32(in_shape: Sequence[int], num_classes: int) -> nn.Module:
     layers: list[nn.Module] = [resnet.conv3x3(in_shape[0], 16), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
     layers += [resnet.BasicBlock(16, 16) for _ in range(5)]
     for width in (32, 64):
-        # A mean over windows of one position; three pairs of paddings: of the width, the height and the channels.
+        # Pooling over windows of one position; pairs of paddings for the width, the height and the channels.
         shortcut = nn.Sequential(nn.AvgPool2d(1, stride=2), nn.ZeroPad3d((0, 0, 0, 0, 0, width // 2)))
         layers.append(resnet.BasicBlock(width // 2, width, stride=2, downsample=shortcut))
         layers += [resnet.BasicBlock(width, width) for _ in range(4)]
@@ -114,7 +114,7 @@ def imagenet_network(name: str, in_shape: Sequence[int], num_classes: int) -> nn
 
 
 def _with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """A network's first convolution for inputs of so many channels: freshly drawn, unless it already fits."""
+    """A network's first convolution for this number of channels: a new one, unless it already fits."""
     if conv.in_channels == channels:
         return conv
     same: dict[str, Any] = {name: getattr(conv, name) for name in ("out_channels", "kernel_size", "stride", "padding")}

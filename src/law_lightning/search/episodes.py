@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -20,12 +19,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from law_lightning._compat import log_at_less_cost
 from law_lightning.callbacks import LAWCallback
 from law_lightning.second_network.evaluation import Evaluator
+from law_lightning.utilities.randomness import derived_seed
 
 MakeModule = Callable[[], L.LightningModule]
 
 _NOT_SHOWN = (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*")
 
-#: Trainer options that take away what an episode need not show or write.
+#: Trainer options against what an episode need not show or write.
 QUIET: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
@@ -38,12 +38,12 @@ QUIET: dict[str, Any] = {
 
 
 def episode_seed(search_seed: int, purpose: str, index: int) -> int:
-    """The seed of an episode; those of the purposes ``"learn"`` and ``"evaluate"`` never meet."""
-    return int(np.random.SeedSequence([search_seed, ("learn", "evaluate").index(purpose), index]).generate_state(1)[0])
+    """The seed of an episode; those of the purposes ``"learn"`` and ``"evaluate"`` differ."""
+    return derived_seed(search_seed, ("learn", "evaluate").index(purpose), index)
 
 
 def learning_seed(search_seed: int, episode: int, pool: int) -> int:
-    """The seed of a learning episode: those of a pool take turns; with a pool of 0 every episode has its own."""
+    """The seed of a learning episode, from a pool in turn; with a pool of 0 every episode has its own."""
     return episode_seed(search_seed, "learn", episode % pool if pool else episode)
 
 
@@ -61,12 +61,12 @@ def check_one_device(trainer_kwargs: dict[str, Any]) -> None:
 
 
 def on_one_device(trainer_kwargs: dict[str, Any], rank: int) -> dict[str, Any]:
-    """The Trainer's arguments for a worker's episodes: alone in its process, on a GPU of its turn if GPUs are used."""
+    """The Trainer's arguments for a worker's episodes: one process on one device, of several GPUs in turn."""
     options = dict(trainer_kwargs)
     plugins = options.get("plugins") or []
     plugins = [*plugins] if isinstance(plugins, (list, tuple)) else [plugins]
     if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-        plugins.append(LightningEnvironment())  # whatever torchrun or SLURM say of the workers as a whole
+        plugins.append(LightningEnvironment())  # torchrun and SLURM describe all workers together
     options |= {"plugins": plugins, "devices": options.get("devices") or 1}
     gpus = torch.cuda.device_count() if options.get("accelerator", "auto") in ("auto", "gpu", "cuda") else 0
     if options["devices"] in (1, "1", "auto"):
@@ -95,7 +95,7 @@ class FinalAccuracy(L.Callback):
             trainer.check_val_every_n_epoch = self._check_val
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at one batch, so that errors in the validation are raised before the training."""
+        """Validate on one batch, so that errors in the validation are raised before the training."""
         if self._measured is None:
             Evaluator(trainer)([pl_module], limit=1)
 
@@ -133,7 +133,7 @@ def run_episode(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without the notes that Lightning prints for every Trainer and the warnings that a search would repeat."""
+    """Suppress what Lightning prints for every Trainer, and warnings that a search would repeat."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -22,7 +22,7 @@ from law_lightning.utilities.files import digest
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The options of a search; :class:`law_lightning.search.search.StrategySearch` explains them."""
+    """The options of a search; see :class:`law_lightning.search.search.StrategySearch`."""
 
     episodes: int
     trainer_kwargs: dict[str, Any]
@@ -38,21 +38,13 @@ class SearchOptions:
     @property
     def settings(self) -> dict[str, str]:
         """Settings that a resumed search must share with its beginning, as text that is the same in every process."""
-        free = ("episodes", "run_dir")
-        return {name: _described(value) for name, value in vars(self).items() if name not in free}
+        return {name: _described(value) for name, value in vars(self).items() if name not in ("episodes", "run_dir")}
 
 
 class SearchLoop:
     """One worker's share of a search. All workers hold the same state and the same agent between two rounds.
 
-    Args:
-        workers: the group.
-        options: of the search.
-        agent: the strategy to teach; begins as the state says.
-        state: what was found so far, added to in place.
-        make_module: makes a fresh network.
-        datamodule: the data of all episodes.
-        report: shows what happens to the first worker.
+    ``agent`` begins from ``state``, to which the rounds are added in place; ``report`` shows those of the first worker.
     """
 
     def __init__(
@@ -77,7 +69,7 @@ class SearchLoop:
         self._train = partial(run_episode, make_module=make_module, datamodule=datamodule, trainer_kwargs=options_here)
 
     def run(self) -> None:
-        """Search until all episodes are done; the last round is run whole."""
+        """Search until all episodes are done; the last round is completed."""
         self.agent.load_full_state(self.state.agent)
         while len(self.state.history) < self.options.episodes:
             self._round()
@@ -89,11 +81,11 @@ class SearchLoop:
         state, workers, options = self.state, self.workers, self.options
         first = len(state.history)
         if first == 0:
-            self._evaluate()  # doing nothing is a strategy too
-        mine = first + (workers.rank - first) % workers.size  # episode e is of worker e mod N_a, however it resumes
+            self._evaluate()  # the untrained strategy may be the best
+        mine = first + (workers.rank - first) % workers.size  # worker e mod N_a runs episode e, also after a resumption
         results = workers.gather(self._episode(mine))
         other = [rank for rank, result in enumerate(results) if result["agent"] != results[0]["agent"]]
-        if other:  # all take the same updates, which give the same bits where machines are alike
+        if other:  # the same updates give the same bits on machines of one kind
             raise RuntimeError(
                 f"After episode {first} the strategies of the workers {other} are not that of the first: their "
                 "machines compute differently. Use machines with the same processors and versions of torch; what was "
@@ -127,16 +119,18 @@ class SearchLoop:
             self.state.write(folder, self.options.settings)
 
     def _episode(self, episode: int) -> dict[str, Any]:
-        """Run one episode; what came of it as tensors and plain Python."""
-        seed = learning_seed(self.options.seed, episode, self.options.seed_pool)
-        # What the reference gave depends on the seed alone; where it is not known yet, the episode fills it in.
-        reference = self.state.references.get(seed, {}) if self.options.seed_pool else None
+        """Run one episode; its results as tensors and plain Python."""
+        options = self.options
+        seed = learning_seed(options.seed, episode, options.seed_pool)
+        # The reference's accuracies depend on the seed alone; where they are not known yet, the episode fills them in.
+        reference = self.state.references.get(seed, {}) if options.seed_pool else None
         self.agent.exploration.episode = episode
-        given: dict[str, Any] = {"buffer": self._buffer, "keep": "target", "reference_record": reference}
-        law = LAWCallback(self.agent, **given, **self.options.law_kwargs)
+        law = LAWCallback(
+            self.agent, buffer=self._buffer, keep="target", reference_record=reference, **options.law_kwargs
+        )
         self._train(seed, law=law)
         if self.workers.size > 1:
-            # Its training was stopped early, but the others' went on.
+            # Its training may have stopped early, but the others' went on.
             for _ in range(law.num_stages - max(len(law.history), law.warmup_stages)):
                 self._buffer.skip()
                 if law.learn and len(self._buffer):
@@ -167,7 +161,7 @@ class SearchLoop:
         for index in range(workers.rank, options.eval_seeds, workers.size):
             self._report("text", f"evaluating {index + 1}/{options.eval_seeds}")
             seed = episode_seed(options.seed, "evaluate", index)
-            # With the callback first: it names what is wrong with the set-up before anything is trained.
+            # With the callback first: it checks everything before anything is trained.
             apply = LAWCallback(self.agent, mode="apply", **law_kwargs)
             accuracy = self._train(seed, law=apply)
             if index < len(state.plain):  # plain training does not depend on the strategy: once is enough

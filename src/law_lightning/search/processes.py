@@ -1,4 +1,4 @@
-"""A search in several processes: starting them, receiving their events, and what happens when one dies."""
+"""A search in several processes: starting them, receiving their events, and ending them when one dies."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ..
 
 
 def _relay(processes: dict[Connection, Any], report: Report) -> dict[str, Any]:
-    """Show the events that workers send, until all have ended; the result. The first that fails ends the search."""
+    """Show the events that workers send, until all have ended; the first result. An error of one ends the search."""
     open_pipes = list(processes)
-    heard: dict[str, Any] = {"lost": "The workers of the search ended without a result."}
+    outcome: dict[str, Any] = {"lost": "The workers of the search ended without a result."}
     while open_pipes:
         for pipe in wait(open_pipes):
             assert isinstance(pipe, Connection)
@@ -86,19 +86,19 @@ def _relay(processes: dict[Connection, Any], report: Report) -> dict[str, Any]:
             if event == "error":
                 raise content
             if event in ("result", "lost"):
-                heard[event] = content
+                outcome[event] = content
             else:
                 report(event, content)
-    if "result" not in heard:
-        raise WorkerLostError(heard["lost"])
-    found: dict[str, Any] = unpacked(heard["result"])
+    if "result" not in outcome:
+        raise WorkerLostError(outcome["lost"])
+    found: dict[str, Any] = unpacked(outcome["result"])
     return found
 
 
 def _run_spawned(
     port: int, writer: Connection, rank: int, workers: int, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
-    """A process of ours. Ctrl-C reaches it too, but the one the user started sees to the end of all."""
+    """The main function of a worker. Ctrl-C reaches it too, but the process that the user started ends all workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, name="law-search orphan", daemon=True).start()
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ def _run_spawned(
         result = _in_group(store, rank, workers, function, report, args)
         if rank == 0:
             report("result", packed(result))
-    except WorkerLostError as error:  # our parent sees which one died
+    except WorkerLostError as error:  # the parent process sees which one died
         report("lost", str(error))
     except Exception as error:
         report("error", _sendable(error, rank))
@@ -125,14 +125,14 @@ def _in_group(
     group = GlooWorkers(store, rank, workers)
     try:
         found: dict[str, Any] = function(group, report, *args)
-        group.gather(None)  # the first one may serve the meeting place: leave together
+        group.gather(None)  # the first worker may host the store: all leave together
         return found
     finally:
         group.close()
 
 
 def _die_with_parent() -> None:
-    """A worker must not go on, and write checkpoints, when the process the user started was killed."""
+    """End a worker, which must write no more checkpoints, when the process that the user started was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

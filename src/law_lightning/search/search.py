@@ -1,4 +1,4 @@
-"""The search: one strategy and one replay through many episodes (Algorithm 2), with one worker or several."""
+"""The search: one strategy and one replay buffer through many episodes (Algorithm 2), with one worker or several."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class StrategySearch:
     """Learns a strategy over episodes, each with a fresh network and its own seed.
 
     Every few episodes the greedy strategy trains networks from seeds the search does not learn from, and the strategy
-    whose networks validate best is kept. Test data play no part. With ``run_dir`` the search is checkpointed after
+    whose networks validate best is kept. Test data are not used. With ``run_dir`` the search is checkpointed after
     every round of episodes, and the same call resumes it, also with another number of workers.
 
     Args:
         agent: the strategy to teach; at the end it is the best one found.
-        episodes: L, of all workers together; the last round is run whole.
+        episodes: L, of all workers together; the last round is completed.
         workers: N_a, processes that run episodes side by side, gather their transitions and take the same updates.
             They are spawned, so the script that starts them needs ``if __name__ == "__main__":`` and the functions
-            given to :meth:`run` must be importable; under torchrun or SLURM the processes that are there are used. On
+            given to :meth:`run` must be importable; under torchrun or SLURM their processes are used. On
             a machine with several GPUs they take turns.
         trainer_kwargs: for the Trainer of every episode.
         law_kwargs: for the LAWCallback of every episode.
@@ -144,7 +144,7 @@ class StrategySearch:
         return self._state.history
 
     def run(self, make_module: MakeModule, make_datamodule: MakeDataModule) -> SearchResult:
-        """Search, or go on searching.
+        """Search, or resume a search.
 
         Args:
             make_module: makes a fresh network; called once an episode, after seeding.
@@ -181,7 +181,7 @@ class StrategySearch:
 
     @contextmanager
     def _reporting(self) -> Iterator[Report]:
-        """What shows the events of a run: on a progress bar, and episodes by the logger."""
+        """Show the events of a run on a progress bar, and pass the metrics of episodes to the logger."""
         show = self.progress and getattr(rank_zero_only, "rank", 0) == 0
         total, done = self.options.episodes, len(self.history)
         with _Bar(total=total, initial=done, desc="search", unit="episode", disable=not show) as bar:
@@ -201,7 +201,7 @@ class StrategySearch:
 
 
 class _Bar(tqdm):  # type: ignore[misc]
-    """Without tqdm's thread, which would outlive the search; the text that episodes set refreshes the bar."""
+    """A bar without tqdm's thread, which would outlive the search; the text that episodes set refreshes it."""
 
     monitor_interval = 0
 
@@ -226,7 +226,7 @@ def _check_picklable(options: SearchOptions, make_module: MakeModule, make_datam
     for name, value in (given | {"make_module": make_module, "make_datamodule": make_datamodule}).items():
         try:
             pickle.dumps(value)
-        except Exception as error:  # whatever an object's own reduction raises
+        except Exception as error:  # an object's own reduction may raise any
             raise MisconfigurationException(
                 f"Workers are processes of their own, but {name} cannot be sent to them ({error}): use functions at "
                 "the top level of a module (functools.partial gives them arguments), or workers=1."

@@ -20,12 +20,8 @@ class SharedBuffer(ReplayBuffer):
 
     The mean of N_a workers' gradients (Equations 10 and 13), each of B transitions, is the gradient of N_a B
     transitions. The strategy is so small that a gradient takes longer to send than to compute, at every batch. So
-    workers gather the transitions of a stage, a few numbers, and take the same update, bit for bit.
-
-    Args:
-        workers: the group.
-        buffers: each worker's transitions so far, by rank.
-        capacity: how many transitions are kept, each worker's newest; None keeps all.
+    workers gather the transitions of a stage, a few numbers, and take the same update, bit for bit. ``buffers`` holds
+    each worker's transitions so far, by rank; of ``capacity`` transitions each worker has the same share, its newest.
     """
 
     def __init__(self, workers: Workers, buffers: Sequence[ReplayBuffer], capacity: int | None = None) -> None:
@@ -40,11 +36,7 @@ class SharedBuffer(ReplayBuffer):
         self._join()
 
     def add(self, phase: TrainingPhase, theta: Tensor, reward: float, next_phase: TrainingPhase, done: bool) -> None:
-        """Keep the transition of every worker; all call this, or :meth:`skip`, at the end of the same stage.
-
-        Raises:
-            ValueError: a number in it is not finite; it would poison the strategy.
-        """
+        """Keep the transition of every worker; all call this, or :meth:`skip`, at the end of the same stage."""
         self._gather(list(single_transition(phase, theta, reward, next_phase, done)))
 
     def skip(self) -> None:

@@ -1,4 +1,4 @@
-"""What a search has found so far: everything that its next round depends on, and nothing of a single worker."""
+"""What a search has found so far: all that its next round depends on, for any number of workers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SearchState:
     references: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def add_episode(self, record: dict[str, Any], transitions: dict[str, Tensor]) -> None:
-        """Note the next episode; it has no columns of transitions where it had no weighted stage."""
+        """Add the next episode; it has no columns of transitions where it had no weighted stage."""
         self.history.append(record)
         self.episodes["counts"].append(len(transitions.get("reward", ())))
         if transitions:
@@ -52,7 +52,7 @@ class SearchState:
             self.episodes["transitions"] = joined
 
     def buffer(self, rank: int = 0, size: int = 1) -> ReplayBuffer:
-        """The transitions of every episode whose number leaves ``rank`` when divided by ``size``."""
+        """The transitions of every episode whose number is ``rank`` modulo ``size``."""
         counts = torch.tensor(self.episodes["counts"], dtype=torch.long)
         own = torch.arange(len(counts)).repeat_interleave(counts) % size == rank
         columns = self.episodes["transitions"] if bool(own.any()) else {}
@@ -63,8 +63,6 @@ class SearchState:
     def check(self, agent: StrategyAgent) -> None:
         """Raise an error of any kind unless a search that teaches ``agent`` can go on from here."""
         for state in (self.agent, self.best):
-            if other := agent.differences(state["hparams"]):
-                raise OtherSearchError(f"its agent has {', '.join(other)}")
             copy.deepcopy(agent).load_full_state(state)
         counts, columns = self.episodes["counts"], self.episodes["transitions"]
         if len(counts) != len(self.history) or sum(counts) != len(columns["reward"] if columns else ()):
@@ -104,22 +102,20 @@ class SearchState:
         state = load_state(path, "search")
         try:
             theirs = {"keep": repr("best")} | state.pop("settings")  # earlier versions' files do not say what was kept
-            if other := [name for name in settings if theirs.get(name) != settings[name]]:
-                raise OtherSearchError(", ".join(other))
+            other = [name for name in settings if theirs.get(name) != settings[name]]
             found = cls(**state)
-            found.check(agent)
-        except OtherSearchError as error:
-            raise MisconfigurationException(
-                f"{folder} holds a search with other settings ({error}): resume it with the same ones, or choose "
-                "another run_dir."
-            ) from None
-        except Exception as error:  # a state that another program wrote can fail in any way
+            if unlike := agent.differences(found.agent["hparams"]) or agent.differences(found.best["hparams"]):
+                other.append(f"its agent has {', '.join(unlike)}")
+            if not other:
+                found.check(agent)
+        except Exception as error:  # a foreign state can fail in any way
             raise ValueError(
                 f"{path} is damaged or of another version of law-lightning ({type(error).__name__}: {error}): choose "
                 "another run_dir."
             ) from error
+        if other:
+            raise MisconfigurationException(
+                f"{folder} holds a search with other settings ({', '.join(other)}): resume it with the same ones, or "
+                "choose another run_dir."
+            )
         return found
-
-
-class OtherSearchError(Exception):
-    """Names the settings that another search has."""

@@ -20,8 +20,8 @@ from torch import Tensor
 #: Shows an event, by name, with its content: ``text`` beside the bar, or an ``episode`` that ended.
 Report = Callable[[str, Any], None]
 
-# Workers wait for one another at every stage end, so for as long as a stage may take. A dead one is noticed at once.
-_PATIENCE = timedelta(days=1)
+# Workers wait for one another at every stage end, for as long as a stage takes. A dead one is noticed at once.
+_TIMEOUT = timedelta(days=1)
 
 
 class WorkerLostError(RuntimeError):
@@ -45,20 +45,14 @@ class Workers:
 
 
 class GlooWorkers(Workers):
-    """Workers in processes of their own, over gloo.
-
-    Args:
-        store: where they meet.
-        rank: of this worker.
-        size: N_a.
-    """
+    """Workers in processes of their own, over gloo, which find each other through ``store``."""
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self._group: Any = dist.ProcessGroupGloo(store, rank, size, _PATIENCE)
+        self._group: Any = dist.ProcessGroupGloo(store, rank, size, _TIMEOUT)
 
     def close(self) -> None:
-        """End gloo's threads: one that Python's exit finds running aborts the process."""
+        """End gloo's threads: a thread that still runs when Python exits aborts the process."""
         self._group = None
 
     def gather(self, mine: Any) -> list[Any]:

@@ -40,8 +40,7 @@ class CleanGradient(Part):
 
     Args:
         name: of the callback, for errors.
-        clean: a loader of data whose labels can be trusted, batched like the training's; None takes the Trainer's
-            first validation loader. It is drawn from at random.
+        clean: see :class:`~law_lightning.callbacks.l2rw.L2RWCallback`.
         clean_batch_size: of the clean batches; None takes the training's.
         products: how inner products of gradients are found: ``"forward"``, or ``"double_backward"`` for networks with
             operators that have no forward-mode derivative.
@@ -69,10 +68,8 @@ class CleanGradient(Part):
         self._name, self._clean, self._batch_size, self._products = name, clean, clean_batch_size, products
         self._seed, self._taken = seed, 0
 
-    # -- the course of a fit -------------------------------------------------------------------------------
-
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """A fit begins: find the clean data, and try one batch of it.
+        """A fit begins: find the clean data, and try one batch of them.
 
         Raises:
             MisconfigurationException: there are none, the module's step fails on them, or it cannot be differentiated
@@ -108,31 +105,29 @@ class CleanGradient(Part):
             ) from error
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what the training's step begins with."""
+        """Record what the training's step begins with."""
         if self._epoch != self._trainer.current_epoch:
             self._epoch = self._trainer.current_epoch
             self._copy.renew()
         self._step, self._asked = StepRecord(args, kwargs).copy(), False
 
     def begins_step(self) -> bool:
-        """Whether this is the first call in the present step: of several losses the first."""
+        """Whether this is the first call in the present step: a step may have several losses."""
         first, self._asked = not self._asked, True
         return first
 
     def close(self) -> None:
-        """Drop the copy, the clean data and the processes that load them."""
+        """Release the copy, the clean data and the processes that load them."""
         for name in ("_trainer", "_copy", "_batches", "_step"):
             vars(self).pop(name, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many clean batches were taken, on which all later ones depend."""
+        """How many clean batches were taken; the later ones depend on this alone."""
         return {"taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by :meth:`state_dict`."""
         self._taken = state["taken"]
-
-    # -- within a step -------------------------------------------------------------------------------------
 
     def parameters(self) -> list[Parameter]:
         """The module's parameters that are trained: one tensor of a gradient for each."""
@@ -166,16 +161,10 @@ class CleanGradient(Part):
 
 
 class CleanBatches:
-    """Shuffled batches of clean data without an end, ready for ``training_step``.
+    """An endless sequence of shuffled batches of clean data, ready for ``training_step``.
 
-    A batch depends on the seed and its number alone: its samples, and what augmentation draws while it is loaded.
-
-    Args:
-        trainer: the Trainer, at the start of a fit.
-        module: the user's module.
-        source: the clean data, read by index.
-        batch_size: None takes that of the training's loader.
-        seed: of the order, and of augmentation.
+    A batch depends on the seed and its number alone: its samples, and what augmentation draws while it is loaded. With
+    ``batch_size`` None they have the size of the training's batches. ``source`` is read by index.
     """
 
     def __init__(
@@ -212,12 +201,12 @@ class CleanBatches:
 
 
 class _Seeded(Dataset[Any]):
-    """The user's data set, of which each batch is loaded from random states of its own, in whichever process."""
+    """The user's data set; each batch is loaded from random states of its own, in any process."""
 
     def __init__(self, dataset: Any, seeds: tuple[int, ...]) -> None:
         self.dataset, self.seeds = dataset, seeds
 
-    def __getitems__(self, batch: list[int]) -> list[Any]:  # as torch asks for a whole batch
+    def __getitems__(self, batch: list[int]) -> list[Any]:  # which torch calls for a whole batch
         number, *indices = batch
         seed = derived_seed(*self.seeds, number)
         torch.default_generator.manual_seed(seed)
@@ -228,7 +217,7 @@ class _Seeded(Dataset[Any]):
 
 
 def endless_order(count: int, batch_size: int, seeds: tuple[int, ...], first: int) -> Iterator[list[int]]:
-    """Batches without an end, each as its number and its indices; a pass's order depends on seeds and number alone."""
+    """Endless batches, each as its number and indices; a pass's order depends on the seeds and its number alone."""
     batches = max(count // batch_size, 1)  # whole batches of a pass
     for number in itertools.count(first):
         if number == first or number % batches == 0:
@@ -238,5 +227,5 @@ def endless_order(count: int, batch_size: int, seeds: tuple[int, ...], first: in
 
 
 def _size_of(loader: Any) -> int | None:
-    """The batches' size, whether a loader has it itself or in its sampler of batches; None where neither says."""
+    """A loader's batch size, its own or that of its batch sampler; None where neither has one."""
     return getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)

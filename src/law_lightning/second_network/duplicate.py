@@ -19,16 +19,13 @@ _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predic
 
 
 def _silent(*args: Any, **kwargs: Any) -> None:
-    """Stands in for ``log`` on a copy: only the user's own module reports."""
+    """Replaces ``log`` on a copy: only the user's own module logs."""
 
 
 def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any] | None = None) -> L.LightningModule:
-    """A copy of a module that knows the Trainer but logs nothing.
+    """A copy of a module that has its Trainer but logs nothing.
 
-    Args:
-        trainer: the Trainer of ``module``.
-        module: the user's module.
-        memo: shared with further deep copies that refer to the module's parameters.
+    ``memo`` is shared with further deep copies, of what refers to the module's parameters.
 
     Raises:
         MisconfigurationException: the module cannot be copied.
@@ -47,7 +44,7 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
         ) from error
     for part in twin.modules():
         for name, value in list(vars(part).items()):
-            if hasattr(value, WRAPPED):  # the callback's: the copy takes what it wraps
+            if hasattr(value, WRAPPED):  # the callback's: the copy gets the method that it wraps
                 del vars(part)[name]
                 if (own := getattr(value, WRAPPED)) is not None:
                     vars(part)[name] = copy.deepcopy(own, memo)
@@ -70,18 +67,15 @@ def detach_into(memo: dict[int, Any], value: Any) -> None:
     if isinstance(value, Tensor):
         if value.grad_fn is not None:
             memo[id(value)] = value.detach().clone()
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            detach_into(memo, entry)
-    elif isinstance(value, (list, tuple, set)):
-        for entry in value:
+    elif isinstance(value, (Mapping, list, tuple, set)):
+        for entry in value.values() if isinstance(value, Mapping) else value:
             detach_into(memo, entry)
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     """A function that refers to the copies where the original refers to what was copied.
 
-    deepcopy leaves functions alone, so one kept on the instance (``self.f = lambda x: self.net(x)``) would go on
+    deepcopy does not copy functions, so one that the instance holds (``self.f = lambda x: self.net(x)``) would go on
     using the original's network.
     """
 

@@ -36,8 +36,7 @@ NO_PHASE = (
     "StrategyAgent(phase_accuracy='training') needs none."
 )
 
-
-#: How samplers share samples out if they pad the last processes' shares; a subclass may have an order of its own.
+#: Iteration of the samplers that pad the last processes' shares; a subclass may have an order of its own.
 _PADS_AT_THE_END = (DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__)
 
 
@@ -53,7 +52,7 @@ def validation_loaders(trainer: L.Trainer) -> list[Any]:
 
 
 class Evaluator:
-    """Accuracy on the Trainer's validation data, as plain numbers; nothing of the user's changes.
+    """Accuracy on the Trainer's validation data, as plain numbers; the user's objects do not change.
 
     Copies of the modules are evaluated, so that neither their metrics nor their mode change. The accuracy comes from
     the logits and targets that ``validation_step`` reveals, else from ``forward`` on a batch ``(x, target)``.
@@ -80,12 +79,12 @@ class Evaluator:
             limit: the most batches of each loader to look at.
 
         Raises:
-            MisconfigurationException: no accuracy can be had from the module, or there are no samples with a label.
+            MisconfigurationException: the module reveals no accuracy, or there are no samples with a label.
             ValueError: labels out of range.
         """
         trainer = self._trainer
         stage = trainer.state.stage
-        if trainer.val_dataloaders is not None:  # it may reload them between epochs
+        if trainer.val_dataloaders is not None:  # the Trainer may reload them between epochs
             self._loaders = validation_loaders(trainer)
         with replaying(), _keeping_generators(self._loaders), torch.no_grad():
             twins = [duplicate(trainer, module).eval() for module in modules]
@@ -96,7 +95,7 @@ class Evaluator:
             trainer.validating = True
             try:
                 for twin, hook in itertools.product(twins, ("on_validation_start", "on_validation_epoch_start")):
-                    if is_overridden(hook, twin, L.LightningModule):  # may make what validation_step needs
+                    if is_overridden(hook, twin, L.LightningModule):  # may set up what validation_step needs
                         getattr(twin, hook)()
                 for loader_idx, loader in enumerate(self._loaders):
                     self._add_loader(totals, twins, loader, loader_idx, limit)
@@ -113,13 +112,13 @@ class Evaluator:
         share = self._trainer.limit_val_batches  # a number of batches, or a share of them
         most = share if isinstance(share, int) else None if share in (None, 1.0) else int(len(loader) * share)
         batches = min((each for each in (most, limit) if each is not None), default=None)
-        # A resumed fit would else begin with another order, of which limit_val_batches takes other samples.
+        # Otherwise a resumed fit would begin with another order, and limit_val_batches would take other samples.
         set_sampler_epoch(loader, self._trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         position = 0
         for batch_idx, batch in enumerate(itertools.islice(iter(loader), batches)):
             before = random_states()
             for row, twin in enumerate(twins):
-                # All from the same random states; the data go on from where the first network left them.
+                # All from the same random states; the next batch is loaded from those that the first network left.
                 with replaying(before) if row else nullcontext():
                     accuracy, valid = self._accuracy(twin, batch, batch_idx, loader_idx)
                 once, size = _counted_once(loader, position, len(accuracy))
@@ -128,7 +127,7 @@ class Evaluator:
             position += size
 
     def _accuracy(self, twin: L.LightningModule, batch: Any, batch_idx: int, loader_idx: int) -> tuple[Tensor, Tensor]:
-        """How right the module is on each sample, [B], and which samples have a label, [B]."""
+        """The module's accuracy on each sample, [B], and which samples have a label, [B]."""
         trainer = self._trainer
         batch = to_device(trainer, twin, batch, loader_idx)
         with trainer.precision_plugin.val_step_context():
@@ -163,7 +162,7 @@ def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:
     ``validation_step`` flattens positions into them.
     """
     batches = getattr(loader, "batch_sampler", None)
-    sampler = getattr(batches, "sampler", getattr(loader, "sampler", None))  # of a batch sampler of the user's too
+    sampler = getattr(batches, "sampler", getattr(loader, "sampler", None))  # also the user's own batch sampler's
     if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ not in _PADS_AT_THE_END:
         return torch.ones(rows, dtype=torch.bool), rows
     batch_size = getattr(loader, "batch_size", None)
@@ -177,7 +176,7 @@ def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:
 
 @contextmanager
 def _keeping_generators(loaders: Sequence[Any]) -> Iterator[None]:
-    """Loaders and samplers may own random generators; afterwards these are as they were."""
+    """Restore, after a block, the random generators that loaders and samplers may own."""
     owners = itertools.chain.from_iterable((loader, getattr(loader, "sampler", None)) for loader in loaders)
     found = {getattr(owner, "generator", None) for owner in owners}
     states = [(generator, generator.get_state()) for generator in found if isinstance(generator, torch.Generator)]

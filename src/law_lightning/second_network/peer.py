@@ -1,4 +1,4 @@
-"""The second network of Co-teaching: other initial parameters, the same batches, weights known after its forward pass.
+"""The second network of Co-teaching: other initial parameters, the same batches, weights after its forward pass.
 
 Each of two networks is weighted by the other's losses, so one of them must run forward before its own weights are
 known. That is the peer: its weights enter when its gradient is computed, after the forward pass of the user's network.
@@ -22,7 +22,7 @@ from law_lightning.utilities.randomness import replaying
 
 
 class _LateCorrection(torch.autograd.Function):
-    """The gradient of mean((K - 1) L), with weights K that are known when it is computed; its value is 0."""
+    """A value of 0 with the gradient of mean((K - 1) L), whose weights K are given after the forward pass."""
 
     @staticmethod
     def forward(
@@ -34,7 +34,7 @@ class _LateCorrection(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         weights = ctx.weights[ctx.position]
-        if weights is None or len(weights) != ctx.shape[0]:
+        if weights is None:
             return None, None, None, None
         excess = excess_weights(weights, ctx.denominator, len(ctx.shape)).to(gradient.dtype)
         return (gradient * excess).expand(ctx.shape), None, None, None
@@ -60,7 +60,7 @@ class Peer(SecondNetwork):
     """A second network with the optimizer, precision and strategy of the user's, from other initial parameters.
 
     Args:
-        begin_with: a module whose parameters and buffers the copy begins with; None draws its parameters anew.
+        begin_with: a module whose parameters and buffers the copy begins with; None redraws its parameters.
         seed: of what is drawn.
 
     Attributes:
@@ -80,10 +80,10 @@ class Peer(SecondNetwork):
         self._capture, self._output = LateCapture(), None
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Copy the user's module; the copy begins elsewhere.
+        """Copy the user's module, with other initial parameters.
 
         Raises:
-            MisconfigurationException: see :func:`draw_anew`; or the given module is not like the user's.
+            MisconfigurationException: see :func:`redraw_parameters`; or the given module is not like the user's.
         """
         super().start(trainer, module)
         self.check_labels = True
@@ -93,7 +93,7 @@ class Peer(SecondNetwork):
 
     def _prepare(self, twin: L.LightningModule) -> None:
         if self._begin_with is None:
-            draw_anew(twin, self._seed)
+            redraw_parameters(twin, self._seed)
         else:
             self._check_given(self._begin_with)
             copy_tensors(tensors(self._begin_with), tensors(twin))
@@ -113,10 +113,10 @@ class Peer(SecondNetwork):
             )
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Run the step forward: the peer's losses are to weigh those of the user's network.
+        """Run the step forward, as the peer's losses are to weigh those of the user's network.
 
-        It begins from the random states as they are, which stay so. Both networks thus see the same batch even where
-        ``training_step`` augments or mixes it at random.
+        It begins from the present random states and leaves them as they are. Thus both networks get the same batch even
+        where ``training_step`` augments or mixes it at random.
         """
         if self._output is not None:
             raise MisconfigurationException(self.several_evaluations())
@@ -138,7 +138,7 @@ class Peer(SecondNetwork):
         )
 
     def learn(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
-        """Go backward with ``weights`` from where :meth:`before_step` ended, and step if the user's network did."""
+        """Run backward what :meth:`before_step` ran forward, with ``weights``, and step if the user's network did."""
         self._capture.settle(self.weights)
         self.check_labels = False
         given: dict[str, Any] = {}
@@ -159,14 +159,10 @@ class Peer(SecondNetwork):
         self._end_step()
 
 
-def draw_anew(module: nn.Module, seed: int) -> None:
-    """Draw the parameters of a network again, by the ``reset_parameters`` of each submodule that has some.
+def redraw_parameters(module: nn.Module, seed: int) -> None:
+    """Redraw the parameters of a network, by the ``reset_parameters`` of each submodule that has some.
 
-    Submodules whose own parameters are all frozen stay as they are. The global random states are untouched.
-
-    Args:
-        module: the network.
-        seed: of what is drawn.
+    Submodules whose own parameters are all frozen stay as they are. The global random states are not touched.
 
     Raises:
         MisconfigurationException: a submodule has parameters but no ``reset_parameters``.
@@ -180,10 +176,10 @@ def draw_anew(module: nn.Module, seed: int) -> None:
     if lacking := [name for name, reset in resets.items() if reset is None]:
         raise MisconfigurationException(
             f"Co-teaching needs a second {type(module).__name__} with other initial parameters, but these parts have "
-            f"parameters and no reset_parameters() to draw them anew: {', '.join(lacking)}. Give them one, or pass "
+            f"parameters and no reset_parameters() to redraw them: {', '.join(lacking)}. Give them one, or pass "
             f"a second module: CoTeachingCallback(..., peer={type(module).__name__}(...))."
         )
     with replaying(), torch.no_grad():
         torch.manual_seed(seed)
-        for reset in reversed(resets.values()):  # the whole after its parts, as in a constructor
+        for reset in reversed(resets.values()):  # a module after its submodules, as in a constructor
             reset()  # type: ignore[misc]

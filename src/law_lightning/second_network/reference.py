@@ -15,10 +15,10 @@ from law_lightning.utilities.randomness import replaying
 
 
 class Reference(SecondNetwork):
-    """Takes every step from the random states that the target's step began with: it is plain training, bit for bit.
+    """Takes every step from the random states of the target's step, and so is plain training, bit for bit.
 
     Args:
-        statistics: are given the gap between both networks' losses, step by step.
+        statistics: gets the gap between both networks' losses, step by step.
     """
 
     def __init__(self, statistics: StageStatistics) -> None:
@@ -32,7 +32,7 @@ class Reference(SecondNetwork):
         self._target_loss = None
 
     def after_step(self, capture: LossCapture) -> None:
-        """Note the target's unweighted loss, of the first loss where there are several."""
+        """Record the target's unweighted loss; the first where there are several."""
         if self._record is not None and self._target_loss is None and capture.samples:
             self._target_loss = capture.samples[0].mean_loss
 

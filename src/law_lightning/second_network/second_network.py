@@ -1,7 +1,7 @@
 """A second network that trains in lockstep with the user's: the same batches, hooks and optimizer options.
 
-The copy goes through its own ``training_step``, its own optimizer and the Trainer's precision and strategy, so that a
-step of it is what the Trainer would make of one.
+The copy goes through its own ``training_step``, its own optimizer and the Trainer's precision and strategy, so that its
+step is the one that the Trainer would take.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from law_lightning.utilities.randomness import random_states, replaying
 
 @dataclass
 class StepRecord:
-    """What a step of the user's network had.
+    """The inputs of a step of the user's network.
 
     Attributes:
         args: arguments of ``training_step``.
@@ -45,7 +45,7 @@ class StepRecord:
     options: list[dict[str, Any]] | None = None
 
     def copy(self) -> StepRecord:
-        """A record with tensors of its own, for a step may change its batch in place."""
+        """A record with tensors of its own, as a step may change its batch in place."""
         args, kwargs = apply_to_collection((self.args, self.kwargs), Tensor, Tensor.clone)
         return replace(self, args=args, kwargs=kwargs)
 
@@ -54,7 +54,7 @@ class SecondNetwork(Part):
     """A copy of the user's module with its optimizer and precision scaler; a subclass says how it learns.
 
     Attributes:
-        module: the copy; None before :meth:`fork`. When the fit has ended a plain module, on the CPU.
+        module: the copy; None before :meth:`fork`. After the fit a plain module, on the CPU.
         active: whether it trains.
     """
 
@@ -78,16 +78,14 @@ class SecondNetwork(Part):
         self._prepare(twin)
         self._wrapped: torch.nn.Module = twin
         if isinstance(trainer.strategy.model, DistributedDataParallel):
-            # Wrapping gives all processes the first one's buffers; the target's, wrapped long ago, are each its own.
+            # Wrapping gives all processes the first one's buffers; the target was wrapped earlier, and has its own.
             own = [buffer.clone() for buffer in twin.buffers()]
             self._wrapped = wrapped_by(trainer.strategy, twin)
             copy_tensors(iter(own), twin.buffers())
         self.active = True
 
     def _prepare(self, twin: L.LightningModule) -> None:
-        """What a subclass changes on the copy, before processes agree on it."""
-
-    # -- the steps -------------------------------------------------------------------------------------------------
+        """Change the copy in a subclass, before it is wrapped for several processes."""
 
     def before_module_hook(self, hook: str, *args: Any) -> None:
         """Run one of the module's own hooks on the copy, if the module has it.
@@ -107,12 +105,12 @@ class SecondNetwork(Part):
                 getattr(self._twin, hook)(*args)
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what the step begins with; LBFGS calls it several times."""
+        """Record what the step begins with; LBFGS calls it several times."""
         if self.active and self._record is None:
             self._record = StepRecord(args, kwargs).copy()
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Note the learning rate and the like with which the user's network steps."""
+        """Record the options (learning rates and the like) with which the user's network steps."""
         if self._record is not None:
             groups = optimizer.param_groups
             self._record.options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
@@ -133,7 +131,7 @@ class SecondNetwork(Part):
         raise NotImplementedError
 
     def _run(self, closure: Callable[[], Tensor | None], options: list[dict[str, Any]] | None) -> None:
-        """Step as the user's network did, with its options; or accumulate only, if it did not step (None)."""
+        """Step as the user's network did, with its ``options``; only accumulate gradients if it did not step (None)."""
         trainer, module, optimizer, scaler = self._trainer, self._twin, self.optimizer, self._scaler
         if options is None:
             with self._sharing(False):
@@ -161,14 +159,14 @@ class SecondNetwork(Part):
             scaler.update()
 
     def _sharing(self, shared: bool) -> AbstractContextManager[None]:
-        """Whether processes share gradients; while these accumulate they do not."""
+        """A context in which processes share gradients or, while these accumulate, do not."""
         wrapped = self._wrapped
         return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not shared else nullcontext()
 
     def _follow_target(self) -> None:
         """Take over what callbacks such as BackboneFinetuning changed: modes, frozen parts, parameter groups."""
         for own, copied in zip(self._target.modules(), self._twin.modules(), strict=False):
-            if copied.training != own.training:  # each by itself: a frozen BatchNorm stays in evaluation mode
+            if copied.training != own.training:  # one by one: a frozen BatchNorm stays in evaluation mode
                 copied.training = own.training
         twins = dict(zip(self._target.parameters(), self._twin.parameters(), strict=True))
         for theirs, mine in twins.items():
@@ -205,8 +203,6 @@ class SecondNetwork(Part):
         module.on_after_backward()
         return whole | {"loss": loss.detach()}
 
-    # -- state -----------------------------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
         """Every parameter and buffer (a module's own ``state_dict`` may leave some out), optimizer and scaler."""
         if not self.active:
@@ -229,9 +225,9 @@ class SecondNetwork(Part):
             return
         if not self.active:
             self.fork()
-            self.before_module_hook("on_train_start")  # the module's own comes later, and the copy has not seen it
+            self.before_module_hook("on_train_start")  # the Trainer will call it on the user's module alone
         copy_tensors(network["tensors"], tensors(self._twin))
-        known = self.optimizer.state_dict()["state"]  # the target's; torch would not compare the shapes
+        known = self.optimizer.state_dict()["state"]  # like the target's; torch would not compare the shapes
         for index, values in network["optimizer"]["state"].items():
             for name, value in known.get(index, {}).items():
                 if isinstance(value, Tensor) and values[name].shape != value.shape:
@@ -262,7 +258,7 @@ def tensors(module: torch.nn.Module) -> Iterator[Tensor]:
 def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> None:
     """Copy values one by one; raises a ValueError where both sides are not of the same module."""
     for new, old in zip(source, destination, strict=True):
-        if new.shape != old.shape:  # torch would repeat one number
+        if new.shape != old.shape:  # torch would broadcast a single number
             raise ValueError(f"a tensor of the network has shape {list(old.shape)}, but {list(new.shape)} was given")
         old.copy_(new)
 
@@ -270,7 +266,7 @@ def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> Non
 def _copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
     """A copy whose parameters are those of the copied module that ``memo`` knows."""
     twin: Optimizer = copy.deepcopy(optimizer, memo)
-    for name, value in vars(optimizer).items():  # torch's own deep copy keeps defaults, state and groups alone
+    for name, value in vars(optimizer).items():  # torch's own deep copy keeps only defaults, state and groups
         if name not in vars(twin) and name != "step":  # schedulers wrap step on the instance
             vars(twin)[name] = copy.deepcopy(value, memo)
     return twin

@@ -33,13 +33,12 @@ class SharedCopy:
     """Runs ``training_step`` on a copy. The training is left as it is: random states, buffers, gradients, logs.
 
     At each run it has the module's parameters, and copies of its present buffers and plain attributes; objects of a
-    user's own classes are those of the moment when the copy was made.
+    user's own classes are copied when the copy is made.
 
     Args:
         trainer: the Trainer, in the course of a fit.
         module: the user's module.
-        products: how :meth:`products` differentiates: ``"forward"`` (a pass with dual numbers), or
-            ``"double_backward"`` for networks with operators that have no forward-mode derivative.
+        products: how :meth:`products` differentiates, ``"forward"`` (with dual numbers) or ``"double_backward"``.
     """
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule, products: Products = "forward") -> None:
@@ -50,7 +49,7 @@ class SharedCopy:
         self.renew()
 
     def renew(self) -> None:
-        """Copy the module anew, with the objects that it holds by now."""
+        """Make a new copy of the module, with the objects that it holds now."""
         self._twin = duplicate(self._trainer, self._module)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -97,13 +96,13 @@ class SharedCopy:
             step: as for :meth:`gradient`; run from the same random states as the training's step, it has the same
                 dropout.
             direction: d, a tensor for each parameter.
-            check: see :func:`inner_products`; for directions near the gradient, which leave no rounding errors.
+            check: see :func:`inner_products`; for a direction near the gradient, where rounding errors are small.
 
         Returns:
             For each loss that the step calls with a target of its own: p, [B].
         """
         length: Tensor | float = 1.0
-        if self._scaler is not None:  # in float16 a small direction would vanish on its way
+        if self._scaler is not None:  # in float16 a small direction would underflow
             length = torch.nn.utils.get_total_norm(direction, torch.inf).clamp_min(torch.finfo(torch.float32).tiny)
             direction = [each / length for each in direction]
         forward = self._mode == "forward"
@@ -152,16 +151,16 @@ class SharedCopy:
                 copied, value = theirs[name], next(values) if trains else own
                 if isinstance(own, nn.Parameter):
                     copied.requires_grad_(graph and trains).data = value
-                copied.copy_(value)  # of what is shared by now, a tangent alone
-        # Compiled code knows of no dual numbers. Gradients are enabled, so that a loss that the step computes without
-        # one is seen to be such.
+                copied.copy_(value)  # where the memory is shared, this copies a tangent alone
+        # Compiled code does not support dual numbers. Gradients are enabled, so that a loss that the step itself
+        # computes without one can be told apart.
         eager = torch.compiler.set_stance("force_eager")
         with replaying(step.random), self._trainer.precision_plugin.train_step_context(), eager, torch.enable_grad():
             yield
 
 
 class _TangentCapture(LossCapture):
-    """Captures losses that have a tangent instead of a graph; what needs no gradient has none."""
+    """Captures losses that have a tangent instead of a graph."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -186,7 +185,7 @@ def inner_products(
         losses: L with their graph, [B].
         parameters: w.
         direction: d, a tensor for each parameter.
-        check: compare the products' sum with the inner gradient's product, which it is where u = 1. An operator that
+        check: compare the products' sum with the inner gradient's product, which it equals for u = 1. An operator that
             cannot be differentiated twice may cut the graph without an error.
 
     Returns:
@@ -222,12 +221,12 @@ def _follow(twin: L.LightningModule, module: L.LightningModule) -> None:
     for own, copied in zip(module.modules(), twin.modules(), strict=True):
         mine, theirs = vars(own), vars(copied)
         for name, value in mine.items():
-            # A copy of what cannot change is the same object: most attributes, so seen first.
+            # First, as it holds for most attributes: a copy of an immutable object is the object itself.
             if theirs.get(name, theirs) is not value and name not in _MODULES_OWN and _is_plain(value):
                 detach_into(memo, value)
                 theirs[name] = copy.deepcopy(value, memo)
         for name in theirs.keys() - mine.keys() - set(LOG_METHODS):
-            del theirs[name]  # the copy's own step has set it
+            del theirs[name]  # the copy's own step set it
 
 
 def _is_plain(value: Any) -> bool:

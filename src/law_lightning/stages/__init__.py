@@ -1,1 +1,1 @@
-"""3SM, stage-based search: which stage a step belongs to, and what a stage shows."""
+"""3SM, stage-based search: the stages of a fit, and the statistics of each."""

@@ -1,4 +1,4 @@
-"""3SM, stage-based search: the stage a fit is in, the phase the stage began in, a record of every stage that ended."""
+"""3SM, stage-based search: the current stage of a fit, its training phase, and a record of each finished stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Record = dict[str, Any]
 
 #: Upper limit of l_smooth, in units of the loss of a uniform guess: beyond it a training has diverged.
 MAX_LOSS = 10.0
-#: A bound on the l_smooth and acc_smooth of a state that is loaded; those of a fit are far below.
+#: Upper limit of l_smooth and acc_smooth in a state that is loaded; those of a fit are far below.
 MAX_SMOOTH = 1e6
 
 
@@ -22,23 +22,23 @@ class StageClock:
     Args:
         num_stages: T_max.
         warmup_stages: the first stages, in which every sample weighs 1.
-        smoothing: share of the old average that stays in l_smooth and acc_smooth after a stage, in [0, 1).
+        smoothing: weight of the previous average in l_smooth and acc_smooth, in [0, 1).
 
     Attributes:
         schedule: the stages of the fit; None before it begins.
         stage: T, from 0; ``num_stages`` when all have ended.
         phase: s_T (Equation 5), constant throughout a stage. Before anything was learned the loss is that of a uniform
             guess and the accuracy 0.
-        history: a record per stage that ended, as plain numbers.
+        history: a record per finished stage, as plain numbers.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(self, num_stages: int, warmup_stages: int, smoothing: float) -> None:
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), not {smoothing}.")
-        StageSchedule(num_stages, num_stages, warmup_stages)  # names bad arguments
+        StageSchedule(num_stages, num_stages, warmup_stages)  # checks them
         self.num_stages = num_stages
         self.warmup_stages = warmup_stages
         self.smoothing = smoothing
@@ -115,14 +115,11 @@ class StageClock:
 
 
 def phase_loss(record: Record, relative: bool) -> float:
-    """A stage's mean training loss, cut off where a training has diverged.
+    """A stage's mean training loss within :data:`MAX_LOSS`; ``relative``: in units of log C, a uniform guess's loss.
 
-    Args:
-        record: of the stage.
-        relative: in units of log C, the loss of a uniform guess over C classes.
+    Without the limit a training that diverges would give the strategy's networks arbitrarily large inputs.
     """
     classes = len(record["weight_per_class"])
     chance = math.log(classes) if classes > 1 else 1.0
-    # A training that diverges must not drive the strategy's networks out of all bounds.
     loss = float(min(max(record["loss"] / chance, -MAX_LOSS), MAX_LOSS))
     return loss if relative else loss * chance

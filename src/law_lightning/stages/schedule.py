@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class StageSchedule:
     """Which stage an optimizer step belongs to.
 
-    A division that does not come out even is spread: stages differ by at most one step.
+    Where the steps do not divide evenly, stages differ by at most one step.
 
     Args:
         total_steps: optimizer steps of the whole run (accumulation already counted).

@@ -1,4 +1,4 @@
-"""Sums over the samples of a stage, without waiting for the device at every step."""
+"""Sums over the samples of a stage, computed without waiting for the device at every step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StageStatistics(Part):
             self._sum_up()
 
     def add_gap(self, gap: Tensor) -> None:
-        """Add a step's loss of the target less that of the reference, both unweighted, a scalar."""
+        """Add a step's loss of the target minus that of the reference, both unweighted, a scalar."""
         self._gaps.append(gap)
         if len(self._gaps) >= _BATCHES:
             self._sum_up()
@@ -83,11 +83,11 @@ class StageStatistics(Part):
         self._batches, self._gaps = [], []
 
     def _widen(self, num_classes: int) -> None:
-        """Make room for further classes."""
+        """Add columns for further classes."""
         self._sums["per_class"] = F.pad(self._sums["per_class"], (0, num_classes - self._sums["per_class"].shape[1]))
 
     def summary(self, trainer: L.Trainer) -> dict[str, Any]:
-        """The stage in plain numbers, over all processes, which must all call this; starts anew.
+        """The stage in plain numbers, over all processes, which must all call this; resets the sums.
 
         Returns:
             ``loss``, ``weighted_loss`` (the mean of K x L), ``accuracy``, ``loss_gap`` (None without a reference),
@@ -124,14 +124,14 @@ class StageStatistics(Part):
         if wrong and not self._warned:
             self._warned = True
             rank_zero_warn(
-                f"In stage {stage}, {' and '.join(wrong)} of samples were NaN or infinite. They take no part in "
-                "l_smooth, but the network trains on them as it would without LAW, and may be lost: look for such "
-                "values in the data, lower the learning rate, or set the Trainer's gradient_clip_val. Later stages "
-                "will not be warned of."
+                f"In stage {stage}, {' and '.join(wrong)} of samples were NaN or infinite. They are left out of "
+                "l_smooth, but the network trains on them as it would without LAW, and may diverge: look for such "
+                "values in the data, lower the learning rate, or set the Trainer's gradient_clip_val. There will be no "
+                "such warning of later stages."
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, and as it is what is still to be summed: summing earlier would round otherwise."""
+        """The sums so far, and the batches still to be summed, as summing them now would round differently."""
         return {
             "sums": {name: value.to("cpu", copy=True) for name, value in self._sums.items()},
             "batches": [torch.stack([column.float().cpu() for column in batch]) for batch in self._batches],

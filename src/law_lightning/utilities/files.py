@@ -25,15 +25,15 @@ _KEY = "law_lightning"  # of the JSON in a safetensors file's header
 
 
 def save_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
-    """Write a state of tensors and plain Python with torch; ``kind`` says what it is of, checked on loading.
+    """Write a state of tensors and plain Python with torch; ``kind`` names its content and is checked on loading.
 
     Raises:
         OSError: it cannot be written (the disk is full, say); the previous file is unchanged.
     """
     content = io.BytesIO()
-    # load_state compares the checksums, which a program may have turned off.
+    # load_state compares the checksums, which the calling program may have turned off.
     with config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
-        torch.save({"kind": kind, "format": FORMAT, "state": state}, content)  # on a full disk it raises no OSError
+        torch.save({"kind": kind, "format": FORMAT, "state": state}, content)  # to a full disk it raises no OSError
     write_whole(path, content.getbuffer())
 
 
@@ -87,7 +87,7 @@ def load_state(path: str | Path, kind: str) -> dict[str, Any]:
     whole = path.read_bytes()
     try:
         content = _from_torch(whole) if whole.startswith(b"PK") else _from_safetensors(whole)
-    except Exception as error:  # foreign bytes fail in every way: IndexError, struct.error, TypeError...
+    except Exception as error:  # foreign bytes can fail in any way: IndexError, struct.error, TypeError...
         raise ValueError(
             f"{path} is damaged or was not written by law-lightning ({type(error).__name__}: "
             f"{str(error)[:200]}): give the path of a {kind} file."
@@ -140,12 +140,12 @@ def _flattened(state: dict[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def _checksum(tensors: dict[str, Tensor], rest: dict[str, Any]) -> int:
-    """Of names, types, shapes and numbers."""
+    """A checksum of names, types, shapes and values."""
     return zlib.crc32(json.dumps(rest).encode(), zlib.crc32(safetensors.torch.save(tensors)))
 
 
 def is_finite(state: Any) -> bool:
-    """Whether all numbers in a nested state are."""
+    """Whether all numbers in a nested state are finite."""
     if isinstance(state, dict):
         return all(map(is_finite, state.values()))
     if isinstance(state, (list, tuple)):

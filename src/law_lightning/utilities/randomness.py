@@ -1,4 +1,4 @@
-"""The global random states of Python, NumPy and torch, and random generators apart from them."""
+"""The global random states of Python, NumPy and torch, and generators independent of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any], now: dict[str, Any] | None = None) -> None:
-    """Put back what :func:`random_states` took.
+    """Restore what :func:`random_states` returned.
 
-    NumPy's state, which is slow to set, is left alone where it is that of ``now``, the states as they are.
+    ``now`` are the present states, if they are known: where NumPy's is the same, it is not set, which is slow.
     """
     torch.set_rng_state(states["torch"])
     if states["torch.cuda"]:
@@ -37,7 +37,7 @@ def set_random_states(states: dict[str, Any], now: dict[str, Any] | None = None)
 
 @contextmanager
 def replaying(states: dict[str, Any] | None = None) -> Iterator[None]:
-    """Run a block from ``states``, by default the present ones; afterwards they are what they were before it."""
+    """Run a block from ``states``, by default the present ones; afterwards the states are those from before it."""
     before = random_states()
     if states is not None:
         set_random_states(states, before)
@@ -52,20 +52,10 @@ def derived_seed(*seeds: int) -> int:
     return int(np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1)[0])
 
 
-class OwnGenerator:
-    """A random generator apart from the global one.
-
-    Attributes:
-        generator: to be passed to torch's functions.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def reseed(self, *seeds: int) -> None:
-        """Start anew from several seeds together."""
-        (seed,) = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1, np.uint64)
-        self.generator.manual_seed(int(seed))
+def reseed(generator: torch.Generator, *seeds: int) -> None:
+    """Restart a generator from several seeds together."""
+    (seed,) = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1, np.uint64)
+    generator.manual_seed(int(seed))
 
 
 def portable_states() -> dict[str, Any]:
@@ -80,17 +70,17 @@ def portable_states() -> dict[str, Any]:
 
 
 def set_portable_states(states: dict[str, Any]) -> None:
-    """Put back what :func:`portable_states` took.
+    """Restore what :func:`portable_states` returned.
 
     Raises:
-        ValueError: NumPy's is invalid. A position beyond its 624 words would end the process.
+        ValueError: NumPy's state is invalid. A position beyond its 624 words would crash the process.
     """
     algorithm, keys, position, *rest = states["numpy"]
     version, words, gauss = states["python"]
     if keys.shape != (624,) or not 0 <= position <= 624:
         raise ValueError("the random state of NumPy is invalid")
     set_random_states(states | {
-        "torch.cuda": states["torch.cuda"][: torch.cuda.device_count()],  # the machine may be another one
+        "torch.cuda": states["torch.cuda"][: torch.cuda.device_count()],  # this machine may have fewer
         "numpy": (algorithm, keys.numpy().astype(np.uint32), position, *rest),
-        "python": (version, tuple(torch.as_tensor(words).tolist()), gauss),  # the first files had a list
+        "python": (version, tuple(torch.as_tensor(words).tolist()), gauss),  # the first format had a list
     })  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a weighting is: anything that gives weights to samples."""
+"""What a weighting is: a function from samples to weights, or an object that keeps a state as well."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def unweighted(samples: Samples, phase: TrainingPhase) -> None:
 
 
 class BaseWeighting:
-    """A weighting that is called when a training begins, or remembers something from batch to batch.
+    """A weighting that needs the Trainer when a fit begins, or keeps a state from batch to batch.
 
     Attributes:
         attached: whether the samples come with their graph and gradients flow through the weights, too.
@@ -30,7 +30,7 @@ class BaseWeighting:
     attached: ClassVar[bool] = False
 
     def start(self, trainer: L.Trainer) -> None:
-        """Called when a fit begins, also one that is resumed; what an earlier fit left is forgotten."""
+        """Called when a fit begins, also one that is resumed: reset the state of an earlier fit."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the next weights depend on: tensors and plain Python."""

@@ -16,8 +16,8 @@ from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.weighting.base import BaseWeighting
 
-#: Samplers that draw a whole data set, by name: torchdata has further classes of these names for its loader. Lightning
-#: makes a DistributedSamplerWrapper of a user's own.
+#: Samplers that draw a whole data set, by name, as torchdata has classes of its own with these names. On several
+#: processes Lightning wraps any other sampler in a DistributedSamplerWrapper.
 WHOLE = ("RandomSampler", "SequentialSampler", "DistributedSampler", "StatefulDistributedSampler")
 
 
@@ -77,7 +77,7 @@ class ClassBalancedWeighting(BaseWeighting):
             class_balanced_weights(self.counts, beta)  # names classes without samples
 
     def start(self, trainer: L.Trainer) -> None:
-        """Count the labels of the training data, for ``"auto"``; an error says so where they cannot be counted."""
+        """Count the labels of the training data for ``"auto"``; an error says if they cannot be counted."""
         self._weights = torch.empty(0)
         if self._automatic:
             labels = training_labels(trainer.train_dataloader)
@@ -90,9 +90,14 @@ class ClassBalancedWeighting(BaseWeighting):
             self.counts = labels[labels >= 0].bincount()
 
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
-        """Weights [B]; an error says so where the counts are of other classes than the network's."""
+        """Weights [B]; an error says if the network has another number of classes than the counts."""
         counts, num_classes, device = self.counts, samples.num_classes, samples.loss.device
         if len(self._weights) != num_classes or self._weights.device != device:
+            if self._automatic and not len(counts):
+                raise MisconfigurationException(
+                    "ClassBalancedWeighting(class_counts='auto') counts when a fit begins, as the weighting of a "
+                    "WeightingCallback: one that another weighting calls needs class_counts=[...]."
+                )
             if self._automatic:  # the last classes may have no sample, which is named
                 counts = F.pad(counts, (0, max(num_classes - len(counts), 0)))
             if len(counts) != num_classes:
@@ -105,7 +110,7 @@ class ClassBalancedWeighting(BaseWeighting):
 
 
 def training_labels(loader: Any) -> Tensor | None:
-    """The labels drawn in an epoch, int64 [N]; None where they are not kept, or a sampler of the user's decides."""
+    """The labels drawn in an epoch, int64 [N]; None where they are not stored, or the user's own sampler decides."""
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     if isinstance(sampler, SubsetRandomSampler):
         return labels_of(Subset(loader.dataset, sampler.indices))
@@ -113,12 +118,12 @@ def training_labels(loader: Any) -> Tensor | None:
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The labels of a data set, int64 [N], negative for samples without one; None where it does not keep them."""
+    """The labels of a data set, int64 [N], negative for samples without one; None where it does not store them."""
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
-    kept = [getattr(dataset, name, None) for name in ("targets", "labels", "y")]
-    for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else kept:
+    stored = [getattr(dataset, name, None) for name in ("targets", "labels", "y")]
+    for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else stored:
         try:
             labels = torch.as_tensor(values)
         except (TypeError, ValueError, RuntimeError):  # None, strings, or rows of different lengths

@@ -25,14 +25,14 @@ def focal_factor(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     Args:
         logits: scores, [B, C].
         target: class indices, [B].
-        gamma: the exponent, at least 0; the larger, the smaller the factor of samples classified with confidence.
+        gamma: the exponent, at least 0; the larger it is, the smaller the factor of confidently classified samples.
 
     Returns:
         The factors, [B] in [0, 1], with their graph.
     """
     log_p = logits.log_softmax(dim=1).gather(1, target.unsqueeze(1)).squeeze(1)
-    doubt = -torch.expm1(log_p)
-    # Below an exponent of 1 the slope at p_t = 1 is infinite: there the factor counts as a constant.
+    doubt = -torch.expm1(log_p)  # 1 - p_t
+    # Below an exponent of 1 the slope at p_t = 1 is infinite: there the factor is treated as a constant.
     return doubt.clamp_min(torch.finfo(doubt.dtype).tiny) ** gamma
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
-from law_lightning.utilities.randomness import OwnGenerator
+from law_lightning.utilities.randomness import reseed
 from law_lightning.weighting.base import BaseWeighting
 
 #: The epochs that a mentor distinguishes: percent of the training, whatever its number of stages.
@@ -48,10 +48,10 @@ def predefined_curriculum(difference: Tensor, softness: float) -> Tensor:
 
 
 class MentorNetwork(nn.Module):
-    """The mentor of the data-driven curriculum (Figure 2 of the paper), which maps its inputs to a weight.
+    """The mentor of the data-driven curriculum (Figure 2 of the paper): a network from its inputs to a weight.
 
     A bidirectional LSTM reads loss and difference; its states, with embeddings of label and epoch, go through a layer
-    of 20 units with tanh to a weight in (0, 1). The embedding of the epoch is random and stays so, as published.
+    of 20 units with tanh to a weight in (0, 1). The embedding of the epoch is random and not trained, as published.
 
     Args:
         num_labels: classes that the mentor distinguishes; 1 ignores the label, as the published models do.
@@ -88,7 +88,7 @@ class MentorNetwork(nn.Module):
         Returns:
             The cross-entropy on all N samples afterwards, in nats.
         """
-        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)  # leaves the embedding of the epoch alone
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)  # the embedding of the epoch has no gradient
         generator, wanted = torch.Generator().manual_seed(0), wanted.float()
         for _ in range(steps):
             rows = torch.randint(len(wanted), (min(256, len(wanted)),), generator=generator)
@@ -103,23 +103,23 @@ class MentorNetwork(nn.Module):
 
 @dataclass(eq=False)
 class MentorNetWeighting(BaseWeighting):
-    """``WeightingCallback(MentorNetWeighting())``: a mentor weights samples by the course of their losses.
+    """``WeightingCallback(MentorNetWeighting())``: a mentor weights samples by their losses.
 
     In the predefined curriculum (PD) every sample weighs 1 during the burn-in, then those with a loss up to lambda_1
-    do, and towards the end those above it weigh less the farther they are. lambda_1 is a moving percentile of a
-    process's own batches. The epoch advances with the callback's stages.
+    do, and towards the end those above it weigh less the farther they are above it. lambda_1 is a moving percentile of
+    the losses in a process's own batches. The epoch advances with the callback's stages.
 
     Args:
-        mentor: a :class:`MentorNetwork` that has learned (MentorNet DD); None for the predefined curriculum.
+        mentor: a trained :class:`MentorNetwork` (MentorNet DD); None for the predefined curriculum.
         percentile: share of a batch whose losses lie below lambda_1, in (0, 1).
         burn_in: share of the training in which every sample that is not dropped weighs 1; the published commands of DD
             have 0.18.
         softness: lambda_2 of the predefined curriculum once it is soft, in nats; 0 keeps it hard.
-        soft_from: share of the training after which it is.
-        dropout: share of each batch that is left out at random, until ``dropout_until`` and afterwards.
+        soft_from: share of the training after which it is soft.
+        dropout: shares of each batch that are left out at random, before ``dropout_until`` and after it.
         dropout_until: share of the training.
-        decay: of the moving percentile, which begins at 0.
-        seed: of what is left out.
+        decay: weight of the previous value in the moving percentile, which begins at 0.
+        seed: of the dropout.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -147,12 +147,12 @@ class MentorNetWeighting(BaseWeighting):
         if not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"burn_in, soft_from and dropout_until must be in [0, 1], not {shares}.")
         self.threshold = torch.zeros(())
-        self._own = OwnGenerator(self.seed)
+        self._generator = torch.Generator().manual_seed(self.seed)
 
     def start(self, trainer: L.Trainer) -> None:
-        """Begin anew, each process with draws of its own."""
+        """Reset the percentile and the generator, which differs by process."""
         self.threshold = torch.zeros(())
-        self._own.reseed(self.seed, trainer.global_rank)
+        reseed(self._generator, self.seed, trainer.global_rank)
 
     @torch.no_grad()
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
@@ -171,16 +171,16 @@ class MentorNetWeighting(BaseWeighting):
             epoch = torch.full_like(samples.target, int(EPOCHS * done))
             inputs = MentorInputs(loss, difference, samples.target, epoch)
             weights = self.mentor.to(loss.device)(inputs).sigmoid().nan_to_num(0)
-        stay = max(int(len(loss) * (1 - self.dropout[done >= self.dropout_until])), 1)
+        count = max(int(len(loss) * (1 - self.dropout[done >= self.dropout_until])), 1)
         kept = torch.zeros(len(loss))
-        kept[torch.randperm(len(loss), generator=self._own.generator)[:stay]] = 1
+        kept[torch.randperm(len(loss), generator=self._generator)[:count]] = 1
         return weights * kept.to(weights.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Moving percentile and random state; the mentor does not change in a fit."""
-        return {"threshold": self.threshold.cpu(), "generator": self._own.generator.get_state()}
+        return {"threshold": self.threshold.cpu(), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by :meth:`state_dict`."""
         self.threshold = state["threshold"]
-        self._own.generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"])

@@ -23,7 +23,7 @@ def self_paced_weights(loss: Tensor, age: float, kind: Literal["hard", "linear"]
     Args:
         loss: per-sample losses :math:`\ell`, [B].
         age: lambda, above 0: the loss below which a sample has weight.
-        kind: of weights.
+        kind: the form of the weights.
 
     Returns:
         The weights, [B] in [0, 1]; 0 where a loss is not a number.
@@ -38,7 +38,7 @@ class SelfPacedWeighting(BaseWeighting):
     """``WeightingCallback(SelfPacedWeighting(), warmup_stages=1)``: easy samples first, harder ones later.
 
     Args:
-        kind: ``"hard"``: a sample weighs 1 or 0; ``"linear"``: the less the greater its loss.
+        kind: ``"hard"``: a sample weighs 1 or 0; ``"linear"``: it weighs less the greater its loss is.
         age: lambda in the first stage that is weighted, in nats; ``"auto"`` takes the median loss of that stage's first
             batch, so that half of the samples are learned from, as Kumar et al. begin.
         growth: factor on the age after every stage; Kumar et al. have 1.3.
@@ -61,7 +61,7 @@ class SelfPacedWeighting(BaseWeighting):
         self._first: tuple[int, float] | None = None
 
     def start(self, trainer: L.Trainer) -> None:
-        """Forget the age of an earlier fit."""
+        """Reset the age of an earlier fit."""
         self._first = None
 
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor:
@@ -76,7 +76,7 @@ class SelfPacedWeighting(BaseWeighting):
         return self_paced_weights(samples.loss, age * self.growth ** (phase.stage - stage), self.kind)
 
     def state_dict(self) -> dict[str, Any]:
-        """The age and the stage in which it was that."""
+        """The first weighted stage, and its age."""
         return {"first": self._first}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-r"""The small-loss selection of Co-teaching (Han et al., NeurIPS 2018, arXiv:1804.06872), as pure functions."""
+"""The small-loss selection of Co-teaching (Han et al., NeurIPS 2018, arXiv:1804.06872), as pure functions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def small_loss_weights(loss: Tensor, forget: float, valid: Tensor | None = None)
         >>> small_loss_weights(torch.tensor([3.0, 1.0, 2.0, 4.0]), forget=0.5)
         tensor([0., 2., 2., 0.])
     """
-    order = loss.argsort(stable=True)  # torch, too, sorts NaN behind everything
+    order = loss.argsort(stable=True)  # torch sorts NaN last
     weights = torch.zeros_like(loss)
     if valid is None:
         chosen = order[: max(int((1 - forget) * len(loss)), 1)]

@@ -1,4 +1,4 @@
-"""The base of the corruptions: frozen settings, called with the true labels; and several in a row."""
+"""The base of the corruptions: frozen settings, called with the true labels; and several in sequence."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class Corruption:
         return asdict(cast(Any, self))
 
     def _set(self, **settings: Any) -> None:
-        """Put checked values in the place of those given, once, in ``__post_init__``."""
+        """Replace the values given by checked ones, in ``__post_init__``."""
         for name, value in settings.items():
             object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
 class Compose(Corruption):
-    """One corruption after the other, each on what the former left.
+    """Corruptions in sequence, each applied to the result of the one before.
 
     The record's true labels are those from before all of them; a sample counts as selected if any of them selected
     it.
@@ -110,7 +110,7 @@ class Compose(Corruption):
         self, labels: Tensor, num_classes: int, rows: Tensor | None = None, num_rows: int | None = None
     ) -> CorruptionRecord:
         """Corrupt the labels."""
-        if rows is None or num_rows is None:  # each step is told its rows: it may see only part of the samples
+        if rows is None or num_rows is None:  # each corruption gets rows, as it may get only part of the samples
             rows, num_rows = torch.arange(len(labels)), len(labels)
         kept, present = torch.arange(len(labels)), labels.clone()
         selected = torch.zeros_like(labels, dtype=torch.bool)

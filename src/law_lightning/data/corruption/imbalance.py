@@ -13,7 +13,7 @@ from law_lightning.data.corruption.base import Corruption, check_class, plain_nu
 
 
 def _keep_of_classes(labels: Tensor, counts: dict[int, int], setting: str, seed: int) -> Tensor:
-    """All samples but of these classes random ones, int64 [K], ascending; a greater count only adds to them."""
+    """All samples, but of these classes a random choice, int64 [K], ascending; a greater count extends the choice."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     kept = [order[~torch.isin(labels[order], torch.tensor(list(counts)))]]
     for index, count in counts.items():
@@ -51,7 +51,7 @@ class DiscardClasses(Corruption):
         if not classes or len(set(classes)) < len(classes):
             raise ValueError(f"classes is {list(classes)}, but it must name one class or more, each only once.")
         if not 0.0 <= self.share < 1.0:
-            raise ValueError(f"share is {self.share}, but it must lie in [0, 1): some of a class must be left.")
+            raise ValueError(f"share is {self.share}, but it must lie in [0, 1): a class must keep some samples.")
 
     def keep(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the samples to keep."""
@@ -66,7 +66,7 @@ class DiscardClasses(Corruption):
 class LongTail(Corruption):
     r"""Classes shrink exponentially with their index.
 
-    Of class c so many samples stay:
+    The number of samples that stay of class c is
 
     .. math:: \min(n_c, \mathrm{round}(n_{\max} \, \rho^{-c / (C - 1)}))
 

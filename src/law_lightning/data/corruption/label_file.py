@@ -1,4 +1,4 @@
-"""Labels from a file: those that people gave, or another model."""
+"""Labels from a file: given by people, or by another model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class LabelFile(Corruption):
 
     Attributes:
         path: The file.
-        key: Which of its arrays.
+        key: The name of the array in it.
     """
 
     name = "label_file"
@@ -77,19 +78,40 @@ def read_labels(path: Path, key: str | None = None) -> Tensor:
         content = content[key]
     elif key is not None:
         raise ValueError(f"{path} holds a single array, so it has no key {key!r}: leave key out.")
-    if isinstance(content, Tensor) and content.is_contiguous():  # an expanded one may claim any size
+    # An expanded tensor may be of any size, and NumPy does not have all of torch's floats.
+    if isinstance(content, Tensor) and content.is_contiguous() and not content.is_floating_point():
         content = content.numpy()
     if not isinstance(content, np.ndarray):
         raise ValueError(
-            f"{path} holds a {type(content).__name__}, but labels must be an array or a contiguous tensor."
+            f"{path} holds a {type(content).__name__}, but labels must be an array or a contiguous tensor of integers."
         )
     return labels_tensor(content, f"The array of labels in {path}")
 
 
+class _Pickled:
+    """Stands in for NumPy's classes in a ``.pt`` file.
+
+    NumPy's own would let a hostile file make an array of objects whose addresses the file chooses.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def to_numpy(self) -> npt.NDArray[Any]:
+        """The array; numpy.frombuffer refuses objects."""
+        _, shape, dtype, by_columns, content = self.state
+        byte_order, code = dtype.state[1], dtype.arguments[0]
+        return np.frombuffer(content, byte_order + code).reshape(shape, order="F" if by_columns else "C")
+
+
 def _load_torch(path: Path) -> Any:
     # CIFAR-N's own file holds NumPy arrays, pickled under the name that NumPy 1 gave their constructor.
-    construct: Any = np.empty(0).__reduce__()[0]
-    names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-    dtypes = {type(np.dtype(code)) for code in np.typecodes["AllInteger"]}
-    with torch.serialization.safe_globals([np.ndarray, np.dtype, *dtypes, *[(construct, name) for name in names]]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    names = ("numpy.dtype", "numpy.ndarray", *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")))
+    with torch.serialization.safe_globals([(_Pickled, name) for name in names]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, dict):
+        return {key: value.to_numpy() if isinstance(value, _Pickled) else value for key, value in content.items()}
+    return content.to_numpy() if isinstance(content, _Pickled) else content

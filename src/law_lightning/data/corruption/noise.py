@@ -18,8 +18,8 @@ CIFAR10_SIMILAR = {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}
 def draw(rate: float, count: int, seed: int) -> tuple[Tensor, torch.Generator]:
     """Select samples, bool [count], and return the generator for further draws.
 
-    Every sample is drawn for, whatever the rate: with one seed, the samples selected at a low rate are selected at
-    every higher rate too.
+    One number is drawn for every sample, whatever the rate: with one seed, the samples selected at a low rate are
+    selected at every higher rate too.
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, generator=generator, dtype=torch.float64) < rate, generator
@@ -33,7 +33,7 @@ class Noise(Corruption):
 
     def __post_init__(self) -> None:
         self._set(rate=plain_number(self.rate, "The noise rate"), seed=plain_number(self.seed, "seed", int))
-        if not 0.0 <= self.rate <= 1.0:  # "not inside" rather than "outside", so that NaN is caught as well
+        if not 0.0 <= self.rate <= 1.0:  # in this form NaN is refused as well
             raise ValueError(f"The noise rate is {self.rate}, but it must lie in [0, 1].")
 
 
@@ -41,7 +41,7 @@ class Noise(Corruption):
 class UniformNoise(Noise):
     """A selected label becomes a class drawn uniformly from all C.
 
-    This is the noise of the LAW paper: the true class can come back, so the expected share of wrong labels is
+    This is the noise of the LAW paper: the true class can be drawn as well, so the expected share of wrong labels is
     ``rate * (1 - 1 / C)``; with ``exclude_true`` it is ``rate``.
 
     Attributes:
@@ -74,7 +74,7 @@ class UniformNoise(Noise):
             replacement = torch.randint(num_classes, (len(labels),), generator=generator)
         elif num_classes == 1:
             raise ValueError("exclude_true=True needs at least 2 classes, but the data set has one.")
-        else:  # from the true class on, and around: 1 to C - 1 further
+        else:  # the true class plus 1 to C - 1, modulo C
             replacement = (labels + torch.randint(1, num_classes, (len(labels),), generator=generator)) % num_classes
         return torch.where(selected, replacement, labels), selected
 
@@ -105,7 +105,7 @@ class AsymmetricNoise(Noise):
 
     Attributes:
         rate: Probability that a label is selected, in [0, 1].
-        mapping: What each of these classes becomes; by default :data:`CIFAR10_SIMILAR`.
+        mapping: The class that each of these classes becomes; by default :data:`CIFAR10_SIMILAR`.
         seed: Decides which labels are selected.
     """
 

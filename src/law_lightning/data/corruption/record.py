@@ -20,7 +20,7 @@ class CorruptionRecord:
         labels: The labels the network trains on, int64 [K], of the K samples that were kept.
         true_labels: The labels of those samples before the corruption, int64 [K].
         selected: Which of the K samples the corruption chose, int64 [S], ascending: those whose label is now
-            wrong, and those whose true class came back.
+            wrong, and those that got their true label again.
         name: Name of the corruption.
         settings: Its settings, in plain Python.
         kept: Which of the N samples given were kept, int64 [K], ascending.
@@ -48,6 +48,8 @@ class CorruptionRecord:
             each = getattr(self, name)
             if each.dtype != torch.int64 or each.ndim != 1 or (each < 0).any() or (each.diff() <= 0).any():
                 raise ValueError(f"{name} of a corruption must be ascending indices, int64 of one dimension.")
+        if (self.selected >= size).any():
+            raise ValueError(f"selected of a corruption must be below {size}, the number of samples that it kept.")
 
     @property
     def indices(self) -> Tensor:
@@ -72,9 +74,9 @@ class CorruptionRecord:
                 raise ValueError("another format")
             return cls(**content)
         except OSError:
-            raise  # a missing or unreadable file says so itself
+            raise  # its message names a missing or unreadable file
         except Exception as error:  # bytes that are no record can fail in any way
             raise ValueError(
                 f"{path} is no corruption record of this version, or is damaged ({type(error).__name__}: {error}). "
-                "Give a file that CorruptionRecord.save wrote, or run the corruption again: its seed brings the same."
+                "Give a file that CorruptionRecord.save wrote, or run the corruption again: its seed gives the same."
             ) from error
