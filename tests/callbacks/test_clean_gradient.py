@@ -208,6 +208,17 @@ def test_the_weight_net_computes_in_full_precision():
 # -- clean batches -------------------------------------------------------------------------------------------------
 
 
+class Compiled(DropoutMLP):
+    def make_net(self):
+        return torch.compile(super().make_net(), backend="aot_eager")
+
+
+def test_a_network_compiled_to_free_its_graph_is_named():
+    with pytest.raises(MisconfigurationException, match=r"MetaWeightNetCallback takes two.*donated_buffer = False"):
+        fit(Compiled, [MetaWeightNetCallback(num_stages=2)], max_epochs=1)
+    fit(Compiled, [L2RWCallback(num_stages=2)], max_epochs=1)
+
+
 class Augmented(Dataset):
     """Draws from every random state there is."""
 

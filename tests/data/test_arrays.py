@@ -168,6 +168,7 @@ def test_what_is_wrong_in_a_file_is_named(save, arrays, message):
         ({"train_size": 33}, "40 samples, too few for 8 validation and 33 training"),
         ({"val_size": 40}, "too few for 40 validation and at least one training"),
         ({"flip": True}, r"flip=True, shrink=1 need images .* shape \[7\]"),
+        ({"flip": True, "transform": len}, "flip=True is a transform, and transform= another"),
         ({"shrink": 2}, r"flip=False, shrink=2 need images .* shape \[7\]"),
         ({"train_size": 0}, "train_size is 0"),
         ({"val_size": 0}, "val_size is 0, but it must be at least 1"),

@@ -255,6 +255,7 @@ FOUR, GAP = balanced_labels(12, 3), balanced_labels(12, 3) // 2 * 2  # of GAP's 
         (lambda: UniformNoise(0.4)(torch.zeros(3), 2), "must be an int64 tensor of shape"),
         (lambda: AsymmetricNoise(0.2, {"cat": 3}), "A class in mapping is 'cat', but it must be a whole number"),
         (lambda: AsymmetricNoise(0.2)(FOUR, 5), "mapping names class 9, .* 5 classes 0 to 4"),
+        (lambda: AsymmetricNoise(0.5, {}), "mapping is empty: name at least one class"),
         (lambda: DiscardClasses([], 0.5), r"classes is \[\], but it must name"),
         (lambda: DiscardClasses([1, 1], 0.5), r"classes is \[1, 1\], but it must name"),
         (lambda: DiscardClasses([0.5], 0.5), r"A class in classes is 0\.5, but it must be a whole number"),

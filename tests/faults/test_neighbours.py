@@ -55,6 +55,21 @@ def test_beside_an_average(kind, module, law_first):
     assert differ(callback.reference.state_dict(), plain(module)) == (kind == "swa")
 
 
+def test_a_monitored_checkpoint_holds_the_target_of_its_epoch(tmp_path):
+    """A module that knows nothing of the package loads it."""
+    saving = ModelCheckpoint(tmp_path, "best", monitor="law/acc_target", mode="max", save_on_train_epoch_end=True)
+    every = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    course, callback = Course(), law(keep="best")
+    fit(BatchNormCNN, [callback, course, saving, every])
+    seen = {epoch: each["law/acc_target"] for epoch, each in course.metrics.items() if "law/acc_target" in each}
+    best = torch.load(saving.best_model_path)["epoch"]
+    assert seen[best] == max(seen.values()) == float(saving.best_model_score)
+    assert_identical(
+        BatchNormCNN.load_from_checkpoint(saving.best_model_path).state_dict(),
+        torch.load(tmp_path / f"epoch={best}.ckpt")["state_dict"],
+    )
+
+
 @pytest.mark.parametrize(("module", "step"), [(AdamCosine, 6), (BatchNormCNN, 18)])
 def test_a_stop_loses_nothing_beside_an_average(module, step, tmp_path):
     """Not with StochasticWeightAveraging: plain training beside it does not resume exactly either.

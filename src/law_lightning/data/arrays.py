@@ -48,7 +48,9 @@ class ArraysDataModule(ArrayDataModule):
         channels: Channels = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**({"transform": random_horizontal_flip} if flip else {}), **kwargs)
+        if flip and kwargs.get("transform") is not None:
+            raise ValueError("flip=True is a transform, and transform= another: write one that does both.")
+        super().__init__(**(kwargs | ({"transform": random_horizontal_flip} if flip else {})))
         check_at_least(1, train_size=train_size, shrink=shrink, num_classes=num_classes)
         if isinstance(val_size, float) and not 0.0 < val_size < 1.0:
             raise ValueError(f"val_size is {val_size}, but as a fraction it must lie between 0 and 1.")

@@ -144,8 +144,20 @@ class CleanGradient(Part):
         return self.mean(self._copy.gradient(batch, at))
 
     def step_gradient(self, loss: Tensor) -> list[Tensor]:
-        """The gradient of a loss [] of the training's own step, whose graph stays."""
-        return self.mean(self._copy.gradient_of(loss, self.parameters(), retain_graph=True))
+        """The gradient of a loss [] of the training's own step, whose graph stays.
+
+        Raises:
+            MisconfigurationException: the network was compiled to free its graph.
+        """
+        try:
+            return self.mean(self._copy.gradient_of(loss, self.parameters(), retain_graph=True))
+        except RuntimeError as error:
+            if "donated buffer" not in str(error):
+                raise
+            raise MisconfigurationException(
+                f"{self._name} takes two gradients of the training's loss, and the network was compiled to free what "
+                "its backward pass needs after one: set torch._functorch.config.donated_buffer = False first."
+            ) from error
 
     def products(self, direction: Sequence[Tensor]) -> list[Tensor]:
         """Inner products of the gradients of this step's samples with a direction: [B] for each of its losses."""

@@ -118,6 +118,8 @@ class AsymmetricNoise(Noise):
     def __post_init__(self) -> None:
         super().__post_init__()
         mapping = CIFAR10_SIMILAR if self.mapping is None else self.mapping
+        if not mapping:
+            raise ValueError("mapping is empty: name at least one class and the class that it becomes.")
         plain = [[plain_number(each, "A class in mapping", int) for each in pair] for pair in mapping.items()]
         self._set(mapping=dict(plain))
 
