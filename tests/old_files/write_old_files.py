@@ -1,7 +1,7 @@
 """Writes files as this version of the package does, to be kept for the versions after it.
 
-Run it once for a new format, from the repository and with ``PYTHONPATH=src:tests/helpers``; files of earlier formats stay as
-they are: ``python tests/old_files/write_old_files.py tests/old_files/format_N``.
+Run it once for a new format, from the repository and with ``PYTHONPATH=src:tests/helpers``; files of earlier formats
+stay as they are: ``python tests/old_files/write_old_files.py tests/old_files/format_N``.
 """
 
 import json
