@@ -35,7 +35,7 @@ def test_overhead(monkeypatch, capsys):
     for row in (apply, search):  # mode, whole fit, aim, step, stage end, memory
         assert min(float(row[column].split()[0]) for column in (1, 3)) > 0
         assert row[5].endswith("MiB")
-    assert search[2] == f"{1.05 * (2 - 1 / 3):.2f}"
+    assert search[2] == f"{overhead.SEARCH_AIM * (2 - 1 / 3):.2f}"
 
 
 def test_the_clock_tells_steps_within_a_stage_from_those_that_end_one(monkeypatch):
