@@ -57,7 +57,7 @@ def test_methods(monkeypatch, capsys):
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in ("plain", "law (apply)", "l2rw")})
     methods.main(["--batch-size", "2", "--steps", "1", "--repeats", "1"])
     found = rows_of(capsys.readouterr().out, "method")
-    assert [(row[0], row[2]) for row in found] == [("law (apply)", "1.05"), ("l2rw", "3.1")]
+    assert [(row[0], row[2]) for row in found] == [("law (apply)", "1.05"), ("l2rw", "3.3")]
     assert all(float(row[1].split()[0]) > 0 for row in found)
 
 
