@@ -36,8 +36,8 @@ def check(buffer, indices):
         phase, theta, reward, following, done = row(i)
         assert columns.stage[n].item() == phase.stage
         assert columns.next_stage[n].item() == following.stage
-        torch.testing.assert_close(columns.phase[n], torch.tensor([phase.loss_smooth, phase.acc_smooth]))
-        torch.testing.assert_close(columns.next_phase[n], torch.tensor([following.loss_smooth, following.acc_smooth]))
+        torch.testing.assert_close(columns.phase[n], torch.tensor(phase.numbers))
+        torch.testing.assert_close(columns.next_phase[n], torch.tensor(following.numbers))
         torch.testing.assert_close(columns.theta[n], theta)
         assert columns.reward[n].item() == pytest.approx(reward)
         assert columns.done[n].item() == float(done)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch.utils.data import DataLoader, TensorDataset
 
 from law_lightning import ReplayBuffer, StrategyAgent, TrainingPhase
+from law_lightning import functional as LF
 from law_lightning.agent.former import FORMER
 from law_lightning.agent.networks import StackedLinear
 from law_lightning.agent.resolve import strategy_path
@@ -38,6 +39,7 @@ from zoo import make_trainer
         pytest.param(PAPER | {"imitation": 2.0, "theta_bound": 1.0, "n_step": None}, id="imitation within bounds"),
         pytest.param(FAST, id="default"),
         pytest.param(FAST | {"target_rate": 0.2, "seed": 11}, id="default with target networks"),
+        pytest.param(FAST | {"features": ["margin", *LF.FEATURES[:3]], "init": "general"}, id="from general"),
     ],
 )
 def test_a_full_data_update_is_algorithm_1(options, members):
@@ -254,7 +256,9 @@ def test_a_stage_that_does_not_exist_is_named(stage):
         ({"theta_bound": 0.0}, "theta_bound must be greater than 0"),
         ({"discount": math.nan}, r"discount must be in \[0, 1\]"),
         ({"target_rate": -0.1}, r"target_rate must be in \[0, 1\]"),
-        ({"features": ["loss", "margin"]}, "features must be distinct names .*margin"),
+        ({"features": ["loss", "colour"]}, "features must be distinct names .*colour"),
+        ({"init": "generic"}, "init must be 'general' or None, not 'generic'"),
+        ({"init": "general"}, r"init='general' is a rule for the feature margin: use features=\('margin',\)"),
         ({"n_step": 0}, "n_step must be at least 1, not 0"),
         ({"action_penalty": -0.1}, "action_penalty must be a number of at least 0, not -0.1"),
         ({"imitation": math.inf}, "imitation must be a number of at least 0, not inf"),
@@ -437,3 +441,16 @@ def test_a_strategy_of_before_goes_on(tmp_path, options):
     assert not any(tensor.any() for tensor in again.full_state()["optimizers"].values())  # they begin anew
     assert (again.imitation(), again.learned) == (0.0, again.updates)
     assert math.isfinite(again.full_data_update(filled(13))["q_mean"])
+
+
+# -- the rule general --------------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_from_general_is_the_rule_until_it_learns_and_explores_about_it():
+    agent = StrategyAgent(features=["loss", "margin"], init="general", theta_bound=0.5)
+    for noise, gate in ((0.2, 0.0), (0.575, 0.5), (0.9, 1.0)):
+        expected = torch.tensor([0.0, 4.0 * gate, 0.8 * gate])
+        torch.testing.assert_close(agent.act(3, 0.5, 0.5, noise_smooth=noise), expected)
+        explored = torch.stack([agent.act(3, 0.5, 0.5, True, noise) for _ in range(100)])
+        assert (explored - expected).abs().max() <= 0.5 + 1e-6
+        assert (explored - expected).abs().amax(0).min() > 0.2

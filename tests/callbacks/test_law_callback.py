@@ -57,7 +57,7 @@ def test_transitions_and_learning():
     assert rows.done.tolist() == [0, 0, 0, 1]
     assert rows.theta.tolist() == [record["theta"] for record in learned]
     torch.testing.assert_close(rows.reward, torch.tensor([record["reward"] for record in learned]))
-    smooth = torch.tensor([[record["loss_smooth"], record["acc_smooth"]] for record in law.history])
+    smooth = torch.tensor([[record[f"{name}_smooth"] for name in ("loss", "acc", "noise")] for record in law.history])
     torch.testing.assert_close(rows.phase, smooth[:-1])
     torch.testing.assert_close(rows.next_phase, smooth[1:])
     after = strategy.full_state()["networks"]
@@ -161,7 +161,7 @@ def test_log_keys(tmp_path, mode):
     assert len(found) == 5
     always = {"law/weight/mean", "law/weight/std", "law/weight/min", "law/weight/max"}
     always |= {f"law/theta/{name}" for name in ("loss", "entropy", "density", "label", "b")}
-    always.add("law/acc_target")
+    always |= {"law/acc_target", "law/confident_error"}
     searching = {"law/reward", "law/acc_reference", "law/loss_gap", "law/weighted_loss_gap"}
     searching |= {"agent/critic_loss", "agent/actor_loss", "agent/q_mean"}
     expected = always | searching if mode == "search" else always

@@ -33,6 +33,7 @@ def a_mentor():
 
 METHODS = {
     "law_search": lambda: LAWCallback(StrategyAgent(warmup_stages=1, episode_noise=2.0, **STAGES), keep="target"),
+    "law_general": lambda: LAWCallback(keep="target", warmup_stages=1, **STAGES),
     "law_apply": lambda: LAWCallback(bold_agent(), mode="apply"),
     "focal": lambda: WeightingCallback(FocalWeighting(2.0), **STAGES),
     "class_balanced": lambda: WeightingCallback(ClassBalancedWeighting(0.9, [9, 30, 40, 5]), **STAGES),

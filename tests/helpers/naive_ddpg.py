@@ -27,10 +27,11 @@ def filled(count=10, seed=0, width=5, stages=STAGES):
         if i == 5:  # one is missing, within an episode
             continue
         stage, numbers = i % stages, torch.rand(4, generator=draw).tolist()
-        following = TrainingPhase(min(stage + 1, stages - 1), stages, numbers[2], numbers[3])
+        following = TrainingPhase(min(stage + 1, stages - 1), stages, *numbers[2:], noise_smooth=numbers[0])
         theta = torch.randn(width, generator=draw)
         reward = 0.1 * torch.randn(1, generator=draw).item() + 0.05
-        buffer.add(TrainingPhase(stage, stages, numbers[0], numbers[1]), theta, reward, following, stage == stages - 1)
+        phase = TrainingPhase(stage, stages, *numbers[:2], noise_smooth=numbers[3])
+        buffer.add(phase, theta, reward, following, stage == stages - 1)
     return buffer
 
 
@@ -88,14 +89,17 @@ class Naive:
 
     def mu(self, actor, state):
         theta = self.forward(actor, state) * self.scale
-        return theta if self.bound is None else self.bound * torch.tanh(theta / self.bound)
+        theta = theta if self.bound is None else self.bound * torch.tanh(theta / self.bound)
+        if self.options["init"]:  # the rule general, for a margin that is the first feature
+            gate = min(max((state[-1].item() - 0.5) / 0.15, 0.0), 1.0)
+            theta = theta + torch.tensor([4.0 * gate, *[0.0] * (len(theta) - 2), 0.8 * gate])
+        return theta
 
     def q(self, critic, state, theta):
         return self.forward(critic, torch.cat([state, theta]))[0]
 
-    @staticmethod
-    def state(embedding, stage, phase):
-        return torch.cat([embedding[stage], phase])
+    def state(self, embedding, stage, phase):
+        return torch.cat([embedding[stage], phase[: 3 if self.options["init"] else 2]])
 
     def adam(self, parameters, losses, rate, of_critic=None):
         gradients = [torch.autograd.grad(loss, parameters) for loss in losses]

@@ -34,7 +34,7 @@ def added(batches):
 
 def naive(batches):
     """The same, sample by sample."""
-    losses, weighted, right, weights, classes = [], [], [], [], {}
+    losses, weighted, right, weights, classes, margins = [], [], [], [], {}, {}
     for samples, given in batches:
         for i in range(len(samples)):
             if samples.valid is not None and not samples.valid[i]:
@@ -42,11 +42,15 @@ def naive(batches):
             weight = 1.0 if given is None else given[i].item()
             weights.append(weight)
             right.append(samples.accuracy[i].item())
-            classes.setdefault(samples.target[i].item(), []).append(weight)
+            label = samples.target[i].item()
+            classes.setdefault(label, []).append(weight)
+            predicted = samples.logits[i].softmax(0).tolist()
+            margins.setdefault(label, []).append(predicted.pop(label) - max(predicted))
             if math.isfinite(samples.loss[i].item()):
                 losses.append(samples.loss[i].item())
                 weighted.append(weight * losses[-1])
     mean = sum(weights) / len(weights)
+    every_class = range(max(samples.num_classes for samples, _ in batches))
     return {
         "loss": sum(losses) / len(losses),
         "weighted_loss": sum(weighted) / len(weighted),
@@ -56,18 +60,18 @@ def naive(batches):
         "weight_std": math.sqrt(sum((w - mean) ** 2 for w in weights) / len(weights)),
         "weight_min": min(weights),
         "weight_max": max(weights),
-        "weight_per_class": [
-            sum(classes[c]) / len(classes[c]) if c in classes else None
-            for c in range(max(samples.num_classes for samples, _ in batches))
-        ],
+        "weight_per_class": [sum(classes[c]) / len(classes[c]) if c in classes else None for c in every_class],
+        "margin_per_class": [sum(margins[c]) / len(margins[c]) if c in margins else None for c in every_class],
+        "count_per_class": [len(classes.get(c, ())) for c in every_class],
     }
 
 
 def check(got, expected):
     assert got.keys() == expected.keys()
-    per_class = zip(got.pop("weight_per_class"), expected.pop("weight_per_class"), strict=True)
-    for mine, theirs in [*per_class, (got.pop("loss_gap"), expected.pop("loss_gap"))]:
-        assert mine == (None if theirs is None else pytest.approx(theirs, rel=1e-6))
+    lists = [name for name in got if name.endswith("_per_class")]
+    pairs = [pair for name in lists for pair in zip(got.pop(name), expected.pop(name), strict=True)]
+    for mine, theirs in [*pairs, (got.pop("loss_gap"), expected.pop("loss_gap"))]:
+        assert mine == (None if theirs is None else pytest.approx(theirs, rel=1e-6, abs=1e-6))
     assert got == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
@@ -97,7 +101,8 @@ def test_a_stage_without_labels_has_a_defined_summary(batches):
     assert all(math.isnan(found.pop(name)) for name in ("loss", "weighted_loss", "accuracy"))
     assert found == {
         "loss_gap": None, "weight_mean": 1.0, "weight_std": 0.0,
-        "weight_min": 1.0, "weight_max": 1.0, "weight_per_class": [None] * 4 if batches else [],
+        "weight_min": 1.0, "weight_max": 1.0, "weight_per_class": [None] * len(batches) * 4,
+        "margin_per_class": [None] * len(batches) * 4, "count_per_class": [0] * len(batches) * 4,
     }  # fmt: skip
 
 
@@ -138,8 +143,11 @@ def test_processes_add_up():
     statistics = added([batch(0)])
     statistics.add_gap(torch.tensor(0.25))
     expected = naive([batch(0)])
-    expected["weight_per_class"].append(None)
-    check(summary(statistics, reduce), expected | {"loss_gap": 0.25, "weight_min": 0.001, "weight_max": 1.99})
+    for name, more in {"weight_per_class": None, "margin_per_class": None, "count_per_class": 0}.items():
+        expected[name].append(more)
+    expected |= {"loss_gap": 0.25, "weight_min": 0.001, "weight_max": 1.99}
+    expected["count_per_class"] = [2 * count for count in expected["count_per_class"]]
+    check(summary(statistics, reduce), expected)
 
 
 @pytest.mark.parametrize("stop", [0, 63, 64, 70, 99])
@@ -166,7 +174,7 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, stop):
         (lambda state: state.update(num_classes=3), "sums over the samples do not fit"),
         (lambda state: state.update(num_classes=10**12), "sums over the samples do not fit"),
         (lambda state: state["batches"][0][3].fill_(4), "losses, weights and labels do not fit"),
-        (lambda state: state["batches"].append(torch.zeros(5, 2)), "losses, weights and labels do not fit"),
+        (lambda state: state["batches"].append(torch.zeros(6, 2)), "losses, weights and labels do not fit"),
         (lambda state: state["gaps"].append(torch.zeros(2)), "gaps are not numbers"),
     ],
 )

@@ -77,6 +77,18 @@ def test_every_sample_weighs_one_in_the_warmup_and_for_a_theta_of_zero(samples):
     assert law_weighting([0.0] * 5)(samples, PHASE).tolist() == [1.0] * 6
 
 
+def test_margins_are_shifted_and_weights_scaled_by_class(samples):
+    weighting = law_weighting([3.0, -1.0, 0.5], features=("margin", "loss"), renormalize=True)
+    weighting.margin_shift, weighting.class_ratio = torch.tensor([0.1, -0.2, 0.3]), torch.tensor([1.0, 2.0, 0.5])
+    features = LF.sample_features(samples.loss, samples.logits, samples.target, ("margin", "loss"))
+    weights = []
+    for (margin, loss), c in zip(features.tolist(), samples.target.tolist(), strict=True):
+        weights.append(1 + math.tanh(3.0 * (margin + [0.1, -0.2, 0.3][c]) - loss + 0.5))
+    mean = sum(weights) / 6
+    expected = [w / mean * [1.0, 2.0, 0.5][c] for w, c in zip(weights, samples.target.tolist(), strict=True)]
+    assert weighting(samples, PHASE).tolist() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("features", [("loss",), ("label", "loss")])
 def test_weights_are_those_of_the_named_features(samples, features, renormalize):

@@ -14,7 +14,7 @@ from law_lightning.utilities.files import save_tensors
 #: Hyper-parameters of strategies whose files do not state them, as they had not been introduced.
 FORMER: dict[str, Any] = {
     "members": 1, "imitation": 0.0, "phase_accuracy": "training", "relative_loss": True, "feature_scale": 0.3,
-    "zero_init": True, "embedding_loss": "actor",
+    "zero_init": True, "embedding_loss": "actor", "init": None, "renormalize": False,
 }  # fmt: skip
 
 

@@ -21,10 +21,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "widths of at least 1": (lambda widths: all(width >= 1 for width in widths), ["hidden"]),
     "'validation' or 'training'": (lambda value: value in ("validation", "training"), ["phase_accuracy"]),
     "'actor' or 'both'": (lambda value: value in ("actor", "both"), ["embedding_loss"]),
-    f"distinct names out of {', '.join(LF.FEATURES)}": (
-        lambda names: 0 < len(names) == len(set(names)) and set(names) <= set(LF.FEATURES),
+    f"distinct names out of {', '.join(LF.KNOWN_FEATURES)}": (
+        lambda names: 0 < len(names) == len(set(names)) and set(names) <= set(LF.KNOWN_FEATURES),
         ["features"],
     ),
+    "'general' or None": (lambda value: value == "general", ["init"]),
 }
 
 
@@ -39,6 +40,8 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         for name in names:
             if own[name] is not None and not holds(own[name]):
                 raise ValueError(f"{name} must be {words}, not {own[name]!r}.")
+    if own["init"] is not None and "margin" not in own["features"]:
+        raise ValueError("init='general' is a rule for the feature margin: use features=('margin',), or more with it.")
     if not 0 <= own["warmup_stages"] < own["num_stages"]:
         raise ValueError(f"warmup_stages must be in 0 to {own['num_stages'] - 1}, not {own['warmup_stages']}.")
     return own

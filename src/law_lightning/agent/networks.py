@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class Actor(nn.Module):
     Adam changes all outputs of a network at the same rate. But where b, theta's last entry, is far below zero, a
     difference of x in theta . f changes a weight by the factor exp(2 x), so the entries for features are scaled by
     ``feature_scale`` relative to b. With ``zero`` a new strategy gives every sample a weight of exactly 1.
+
+    A prior maps noise_smooth [...], the last number of a state, to a theta [..., A], about which the bound holds.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Actor(nn.Module):
         bound: float | None,
         feature_scale: float,
         zero: bool,
+        prior: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.bound = bound
+        self.prior = prior
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor([feature_scale] * (action_dim - 1) + [1.0]), persistent=False)
         self.network = perceptron(members, state_dim, hidden, action_dim)
@@ -73,16 +77,17 @@ class Actor(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """Theta for every state."""
-        return self.bounded(self.free(state))
+        return self.theta(state, self.free(state))
 
     def free(self, state: Tensor) -> Tensor:
         """The scaled output before the bound."""
         output: Tensor = self.network(state)
         return output * self.scale
 
-    def bounded(self, free: Tensor) -> Tensor:
-        """The scaled output brought within the bound."""
-        return free if self.bound is None else self.bound * torch.tanh(free / self.bound)
+    def theta(self, state: Tensor, free: Tensor) -> Tensor:
+        """The scaled output brought within the bound, about the prior."""
+        bounded = free if self.bound is None else self.bound * torch.tanh(free / self.bound)
+        return bounded if self.prior is None else bounded + self.prior(state[..., -1])
 
 
 class Critic(nn.Module):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,11 +22,11 @@ class Transitions(NamedTuple):
     """N transitions as tensors. A phase is stored as its stage and numbers, as the stage's embedding is learned."""
 
     stage: Tensor  # [N] int64
-    phase: Tensor  # [N, 2]: loss_smooth, acc_smooth
+    phase: Tensor  # [N, 3]: loss_smooth, acc_smooth, noise_smooth
     theta: Tensor  # [N, A]
     reward: Tensor  # [N]
     next_stage: Tensor  # [N] int64
-    next_phase: Tensor  # [N, 2]
+    next_phase: Tensor  # [N, 3]
     done: Tensor  # [N], 0 or 1
 
 
@@ -52,16 +53,24 @@ def single_transition(
     """One transition, N = 1; a ValueError where a number in it is not finite: the update would make all of them NaN."""
     row = Transitions(
         stage=torch.tensor([phase.stage]),
-        phase=torch.tensor([[phase.loss_smooth, phase.acc_smooth]]),
+        phase=torch.tensor([phase.numbers]),
         theta=theta.detach().to("cpu", torch.float32, copy=True).unsqueeze(0),  # the caller may write into its own
         reward=torch.tensor([float(reward)]),
         next_stage=torch.tensor([next_phase.stage]),
-        next_phase=torch.tensor([[next_phase.loss_smooth, next_phase.acc_smooth]]),
+        next_phase=torch.tensor([next_phase.numbers]),
         done=torch.tensor([float(done)]),
     )
     if not is_finite(row):
         raise ValueError(f"A transition must be finite, not {row}.")
     return row
+
+
+def upgraded(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Columns of transitions of any version: the phases of earlier ones had no noise_smooth."""
+    return {
+        name: F.pad(column, (0, 1)) if name.endswith("phase") and column.shape[-1] == 2 else column
+        for name, column in columns.items()
+    }
 
 
 def joined(parts: Iterable[Transitions]) -> Transitions:
@@ -154,7 +163,7 @@ class ReplayBuffer:
         """
         capacity, columns = ReplayBuffer(state["capacity"]).capacity, None
         if state["columns"]:
-            columns = Transitions(**{name: column.clone() for name, column in state["columns"].items()})
+            columns = Transitions(**{name: column.clone() for name, column in upgraded(state["columns"]).items()})
             phase = TrainingPhase(0, 1, 0.0, 0.0)
             like = single_transition(phase, torch.zeros(columns.theta.shape[-1]), 0.0, phase, False)
             wanted = [(each.dtype, (len(columns.reward), *each.shape[1:])) for each in like]

@@ -8,6 +8,9 @@ from typing import Any
 
 from law_lightning.agent.strategy import StrategyAgent
 
+#: The strategy of ``LAWCallback()``: the rule that it starts with is all of it until it learns.
+GENERAL: dict[str, Any] = {"features": ("margin",), "init": "general", "renormalize": True}
+
 _FOLDER = Path(__file__).parents[1] / "strategies"
 
 
@@ -40,14 +43,17 @@ def resolve_agent(
     warmup_stages: int | None,
     features: Sequence[str] | None,
 ) -> StrategyAgent:
-    """The agent that an argument names, a new one for None, checked against the stages and features asked for, if any.
+    """The agent that an argument names, checked against the stages and features asked for, if any.
+
+    None names the rule ``general``, and with features a new agent that weighs those.
 
     Raises:
         ValueError: the strategy has other stages or features, or its file is no strategy's.
         FileNotFoundError: there is no such strategy.
     """
     if agent is None:
-        options: dict[str, Any] = {"num_stages": num_stages, "warmup_stages": warmup_stages, "features": features}
+        options: dict[str, Any] = {"num_stages": num_stages, "warmup_stages": warmup_stages}
+        options |= GENERAL if features is None else {"features": features}
         return StrategyAgent(**{name: value for name, value in options.items() if value is not None})
     source = "The given agent"
     if isinstance(agent, (str, Path)):

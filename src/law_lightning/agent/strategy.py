@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class StrategyAgent(L.LightningModule):
     Args:
         num_stages: T_max.
         warmup_stages: the first stages, in which every sample weighs 1 and nothing is learned.
-        features: the sample features that theta weighs, a subset of :data:`law_lightning.functional.FEATURES`.
+        features: the sample features that theta weighs, a subset of :data:`law_lightning.functional.KNOWN_FEATURES`.
         embedding_dim: d of the stage embedding e_T.
         hidden: widths of the hidden layers of actor and critic.
         theta_bound: theta lies in (-theta_bound, theta_bound); None leaves it free.
@@ -64,6 +65,9 @@ class StrategyAgent(L.LightningModule):
         feature_scale: scale of theta's weights of features relative to b, in learning and in exploring.
         zero_init: the actor's last layer starts at zero, so that a new strategy weighs every sample 1.
         embedding_loss: what the stage embedding learns from, the loss of the ``"actor"`` alone or of ``"both"``.
+        init: where theta starts: ``"general"`` adds what is learned to the rule of that name
+            (:func:`law_lightning.functional.general_theta`); None starts with weights of one.
+        renormalize: whether the strategy's weights are divided by their mean over the batch.
         seed: of initialisation, exploration and shuffling.
 
     Attributes:
@@ -102,6 +106,8 @@ class StrategyAgent(L.LightningModule):
         feature_scale: float = 0.3,
         zero_init: bool = True,
         embedding_loss: Literal["actor", "both"] = "actor",
+        init: Literal["general"] | None = None,
+        renormalize: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -112,11 +118,13 @@ class StrategyAgent(L.LightningModule):
         self.num_stages: int = own["num_stages"]
         self.features = tuple(own["features"])
         self.warmup_stages: int = own["warmup_stages"]
-        sizes = own["members"], own["embedding_dim"] + 2, len(features) + 1, own["hidden"]
+        numbers = 2 if own["init"] is None else 3
+        sizes = own["members"], own["embedding_dim"] + numbers, len(features) + 1, own["hidden"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(own["seed"])
             self.embedding = StageEmbedding(own["members"], own["num_stages"], own["embedding_dim"])
-            self.actor = Actor(*sizes, own["theta_bound"], own["feature_scale"], own["zero_init"])
+            prior = None if own["init"] is None else partial(_general, self.features)
+            self.actor = Actor(*sizes, own["theta_bound"], own["feature_scale"], own["zero_init"], prior)
             self.critic = Critic(*sizes)
         self._networks, self._targets = Networks(self.embedding, self.actor, self.critic), None
         if own["target_rate"] is not None:
@@ -143,7 +151,9 @@ class StrategyAgent(L.LightningModule):
     # -- acting --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, stage: int, loss_smooth: float, acc_smooth: float, explore: bool = False) -> Tensor:
+    def act(
+        self, stage: int, loss_smooth: float, acc_smooth: float, explore: bool = False, noise_smooth: float = 0.0
+    ) -> Tensor:
         """theta_T = mu(s_T) (Equation 4).
 
         Args:
@@ -151,6 +161,7 @@ class StrategyAgent(L.LightningModule):
             loss_smooth: smoothed training loss, divided by log C if the agent's ``relative_loss`` says so.
             acc_smooth: smoothed accuracy of the agent's ``phase_accuracy``, in [0, 1].
             explore: take this episode's member, and add the episode's offset and fresh noise, within the bound.
+            noise_smooth: smoothed :func:`law_lightning.functional.confident_error`; only ``init="general"`` uses it.
 
         Returns:
             theta, [F + 1]: one weight per feature, then b; float32 on the CPU.
@@ -161,12 +172,14 @@ class StrategyAgent(L.LightningModule):
         if not 0 <= stage < self.num_stages:
             raise ValueError(f"stage must be in 0 to {self.num_stages - 1}, not {stage}.")
         members = self.hparams["members"]
-        phase = torch.tensor([loss_smooth, acc_smooth]).expand(members, 1, 2)
-        thetas: Tensor = self.actor(self._networks.state(torch.full((members, 1), stage), phase))
+        phase = torch.tensor([loss_smooth, acc_smooth, noise_smooth])
+        state = self._networks.state(torch.full((members, 1), stage), phase.expand(members, 1, -1))
+        thetas: Tensor = self.actor(state)
         if not explore:
             return thetas[0, 0]
         theta, bound = self.exploration(thetas[max(self.exploration.episode - 1, 0) % members, 0]), self.actor.bound
-        return theta if bound is None else theta.clamp(-bound, bound)
+        prior = torch.zeros_like(theta) if self.actor.prior is None else self.actor.prior(phase[-1])
+        return theta if bound is None else theta.clamp(prior - bound, prior + bound)
 
     def start_episode(self) -> None:
         """Begin a new episode: the exploration draws a new offset, for the next member."""
@@ -323,3 +336,9 @@ class StrategyAgent(L.LightningModule):
         except Exception as error:  # a foreign state can fail in any way
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error
         return agent
+
+
+def _general(features: Sequence[str], noise: Tensor) -> Tensor:
+    """The rule ``general`` as theta of these features, [..., F + 1], from noise_smooth [...]."""
+    weight, b = LF.general_theta(noise).unbind(-1)
+    return torch.stack([weight if name == "margin" else torch.zeros_like(b) for name in features] + [b], dim=-1)

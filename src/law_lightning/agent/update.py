@@ -28,8 +28,12 @@ class Networks(NamedTuple):
     critic: Critic
 
     def state(self, stage: Tensor, phase: Tensor) -> Tensor:
-        """s_T = [e_T, l_smooth, acc_smooth] (Equation 5): stages [M, N] and phases [M, N, 2] -> [M, N, d + 2]."""
-        return torch.cat([self.embedding(stage), phase], dim=-1)
+        """s_T = [e_T, l_smooth, acc_smooth] (Equation 5): stages [M, N] and phases [M, N, 3] -> [M, N, d + 2].
+
+        With a prior, which follows it, noise_smooth is part of the state: [M, N, d + 3].
+        """
+        numbers = phase[..., :2] if self.actor.prior is None else phase
+        return torch.cat([self.embedding(stage), numbers], dim=-1)
 
 
 def check_fit(transitions: Transitions, hparams: Mapping[str, Any]) -> None:
@@ -108,7 +112,7 @@ def learn(
 
     # The actor ascends Q(s, mu(s)) by way of theta (Equation 13): there e_T is a constant for the critic.
     free = actor.free(state)
-    theta = actor.bounded(free)
+    theta = actor.theta(state, free)
     expected = critic(constant, theta)
     actor_loss = LF.actor_loss(expected)
     if imitation:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from law_lightning import functional as LF
@@ -23,6 +25,7 @@ from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD, Evaluat
 from law_lightning.second_network.reference import Reference
 from law_lightning.stages.clock import Record, phase_loss
 from law_lightning.stages.schedule import TrainingPhase
+from law_lightning.utilities.files import is_finite
 from law_lightning.weighting.law import LAWWeighting
 
 
@@ -37,7 +40,8 @@ class LAWCallback(WeightingCallback):
 
     Args:
         agent: the strategy: an agent (keeps learning from fit to fit), the path of a strategy file, or the name of a
-            shipped strategy. By default a new agent.
+            shipped strategy. By default ``general``, a rule that needs no search
+            (:func:`law_lightning.functional.general_theta`); with ``features`` a new agent that weighs those.
         mode: ``"search"`` or ``"apply"``.
         num_stages: T_max; by default the agent's, 20 for a new one.
         warmup_stages: the first stages, in which every sample weighs 1; by default the agent's.
@@ -45,9 +49,12 @@ class LAWCallback(WeightingCallback):
         keep: which network is in the user's module after a search: ``"best"``, the one that validates better, or
             ``"target"``.
         buffer: the replay buffer; by default a new one.
-        explore: add exploration to theta in search mode.
-        learn: update the strategy at stage ends in search mode.
-        renormalize: divide a batch's weights by their mean.
+        explore: add exploration to theta in search mode; by default with all strategies but ``general``.
+        learn: update the strategy at stage ends in search mode; by default where it explores.
+        recover: at the end of a stage in which the target validated worse than the reference beyond chance, let it go
+            on from the reference's parameters and optimizer state, and halve theta from then on; by default with
+            ``general`` in search mode.
+        renormalize: divide a batch's weights by their mean, also where the strategy does not.
         smoothing: see :class:`WeightingCallback`.
         reward_growth: k of the reward's weight r_w = exp(k ce / ne) s (Equation 9).
         reward_scale: s.
@@ -62,6 +69,7 @@ class LAWCallback(WeightingCallback):
         kept: which network is in the user's module after a search, ``"target"`` or ``"reference"``; None before.
         theta: that of the current stage, [F + 1]; None in the warm-up.
         history: as for :class:`WeightingCallback`, and ``theta``, ``reward``, ``acc_target``, ``acc_reference``,
+            ``confident_error`` (of the target, see :func:`law_lightning.functional.confident_error`),
             ``loss_gap`` (training loss of the target minus that of the reference), ``weighted_loss_gap`` (likewise,
             with the target's losses weighted: the mean of K x L), ``critic_loss``, ``actor_loss`` and ``q_mean`` (of
             the update at its end), which are None where there is none.
@@ -81,8 +89,9 @@ class LAWCallback(WeightingCallback):
         features: Sequence[str] | None = None,
         keep: Literal["best", "target"] = "best",
         buffer: ReplayBuffer | None = None,
-        explore: bool = True,
-        learn: bool = True,
+        explore: bool | None = None,
+        learn: bool | None = None,
+        recover: bool | None = None,
         renormalize: bool = False,
         smoothing: float = 0.5,
         reward_growth: float = 3.0,
@@ -90,8 +99,6 @@ class LAWCallback(WeightingCallback):
         analyse_labels: bool = False,
         reference_record: dict[int, float] | None = None,
     ) -> None:
-        if agent is None and mode == "apply":
-            raise ValueError("mode='apply' needs a strategy: an agent, the path of a strategy file, or a shipped name.")
         if mode not in ("search", "apply"):
             raise ValueError(f"mode must be 'search' or 'apply', not {mode!r}.")
         if keep not in ("best", "target"):
@@ -103,7 +110,7 @@ class LAWCallback(WeightingCallback):
         _check_reward(reward_growth, reward_scale)
         self.agent = resolve_agent(agent, num_stages, warmup_stages, features)
         super().__init__(
-            LAWWeighting(self.agent.features, renormalize),
+            LAWWeighting(self.agent.features, renormalize or self.agent.hparams["renormalize"]),
             num_stages=self.agent.num_stages,
             warmup_stages=self.agent.warmup_stages if warmup_stages is None else warmup_stages,
             smoothing=smoothing,
@@ -113,8 +120,11 @@ class LAWCallback(WeightingCallback):
         self.mode = mode
         self.keep = keep
         self.buffer = ReplayBuffer() if buffer is None else buffer
-        self.explore = explore
-        self.learn = learn
+        is_rule = agent in (None, "general") and features is None
+        self.explore = not is_rule if explore is None else explore
+        self.learn = self.explore if learn is None else learn
+        self.recover = mode == "search" and (is_rule if recover is None else recover)
+        self._strength = 1.0  # factor on theta
         self.reward_growth = reward_growth
         self.reward_scale = reward_scale
         self.reference_record = reference_record
@@ -136,8 +146,8 @@ class LAWCallback(WeightingCallback):
 
     @property
     def validates(self) -> bool:
-        """Whether acc_smooth is of the validation data."""
-        return bool(self.agent.hparams["phase_accuracy"] == "validation")
+        """Whether theta follows the validation data."""
+        return bool(self.agent.hparams["phase_accuracy"] == "validation" or self.agent.hparams["init"])
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -157,7 +167,9 @@ class LAWCallback(WeightingCallback):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Check the validation data on one batch."""
-        self.weighting.theta = self._accuracies = self.kept = None
+        self.weighting.theta = self.weighting.margin_shift = self.weighting.class_ratio = None
+        self._accuracies = self.kept = None
+        self._strength = 1.0
         record, weighted = self.reference_record, range(self.warmup_stages, self.num_stages)
         self._reference_is_known = record is not None and record.keys() >= set(weighted)
         if record is not None and not self._reference_is_known:
@@ -185,18 +197,18 @@ class LAWCallback(WeightingCallback):
         if not self.clock.in_warmup:
             phase = self.clock.phase
             explore = self.mode == "search" and self.explore
-            theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore=explore)
+            theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore, phase.noise_smooth)
             # Processes may have other agents, or round differently, but one network needs one theta.
-            self.weighting.theta = trainer.strategy.broadcast(theta)
+            self.weighting.theta = trainer.strategy.broadcast(self._strength * theta)
 
     def before_batch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Fork the reference when the warm-up has ended: until then one network is both."""
         if self.mode == "search" and not (self._reference.active or self.clock.in_warmup or self._reference_is_known):
             self._reference.fork()
 
-    def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
+    def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float, float]:
         """Validate once, for the reward and the phase; what enters l_smooth and acc_smooth (Equation 5)."""
-        record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap"))
+        record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap", "confident_error"))
         if record["loss_gap"] is not None:
             record["weighted_loss_gap"] = record["loss_gap"] + record["weighted_loss"] - record["loss"]
         if self.mode == "search":
@@ -207,8 +219,15 @@ class LAWCallback(WeightingCallback):
             record |= {"acc_target": target, "acc_reference": reference, "reward": reward}
         elif self._evaluator is not None:
             (record["acc_target"],) = self._evaluator([module])
+        if self._evaluator is not None and self._evaluator.predictions:
+            # A network that is weighted by its own predictions becomes confident of them, the reference does not. In a
+            # search the reference may be a record alone, and a strategy is applied without one.
+            predictions = self._evaluator.predictions[-1 if self.recover else 0]
+            record["confident_error"] = LF.confident_error(predictions.confidence, predictions.accuracy)
         loss = phase_loss(record, self.agent.hparams["relative_loss"])
-        return loss, record["acc_target"] if self.validates else record["accuracy"]
+        of_validation = self.agent.hparams["phase_accuracy"] == "validation"
+        accuracy = record["acc_target" if of_validation else "accuracy"]
+        return loss, accuracy, record["confident_error"] or 0.0
 
     def _validate(self, module: L.LightningModule) -> tuple[float, float]:
         """Validation accuracies of target and reference; one network stands for both in the warm-up."""
@@ -226,6 +245,8 @@ class LAWCallback(WeightingCallback):
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
         """Transition and full data update (Algorithms 1 and 2)."""
         theta = self.theta
+        self._follow_classes(record)
+        record["recovered"] = int(self.recover and self._recovers())
         record["theta"] = [0.0] * (len(self.agent.features) + 1) if theta is None else theta.tolist()
         record |= dict.fromkeys(("critic_loss", "actor_loss", "q_mean"))
         if self.mode == "search" and theta is not None:
@@ -233,6 +254,38 @@ class LAWCallback(WeightingCallback):
             self.buffer.add(self.clock.phase, theta, record["reward"], phase, done)
             if self.learn:
                 record |= self.agent.full_data_update(self.buffer)
+
+    def _recovers(self) -> bool:
+        """Let the target go on from the reference, with a weaker rule, where it validates worse beyond chance.
+
+        Worse by more than the standard error of the difference over the validation samples.
+        """
+        assert self._evaluator is not None
+        if self._reference.module is None or len(self._evaluator.predictions) < 2:
+            return False
+        target, reference = (each.accuracy.double() for each in self._evaluator.predictions)
+        difference = target - reference
+        if not difference.mean() < -difference.std(correction=0) / len(difference) ** 0.5:
+            return False
+        self._reference.restore_target()
+        self._strength /= 2
+        return True
+
+    def _follow_classes(self, record: Record) -> None:
+        """Prepare the weighting for what differs between classes: how well they are learned, and how many there are."""
+        counts, margins = torch.tensor(record["count_per_class"]), record["margin_per_class"]
+        if "margin" in self.agent.features:
+            known = torch.tensor([0.0 if each is None else each for each in margins], dtype=torch.float64)
+            mean = (known * counts).sum() / counts.sum().clamp_min(1)
+            self.weighting.margin_shift = (mean - known).where(counts > 0, 0.0).float()
+        if self.agent.hparams["init"] and self._evaluator is not None and self._evaluator.predictions:
+            for earlier in self.history:
+                before = torch.tensor(earlier["count_per_class"])
+                counts = F.pad(counts, (0, max(0, len(before) - len(counts))))
+                counts[: len(before)] += before
+            found = self._evaluator.predictions[0].target
+            wanted = torch.bincount(found[found < len(counts)], minlength=len(counts))
+            self.weighting.class_ratio = LF.class_ratio(wanted, counts)
 
     def finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leave the network that validates better in the user's module (``keep="best"``)."""
@@ -250,11 +303,16 @@ class LAWCallback(WeightingCallback):
             if self._accuracies[2] > self._accuracies[1]:
                 self._reference.give_to(module)
                 self.kept = "reference"
+            _, target, reference = self._accuracies
+            rank_zero_info(
+                f"LAW keeps the {self.kept}: validation accuracy {target:.1%} with weights (the target), "
+                f"{reference:.1%} without (the reference)."
+            )
 
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys, ``law/*`` and ``agent/*``; those it lacks are left out."""
         scalars = super().scalars(record)
-        measured = ("reward", "acc_target", "acc_reference", "loss_gap", "weighted_loss_gap")
+        measured = ("reward", "acc_target", "acc_reference", "loss_gap", "weighted_loss_gap", "confident_error")
         scalars |= {f"law/{name}": record[name] for name in measured if name in record}
         names = [*self.agent.features, "b"]
         scalars |= {f"law/theta/{name}": value for name, value in zip(names, record["theta"], strict=True)}
@@ -271,6 +329,8 @@ class LAWCallback(WeightingCallback):
             "agent": self.agent.full_state(),
             "buffer": self.buffer.state_dict(),
             "theta": None if self.theta is None else self.theta.cpu(),
+            "of_classes": [self.weighting.margin_shift, self.weighting.class_ratio],
+            "strength": self._strength,
             "accuracies": None if self._accuracies is None else list(self._accuracies),
         }
 
@@ -304,6 +364,11 @@ class LAWCallback(WeightingCallback):
         self.agent.load_full_state(state["agent"])
         self.buffer.load_state_dict(state["buffer"])
         self.weighting.theta = theta
+        shift, ratio = state.get("of_classes", (None, None))  # earlier versions had neither
+        if not all(each is None or (each.ndim == 1 and is_finite([each])) for each in (shift, ratio)):
+            raise ValueError("its numbers of the classes are not finite")
+        self.weighting.margin_shift, self.weighting.class_ratio = shift, ratio
+        self._strength = float(state.get("strength", 1.0))
         if state["accuracies"] is not None:
             step, target, reference = state["accuracies"]
             self._accuracies = (int(step), float(target), float(reference))

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from law_lightning._compat import restore_data
 from law_lightning.capture.part import Part
 from law_lightning.stages.clock import StageClock
+from law_lightning.utilities.processes import gathered_from_processes
 from law_lightning.utilities.randomness import portable_states, set_portable_states
 from law_lightning.weighting.base import BaseWeighting, Weighting
 
@@ -92,15 +92,6 @@ class ResumePoint(Part):
                 "The fit resumes from the checkpoint, but its result may differ from that of an uninterrupted fit: "
                 f"{'; '.join(differs)}."
             )
-
-
-def gathered_from_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:
-    """The states of all processes, by rank, as the first alone writes a checkpoint; a collective operation."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, mine)
-    return gathered
 
 
 def fit_state(clock: StageClock, parts: Mapping[str, Part], weighting: Weighting, fitting: bool) -> dict[str, Any]:

@@ -44,8 +44,9 @@ class WeightingCallback(L.Callback):
 
     Attributes:
         history: a record per finished stage, as plain numbers: ``stage``, ``step``, ``epoch``, ``loss``, ``accuracy``
-            (both of training), ``loss_smooth``, ``acc_smooth`` and the weights' ``weight_mean``, ``weight_std``,
-            ``weight_min``, ``weight_max``, ``weight_per_class``.
+            (both of training), ``loss_smooth``, ``acc_smooth``, ``noise_smooth``, the weights' ``weight_mean``,
+            ``weight_std``, ``weight_min``, ``weight_max``, and ``weight_per_class``, ``margin_per_class`` (mean
+            :func:`law_lightning.functional.margin`) and ``count_per_class``.
         schedule: the stages of the fit; None before it begins.
     """
 
@@ -101,8 +102,8 @@ class WeightingCallback(L.Callback):
         """The weights [B] of a loss of the present step, after the warm-up; None for ones."""
         return checked_weights(self.weighting, samples, self.clock.phase)
 
-    def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float]:
-        """What the stage that ends contributes to l_smooth and acc_smooth (Equation 5).
+    def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, ...]:
+        """What the stage that ends contributes to l_smooth and acc_smooth (Equation 5), and to noise_smooth if it does.
 
         Args:
             trainer: the Trainer.
@@ -283,7 +284,7 @@ class WeightingCallback(L.Callback):
         if self._truth is not None:
             record |= weights_by_label(trainer, module, self._weights_of_stage, self.weighting, self._truth)
         phase = clock.next_phase(*self.measure(trainer, module, record))
-        record |= {"loss_smooth": phase.loss_smooth, "acc_smooth": phase.acc_smooth}
+        record |= dict(zip(("loss_smooth", "acc_smooth", "noise_smooth"), phase.numbers, strict=True))
         self.end_stage(trainer, module, record, phase)
         clock.advance(record, phase)
         scalars = self.scalars(record)

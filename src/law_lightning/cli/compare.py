@@ -59,7 +59,8 @@ def main(config: DictConfig) -> float | None:
     summaries = summarise(chosen, confidence=config.confidence)
     write_rows(map(asdict, summaries), folder / "summary.csv")
     text = summary_table(summaries, confidence=config.confidence)
-    if needs := needs_line({method: NEEDS.get(method, "") for method in config.methods}):
+    told = NEEDS | ({"law": "validation data, whose labels may be noisy"} if config.strategy == "general" else {})
+    if needs := needs_line({method: told.get(method, "") for method in config.methods}):
         text += f"\n\n{needs}"
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
     figure = draw_comparison(chosen, folder / "compare.png", confidence=config.confidence)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from law_lightning.data.corruption import CorruptionRecord
 
 #: Settings that the folders of earlier versions lack; those runs are resumed with any.
-_ADDED = ("agent.imitation",)
+_ADDED = ("agent.imitation", "agent.init", "agent.renormalize")
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
 

@@ -14,9 +14,21 @@ Equation 11  :func:`critic_loss`       the mean of (Q - y)^2: [N], [N] -> scalar
 Equation 12  :func:`td_target`         y = r + gamma Q(s', mu(s')): [N]
 Equation 13  :func:`actor_loss`        the mean of -Q(s, mu(s)): [N] -> scalar
 ===========  ========================  ============================================================
+
+Not in the paper: :func:`margin`, :func:`confident_error` and the rule :func:`general_theta` that follows from them.
 """
 
-from law_lightning.functional.features import FEATURES, density, entropy, label, normalize_features, sample_features
+from law_lightning.functional.features import (
+    FEATURES,
+    KNOWN_FEATURES,
+    density,
+    entropy,
+    label,
+    margin,
+    normalize_features,
+    sample_features,
+)
+from law_lightning.functional.label_noise import class_ratio, confident_error, general_theta, noise_gate
 from law_lightning.functional.rewards import reward, reward_weight, smooth
 from law_lightning.functional.update import (
     actor_loss,
@@ -31,15 +43,21 @@ from law_lightning.functional.weights import renormalize_weights, sample_weights
 
 __all__ = [
     "FEATURES",
+    "KNOWN_FEATURES",
     "actor_loss",
+    "class_ratio",
+    "confident_error",
     "critic_loss",
     "density",
     "deviation",
     "entropy",
+    "general_theta",
     "imitation_loss",
     "imitation_weight",
     "label",
+    "margin",
     "n_step_returns",
+    "noise_gate",
     "normalize_features",
     "renormalize_weights",
     "reward",

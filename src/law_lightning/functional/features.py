@@ -10,6 +10,8 @@ from torch import Tensor
 
 FEATURES = ("loss", "entropy", "density", "label")
 """The sample features of Equation 6, in its order."""
+KNOWN_FEATURES = (*FEATURES, "margin")
+"""All sample features; those that the paper does not have are taken as they are, not standardised."""
 
 #: A column counts as constant when its spread is within a float32 rounding error of its mean.
 RELATIVE_SPREAD = 1e-6
@@ -75,6 +77,29 @@ def label(target: Tensor, num_classes: int) -> Tensor:
     return target.float() * (2.0 / (num_classes - 1)) - 1.0
 
 
+def margin(logits: Tensor, target: Tensor) -> Tensor:
+    r"""By how much the label is predicted above the likeliest other class (not in the paper).
+
+    .. math:: m_i = p_{iy_i} - \max_{c \ne y_i} p_{ic}
+
+    Args:
+        logits: scores, [B, C].
+        target: class indices y, [B].
+
+    Returns:
+        [B] in [-1, 1]: negative where the prediction contradicts the label; 1 where there is only one class.
+
+    Example:
+        >>> margin(torch.tensor([[0.0, 0.0], [9.0, -9.0]]), torch.tensor([0, 1])).round()
+        tensor([ 0., -1.])
+    """
+    probabilities = logits.softmax(dim=1)
+    at_label = target.clamp(0, logits.shape[1] - 1).unsqueeze(1)  # an ignored target may be outside
+    own = probabilities.gather(1, at_label).squeeze(1)
+    others = probabilities.scatter(1, at_label, 0.0)
+    return own - others.amax(dim=1)
+
+
 def normalize_features(features: Tensor) -> Tensor:
     r"""Standardise every feature within the batch (Equation 6).
 
@@ -109,20 +134,20 @@ def normalize_features(features: Tensor) -> Tensor:
 def sample_features(
     loss: Tensor, logits: Tensor, target: Tensor, names: Sequence[str] = FEATURES, valid: Tensor | None = None
 ) -> Tensor:
-    """The sample features f, normalised within the batch (Equation 6).
+    """The sample features f: those of the paper normalised within the batch (Equation 6), the margin as it is.
 
     Args:
         loss: per-sample losses, [B].
         logits: scores, [B, C].
         target: class indices, [B].
-        names: which features, in which order; a subset of :data:`FEATURES`.
+        names: which features, in which order; a subset of :data:`KNOWN_FEATURES`.
         valid: [B] of bool; a sample that is False here (an ignored target) is left out, and its features are 0.
 
     Returns:
         [B, F] in float32 with ``F = len(names)``.
 
     Raises:
-        ValueError: a name is not one of :data:`FEATURES`.
+        ValueError: a name is not one of :data:`KNOWN_FEATURES`.
     """
     logits = logits.float()
     columns: dict[str, Callable[[], Tensor]] = {
@@ -130,11 +155,15 @@ def sample_features(
         "entropy": lambda: entropy(logits),
         "density": lambda: density(logits),
         "label": lambda: label(target, logits.shape[1]),
+        "margin": lambda: margin(logits, target),
     }
     for name in names:
         if name not in columns:
-            raise ValueError(f"Unknown sample feature {name!r}; the known ones are {', '.join(FEATURES)}.")
+            raise ValueError(f"Unknown sample feature {name!r}; the known ones are {', '.join(KNOWN_FEATURES)}.")
     features = torch.stack([columns[name]() for name in names], dim=1)
     if valid is not None:
         features = features.where(valid.unsqueeze(1), math.nan)
-    return normalize_features(features)
+    normalized = normalize_features(features)
+    plain = [k for k, name in enumerate(names) if name not in FEATURES]
+    normalized[:, plain] = features[:, plain].nan_to_num(0.0, 0.0, 0.0)
+    return normalized

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.former import save_strategy
+from law_lightning.agent.replay import upgraded
 from law_lightning.utilities.files import load_state, save_state, write_whole
 
 
@@ -104,6 +105,7 @@ class SearchState:
             theirs = {"keep": repr("best")} | state.pop("settings")  # earlier versions' files do not say what was kept
             other = [name for name in settings if theirs.get(name) != settings[name]]
             found = cls(**state)
+            found.episodes["transitions"] = upgraded(found.episodes["transitions"])
             if unlike := agent.differences(found.agent["hparams"]) or agent.differences(found.best["hparams"]):
                 other.append(f"its agent has {', '.join(unlike)}")
             if not other:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -20,7 +20,9 @@ from torch.utils.data import DistributedSampler
 from law_lightning._compat import has_validation_data, make_validation_loaders, set_sampler_epoch, to_device
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.losses import check_target
+from law_lightning.capture.samples import Samples
 from law_lightning.second_network.duplicate import duplicate
+from law_lightning.utilities.processes import gathered_from_processes
 from law_lightning.utilities.randomness import random_states, replaying
 
 _GIVE_DATA = (
@@ -51,6 +53,22 @@ def validation_loaders(trainer: L.Trainer) -> list[Any]:
         return [made(loader) for loader in CombinedLoader(given, "sequential").flattened]
 
 
+class Predictions(NamedTuple):
+    """What a network predicts for B samples of the validation data."""
+
+    accuracy: Tensor  # [B] in [0, 1]
+    valid: Tensor  # [B] of bool: whether a sample has a label
+    confidence: Tensor  # [B]: the largest predicted probability
+    target: Tensor  # [B]
+
+    @classmethod
+    def of(cls, samples: Samples) -> Predictions:
+        """Those of a captured loss."""
+        everything = torch.ones_like(samples.target, dtype=torch.bool)
+        valid = everything if samples.valid is None else samples.valid
+        return cls(samples.accuracy, valid, samples.logits.float().softmax(dim=1).amax(dim=1), samples.target)
+
+
 class Evaluator:
     """Accuracy on the Trainer's validation data, as plain numbers; the user's objects do not change.
 
@@ -61,12 +79,16 @@ class Evaluator:
         trainer: the Trainer, during a fit.
         no_data: the error's text where there is no validation data.
 
+    Attributes:
+        predictions: of each network in the last evaluation, of the samples with a label in all processes.
+
     Raises:
         MisconfigurationException: there is no validation data.
     """
 
     def __init__(self, trainer: L.Trainer, no_data: str = NO_REWARD) -> None:
         self._trainer, self._no_data = trainer, no_data
+        self.predictions: list[Predictions] = []
         self._loaders = validation_loaders(trainer)
         if not self._loaders:
             raise MisconfigurationException(no_data)
@@ -92,6 +114,8 @@ class Evaluator:
                 for buffer in itertools.chain.from_iterable(twin.buffers() for twin in twins):
                     torch.distributed.broadcast(buffer, 0)
             totals = torch.zeros(len(twins), 2, device=trainer.strategy.root_device, dtype=torch.float64)
+            nothing = Predictions(torch.zeros(0), torch.zeros(0).bool(), torch.zeros(0), torch.zeros(0).long())
+            self._found = [[nothing] for _ in modules]
             trainer.validating = True
             try:
                 for twin, hook in itertools.product(twins, ("on_validation_start", "on_validation_epoch_start")):
@@ -104,6 +128,8 @@ class Evaluator:
         totals = trainer.strategy.reduce(totals, reduce_op="sum")
         if not totals[:, 1].all():
             raise MisconfigurationException("The validation data hold no samples with a label. " + self._no_data)
+        parts = gathered_from_processes({"found": list(map(_joined, self._found))})
+        self.predictions = [_joined(each) for each in zip(*(part["found"] for part in parts), strict=True)]
         return [right / count for right, count in totals.tolist()]
 
     def _add_loader(
@@ -120,14 +146,15 @@ class Evaluator:
             for row, twin in enumerate(twins):
                 # All from the same random states; the next batch is loaded from those that the first network left.
                 with replaying(before) if row else nullcontext():
-                    accuracy, valid = self._accuracy(twin, batch, batch_idx, loader_idx)
-                once, size = _counted_once(loader, position, len(accuracy))
-                once = once.to(accuracy.device) & valid
-                totals[row] += torch.stack([(accuracy * once).sum(), once.sum()])
+                    found = self._predictions(twin, batch, batch_idx, loader_idx)
+                once, size = _counted_once(loader, position, len(found.accuracy))
+                once = once.to(found.valid.device) & found.valid
+                totals[row] += torch.stack([(found.accuracy * once).sum(), once.sum()])
+                self._found[row].append(Predictions(*(column[once].cpu() for column in found)))
             position += size
 
-    def _accuracy(self, twin: L.LightningModule, batch: Any, batch_idx: int, loader_idx: int) -> tuple[Tensor, Tensor]:
-        """The module's accuracy on each sample, [B], and which samples have a label, [B]."""
+    def _predictions(self, twin: L.LightningModule, batch: Any, batch_idx: int, loader_idx: int) -> Predictions:
+        """The module's predictions for a batch."""
         trainer = self._trainer
         batch = to_device(trainer, twin, batch, loader_idx)
         with trainer.precision_plugin.val_step_context():
@@ -139,20 +166,22 @@ class Evaluator:
                 if isinstance(output, dict) and isinstance(output.get("losses"), Tensor):
                     capture.take_output(output)
                 if capture.samples:
-                    samples = capture.samples[0]
-                    everything = torch.ones_like(samples.target, dtype=torch.bool)
-                    return samples.accuracy, everything if samples.valid is None else samples.valid
+                    return Predictions.of(capture.samples[0])
             if isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[1], Tensor):
                 inputs, target = batch
                 logits = twin(inputs)
                 if isinstance(logits, Tensor) and logits.ndim == 2 and target.shape == logits.shape[:1]:
                     check_target(logits, target)
-                    return (logits.argmax(dim=1) == target).float(), target != -100
+                    return Predictions.of(Samples(torch.zeros(len(target)), logits, target, valid=target != -100))
         raise MisconfigurationException(
             f"LAW cannot find the validation accuracy of {type(twin).__name__}: its validation_step should compute a "
             "mean F.cross_entropy, F.nll_loss or F.binary_cross_entropy_with_logits or return a dict with 'losses', "
             "'logits' and 'target'; or the batches should be (x, target) with forward(x) giving logits [B, C]."
         )
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    return Predictions(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:

@@ -239,6 +239,17 @@ class SecondNetwork(Part):
         """Copy parameters and buffers into ``module``."""
         copy_tensors(tensors(self._twin), tensors(module))
 
+    def restore_target(self) -> None:
+        """Let the user's module go on from the copy: its tensors, and the state of its optimizer and scaler."""
+        self.give_to(self._target)
+        optimizer = self._trainer.optimizers[0]
+        options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        for group, own in zip(optimizer.param_groups, options, strict=True):
+            group.update(own)  # a scheduler may have moved on since the copy's last step
+        if (scaler := getattr(self._trainer.precision_plugin, "scaler", None)) is not None:
+            scaler.load_state_dict(self._scaler.state_dict())
+
     def close(self) -> None:
         """Take the copy off the accelerator and the Trainer; a plain module remains."""
         if self.active:

@@ -71,10 +71,11 @@ class StageClock:
         """Whether the stage ends with this number of optimizer steps done."""
         return not self.is_over and self.schedule is not None and step >= self.schedule.end(self.stage)
 
-    def next_phase(self, loss: float, accuracy: float) -> TrainingPhase:
-        """s_{T+1} after a stage of this loss, in the unit of l_smooth, and this accuracy, in [0, 1]."""
-        old = (self.phase.loss_smooth, self.phase.acc_smooth) if self.stage else (None, None)
-        smooth = [LF.smooth(*pair, self.smoothing) for pair in zip(old, (loss, accuracy), strict=True)]
+    def next_phase(self, loss: float, accuracy: float, noise: float = 0.0) -> TrainingPhase:
+        """s_{T+1} after a stage of this loss, in the unit of l_smooth, this accuracy, in [0, 1], and label noise."""
+        phase = self.phase
+        old = (phase.loss_smooth, phase.acc_smooth, phase.noise_smooth) if self.stage else (None, None, None)
+        smooth = [LF.smooth(*pair, self.smoothing) for pair in zip(old, (loss, accuracy, noise), strict=True)]
         return TrainingPhase(min(self.stage + 1, self.num_stages - 1), self.num_stages, *smooth)
 
     def advance(self, record: Record, phase: TrainingPhase) -> None:
@@ -91,6 +92,7 @@ class StageClock:
             "stage": self.stage,
             "loss_smooth": self.phase.loss_smooth,
             "acc_smooth": self.phase.acc_smooth,
+            "noise_smooth": self.phase.noise_smooth,
             "history": [dict(record) for record in self.history],
         }
 
@@ -100,11 +102,12 @@ class StageClock:
         Raises:
             ValueError: the state is invalid.
         """
-        stage, smooth = state["stage"], (state["loss_smooth"], state["acc_smooth"])
+        stage, names = state["stage"], ("loss_smooth", "acc_smooth", "noise_smooth")
+        smooth = [state.get(name, 0.0) for name in names]  # earlier versions had no noise_smooth
         if not isinstance(stage, int) or not 0 <= stage <= self.num_stages:
             raise ValueError(f"invalid stage {stage!r}")
         if not all(abs(value) <= MAX_SMOOTH for value in smooth):
-            raise ValueError(f"invalid loss_smooth and acc_smooth {smooth}")
+            raise ValueError(f"invalid {', '.join(names)} {smooth}")
         entries = [value for record in state["history"] for value in record.values()]
         flat = [value for entry in entries for value in (entry if isinstance(entry, list) else [entry])]
         if not all(value is None or isinstance(value, (int, float)) for value in flat):

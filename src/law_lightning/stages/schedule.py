@@ -70,9 +70,17 @@ class TrainingPhase:
             and ``StrategyAgent(relative_loss=False)`` as it is.
         acc_smooth: smoothed training accuracy, in [0, 1]; with LAWCallback the validation accuracy of the target,
             unless the agent's ``phase_accuracy`` is ``"training"``.
+        noise_smooth: smoothed :func:`law_lightning.functional.confident_error` of the target on the validation data
+            (not in the paper); 0 where nothing measures it.
     """
 
     stage: int
     num_stages: int
     loss_smooth: float
     acc_smooth: float
+    noise_smooth: float = 0.0
+
+    @property
+    def numbers(self) -> list[float]:
+        """All that is not the stage, in order."""
+        return [self.loss_smooth, self.acc_smooth, self.noise_smooth]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from law_lightning import functional as LF
 from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 
@@ -37,7 +38,7 @@ class StageStatistics(Part):
 
     def _reset(self, device: torch.device) -> None:
         self._device, self._warned, self.num_lost = device, False, 0
-        self._batches: list[Sequence[Tensor]] = []  # each loss, accuracy, weight and label (-1 for none), all [B]
+        self._batches: list[Sequence[Tensor]] = []  # each loss, accuracy, weight, label (-1 for none), margin, all [B]
         self._gaps: list[Tensor] = []  # scalars
         self._num_classes = 0
         self._sums: dict[str, Tensor] = {}
@@ -46,7 +47,8 @@ class StageStatistics(Part):
         """Add a batch; ``weights`` None stands for ones."""
         weights = torch.ones_like(samples.loss) if weights is None else weights
         label = samples.target if samples.valid is None else samples.target.where(samples.valid, -1)
-        self._batches.append((samples.loss.float(), samples.accuracy, weights.float(), label))
+        margin = LF.margin(samples.logits.detach().float(), samples.target)
+        self._batches.append((samples.loss.float(), samples.accuracy, weights.float(), label, margin))
         self._num_classes = max(self._num_classes, samples.num_classes)  # heads may differ
         if len(self._batches) >= _BATCHES:
             self._sum_up()
@@ -63,17 +65,17 @@ class StageStatistics(Part):
             totals = torch.zeros(_TOTALS, dtype=exact, device=self._device)
             self._sums = {"totals": totals, "gap": totals.new_zeros(2)}
             self._sums["extremes"] = totals.new_full((2,), -math.inf)  # the largest K and -K
-            self._sums["per_class"] = totals.new_zeros(2, 0)  # sum of K, and number of samples
+            self._sums["per_class"] = totals.new_zeros(3, 0)  # sums of K and margins, number of samples
         self._widen(self._num_classes)
         if self._batches:
             columns = [torch.cat(list(column)).to(exact) for column in zip(*self._batches, strict=True)]
-            loss, accuracy, weight, label = torch.stack(columns)[:, columns[3] >= 0]
+            loss, accuracy, weight, label, margin = torch.stack(columns)[:, columns[3] >= 0]
             finite, one = loss.isfinite(), torch.ones_like(loss)
             loss = loss.where(finite, 0.0)
             weighted = (weight * loss).where(finite, 0.0)
             terms = (finite, loss, weighted, one, accuracy, weight, weight.square())
             self._sums["totals"] += torch.stack([term.to(exact).sum() for term in terms])
-            self._sums["per_class"].index_add_(1, label.long(), torch.stack([weight, one]))
+            self._sums["per_class"].index_add_(1, label.long(), torch.stack([weight, margin.nan_to_num(), one]))
             both = torch.stack([weight, -weight])
             self._sums["extremes"] = torch.cat([self._sums["extremes"].unsqueeze(1), both], dim=1).amax(dim=1)
         if self._gaps:
@@ -91,8 +93,8 @@ class StageStatistics(Part):
 
         Returns:
             ``loss``, ``weighted_loss`` (the mean of K x L), ``accuracy``, ``loss_gap`` (None without a reference),
-            ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max`` and ``weight_per_class`` (None for a class
-            without samples).
+            ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max``, and lists with an entry a class:
+            ``weight_per_class``, ``margin_per_class`` (means; None for a class without samples), ``count_per_class``.
         """
         reduce = trainer.strategy.reduce
         self._sum_up()
@@ -101,6 +103,7 @@ class StageStatistics(Part):
         largest, negative_smallest = reduce(self._sums.pop("extremes"), reduce_op="max").tolist()
         sums = {name: reduce(value, reduce_op="sum").tolist() for name, value in self._sums.items()}
         self._sums = {}
+        weights, margins, counts = sums["per_class"]
         losses, loss, weighted, count, correct, weight, squares = sums["totals"]
         gap, steps = sums["gap"]
         self.num_lost = int(count - losses)
@@ -114,7 +117,9 @@ class StageStatistics(Part):
             "weight_std": max(squares / count - mean**2, 0.0) ** 0.5 if count else 0.0,
             "weight_min": -negative_smallest if count else 1.0,
             "weight_max": largest if count else 1.0,
-            "weight_per_class": [k / n if n else None for k, n in zip(*sums["per_class"], strict=True)],
+            "weight_per_class": [k / n if n else None for k, n in zip(weights, counts, strict=True)],
+            "margin_per_class": [m / n if n else None for m, n in zip(margins, counts, strict=True)],
+            "count_per_class": [int(n) for n in counts],
         }
 
     def warn_of_lost(self, stage: int, summary: dict[str, Any]) -> None:
@@ -145,18 +150,23 @@ class StageStatistics(Part):
         Raises:
             ValueError: the state's parts do not fit together.
         """
-        device, sums, classes = self._device, state["sums"], state["num_classes"]
+        device, sums, classes = self._device, dict(state["sums"]), state["num_classes"]
+        tables = state["batches"]
+        if sums and len(sums["per_class"]) == 2:  # earlier versions had no margins
+            sums["per_class"] = sums["per_class"][[0, 0, 1]] * torch.tensor([[1.0], [0.0], [1.0]])
+        if tables and len(tables[0]) == 4:
+            tables = [torch.cat([table, torch.zeros_like(table[:1])]) for table in tables]
         known = sums["per_class"].shape[-1] if sums else 0  # more may have been seen since the last sum
-        shapes = {"totals": (_TOTALS,), "gap": (2,), "extremes": (2,), "per_class": (2, known)} if sums else {}
+        shapes = {"totals": (_TOTALS,), "gap": (2,), "extremes": (2,), "per_class": (3, known)} if sums else {}
         found = {name: tuple(value.shape) for name, value in sums.items()}
         if found != shapes or not known <= classes <= 2**24:  # up to which float32 holds labels
             raise ValueError("its sums over the samples do not fit together")
-        for table in state["batches"]:
-            if table.ndim != 2 or len(table) != 4 or not table.is_contiguous() or bool((table[3] >= classes).any()):
+        for table in tables:
+            if table.ndim != 2 or len(table) != 5 or not table.is_contiguous() or bool((table[3] >= classes).any()):
                 raise ValueError("its samples' losses, weights and labels do not fit together")
         if any(gap.shape != () for gap in state["gaps"]):
             raise ValueError("its loss gaps are not numbers")
         self._sums = {name: value.to(device, copy=True) for name, value in sums.items()}
-        self._batches = [table.to(device).unbind() for table in state["batches"]]
+        self._batches = [table.to(device).unbind() for table in tables]
         self._gaps = [gap.to(device) for gap in state["gaps"]]
         self._num_classes = classes
