@@ -34,14 +34,17 @@ def added(batches):
 
 def naive(batches):
     """The same, sample by sample."""
-    losses, weighted, right, weights, classes, margins = [], [], [], [], {}, {}
+    losses, weighted, right, weights, classes, margins, top = [], [], [], [], {}, {}, []
     for samples, given in batches:
+        confidence = samples.logits.softmax(1).amax(1).tolist()
+        most = sorted(range(len(samples)), key=lambda i: -confidence[i])[: round(len(samples) / 3)]
         for i in range(len(samples)):
             if samples.valid is not None and not samples.valid[i]:
                 continue
             weight = 1.0 if given is None else given[i].item()
             weights.append(weight)
             right.append(samples.accuracy[i].item())
+            top += [1 - right[-1]] * (i in most)
             label = samples.target[i].item()
             classes.setdefault(label, []).append(weight)
             predicted = samples.logits[i].softmax(0).tolist()
@@ -49,12 +52,13 @@ def naive(batches):
             if math.isfinite(samples.loss[i].item()):
                 losses.append(samples.loss[i].item())
                 weighted.append(weight * losses[-1])
-    mean = sum(weights) / len(weights)
+    mean, wrong = sum(weights) / len(weights), 1 - sum(right) / len(right)
     every_class = range(max(samples.num_classes for samples, _ in batches))
     return {
         "loss": sum(losses) / len(losses),
         "weighted_loss": sum(weighted) / len(weighted),
         "accuracy": sum(right) / len(right),
+        "confident_error": sum(top) / len(top) / wrong if top and wrong else 0.0,
         "loss_gap": None,
         "weight_mean": mean,
         "weight_std": math.sqrt(sum((w - mean) ** 2 for w in weights) / len(weights)),
@@ -100,7 +104,7 @@ def test_a_stage_without_labels_has_a_defined_summary(batches):
     found = summary(added(batches))
     assert all(math.isnan(found.pop(name)) for name in ("loss", "weighted_loss", "accuracy"))
     assert found == {
-        "loss_gap": None, "weight_mean": 1.0, "weight_std": 0.0,
+        "confident_error": 0.0, "loss_gap": None, "weight_mean": 1.0, "weight_std": 0.0,
         "weight_min": 1.0, "weight_max": 1.0, "weight_per_class": [None] * len(batches) * 4,
         "margin_per_class": [None] * len(batches) * 4, "count_per_class": [0] * len(batches) * 4,
     }  # fmt: skip
@@ -174,7 +178,7 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, stop):
         (lambda state: state.update(num_classes=3), "sums over the samples do not fit"),
         (lambda state: state.update(num_classes=10**12), "sums over the samples do not fit"),
         (lambda state: state["batches"][0][3].fill_(4), "losses, weights and labels do not fit"),
-        (lambda state: state["batches"].append(torch.zeros(6, 2)), "losses, weights and labels do not fit"),
+        (lambda state: state["batches"].append(torch.zeros(7, 2)), "losses, weights and labels do not fit"),
         (lambda state: state["gaps"].append(torch.zeros(2)), "gaps are not numbers"),
     ],
 )

@@ -208,7 +208,7 @@ class LAWCallback(WeightingCallback):
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule, record: Record) -> tuple[float, float, float]:
         """Validate once, for the reward and the phase; what enters l_smooth and acc_smooth (Equation 5)."""
-        record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap", "confident_error"))
+        record |= dict.fromkeys(("reward", "acc_target", "acc_reference", "weighted_loss_gap"))
         if record["loss_gap"] is not None:
             record["weighted_loss_gap"] = record["loss_gap"] + record["weighted_loss"] - record["loss"]
         if self.mode == "search":
@@ -221,13 +221,15 @@ class LAWCallback(WeightingCallback):
             (record["acc_target"],) = self._evaluator([module])
         if self._evaluator is not None and self._evaluator.predictions:
             # A network that is weighted by its own predictions becomes confident of them, the reference does not. In a
-            # search the reference may be a record alone, and a strategy is applied without one.
+            # search the reference may be a record alone, and a strategy is applied without one. Training labels may be
+            # worse than those of the validation data; but a network that fits them no longer contradicts them.
             predictions = self._evaluator.predictions[-1 if self.recover else 0]
-            record["confident_error"] = LF.confident_error(predictions.confidence, predictions.accuracy)
+            held_out = LF.confident_error(predictions.confidence, predictions.accuracy)
+            record["confident_error"] = max(record["confident_error"], held_out)
         loss = phase_loss(record, self.agent.hparams["relative_loss"])
         of_validation = self.agent.hparams["phase_accuracy"] == "validation"
         accuracy = record["acc_target" if of_validation else "accuracy"]
-        return loss, accuracy, record["confident_error"] or 0.0
+        return loss, accuracy, record["confident_error"]
 
     def _validate(self, module: L.LightningModule) -> tuple[float, float]:
         """Validation accuracies of target and reference; one network stands for both in the warm-up."""

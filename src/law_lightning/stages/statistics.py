@@ -17,7 +17,7 @@ from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 
 _BATCHES = 64  # kept before they are summed: fewer operations in each step, and a bound on the memory of a long stage
-_TOTALS = 7  # finite losses: number, sum and weighted sum; samples with a label; correct ones; K and K^2
+_TOTALS = 9  # finite losses: number, sum, weighted sum; labelled and correct samples; K, K^2; confident, wrong ones
 
 
 class StageStatistics(Part):
@@ -38,7 +38,7 @@ class StageStatistics(Part):
 
     def _reset(self, device: torch.device) -> None:
         self._device, self._warned, self.num_lost = device, False, 0
-        self._batches: list[Sequence[Tensor]] = []  # each loss, accuracy, weight, label (-1 for none), margin, all [B]
+        self._batches: list[Sequence[Tensor]] = []  # each loss, accuracy, weight, label (-1 for none), margin, top, [B]
         self._gaps: list[Tensor] = []  # scalars
         self._num_classes = 0
         self._sums: dict[str, Tensor] = {}
@@ -47,8 +47,12 @@ class StageStatistics(Part):
         """Add a batch; ``weights`` None stands for ones."""
         weights = torch.ones_like(samples.loss) if weights is None else weights
         label = samples.target if samples.valid is None else samples.target.where(samples.valid, -1)
-        margin = LF.margin(samples.logits.detach().float(), samples.target)
-        self._batches.append((samples.loss.float(), samples.accuracy, weights.float(), label, margin))
+        logits = samples.logits.detach().float()
+        confidence = logits.softmax(dim=1).amax(dim=1)
+        most = confidence.argsort(descending=True, stable=True)[: round(len(samples) / 3)]
+        top = torch.zeros_like(confidence).index_fill(0, most, 1.0)  # the most confident third of the batch
+        margin = LF.margin(logits, samples.target)
+        self._batches.append((samples.loss.float(), samples.accuracy, weights.float(), label, margin, top))
         self._num_classes = max(self._num_classes, samples.num_classes)  # heads may differ
         if len(self._batches) >= _BATCHES:
             self._sum_up()
@@ -69,11 +73,11 @@ class StageStatistics(Part):
         self._widen(self._num_classes)
         if self._batches:
             columns = [torch.cat(list(column)).to(exact) for column in zip(*self._batches, strict=True)]
-            loss, accuracy, weight, label, margin = torch.stack(columns)[:, columns[3] >= 0]
+            loss, accuracy, weight, label, margin, top = torch.stack(columns)[:, columns[3] >= 0]
             finite, one = loss.isfinite(), torch.ones_like(loss)
             loss = loss.where(finite, 0.0)
             weighted = (weight * loss).where(finite, 0.0)
-            terms = (finite, loss, weighted, one, accuracy, weight, weight.square())
+            terms = (finite, loss, weighted, one, accuracy, weight, weight.square(), top, top * (1 - accuracy))
             self._sums["totals"] += torch.stack([term.to(exact).sum() for term in terms])
             self._sums["per_class"].index_add_(1, label.long(), torch.stack([weight, margin.nan_to_num(), one]))
             both = torch.stack([weight, -weight])
@@ -92,9 +96,11 @@ class StageStatistics(Part):
         """The stage in plain numbers, over all processes, which must all call this; resets the sums.
 
         Returns:
-            ``loss``, ``weighted_loss`` (the mean of K x L), ``accuracy``, ``loss_gap`` (None without a reference),
-            ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max``, and lists with an entry a class:
-            ``weight_per_class``, ``margin_per_class`` (means; None for a class without samples), ``count_per_class``.
+            ``loss``, ``weighted_loss`` (the mean of K x L), ``accuracy``, ``confident_error`` (of the most confident
+            third of each batch, see :func:`law_lightning.functional.confident_error`), ``loss_gap`` (None without a
+            reference), ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max``, and lists with an entry a
+            class: ``weight_per_class``, ``margin_per_class`` (means; None for a class without samples),
+            ``count_per_class``.
         """
         reduce = trainer.strategy.reduce
         self._sum_up()
@@ -104,7 +110,7 @@ class StageStatistics(Part):
         sums = {name: reduce(value, reduce_op="sum").tolist() for name, value in self._sums.items()}
         self._sums = {}
         weights, margins, counts = sums["per_class"]
-        losses, loss, weighted, count, correct, weight, squares = sums["totals"]
+        losses, loss, weighted, count, correct, weight, squares, top, top_wrong = sums["totals"]
         gap, steps = sums["gap"]
         self.num_lost = int(count - losses)
         mean = weight / count if count else 1.0
@@ -112,6 +118,7 @@ class StageStatistics(Part):
             "loss": loss / losses if losses else math.nan,
             "weighted_loss": weighted / losses if losses else math.nan,
             "accuracy": correct / count if count else math.nan,
+            "confident_error": top_wrong / top / (1 - correct / count) if top and count > correct else 0.0,
             "loss_gap": gap / steps if steps else None,
             "weight_mean": mean,
             "weight_std": max(squares / count - mean**2, 0.0) ** 0.5 if count else 0.0,
@@ -154,15 +161,16 @@ class StageStatistics(Part):
         tables = state["batches"]
         if sums and len(sums["per_class"]) == 2:  # earlier versions had no margins
             sums["per_class"] = sums["per_class"][[0, 0, 1]] * torch.tensor([[1.0], [0.0], [1.0]])
+            sums["totals"] = F.pad(sums["totals"], (0, _TOTALS - len(sums["totals"])))
         if tables and len(tables[0]) == 4:
-            tables = [torch.cat([table, torch.zeros_like(table[:1])]) for table in tables]
+            tables = [F.pad(table, (0, 0, 0, 2)) for table in tables]
         known = sums["per_class"].shape[-1] if sums else 0  # more may have been seen since the last sum
         shapes = {"totals": (_TOTALS,), "gap": (2,), "extremes": (2,), "per_class": (3, known)} if sums else {}
         found = {name: tuple(value.shape) for name, value in sums.items()}
         if found != shapes or not known <= classes <= 2**24:  # up to which float32 holds labels
             raise ValueError("its sums over the samples do not fit together")
         for table in tables:
-            if table.ndim != 2 or len(table) != 5 or not table.is_contiguous() or bool((table[3] >= classes).any()):
+            if table.ndim != 2 or len(table) != 6 or not table.is_contiguous() or bool((table[3] >= classes).any()):
                 raise ValueError("its samples' losses, weights and labels do not fit together")
         if any(gap.shape != () for gap in state["gaps"]):
             raise ValueError("its loss gaps are not numbers")
