@@ -18,9 +18,9 @@ networks that memorise, SGD and Adam:
   40 %; p30: 30 % become the next class; t50: training classes from 1 down to 1/50, balanced validation and test data),
   network and optimizer.
 - Methods, all on the same splits, labels and first weights: ``fit`` is ``LAWCallback()``; ``class_balanced`` is told
-  the counts. ``last`` is the network that is kept, ``target`` the weighted one.
+  the counts.
 - Gains in points of test accuracy on clean labels over plain training, mean and Student's 95 % interval over splits:
-  after the last epoch, and after the epoch that validates best (of ``fit`` the target's; for both sides).
+  after the last epoch, of the network that is kept, and after the epoch that validates best, of ``fit`` the target's.
 - Networks: ``mlp`` (128, 128) and ``cnn`` (two convolutions, 256 hidden units, no BatchNorm) memorise;
   ``small`` (24) in 15 epochs and ``bn`` (BatchNorm, global average, flips) hardly do.
 - The rule's numbers were chosen in a plain loop on other splits of the digits, MNIST and MNIST-1D; the recovery of the
@@ -31,8 +31,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache, partial
 from multiprocessing import get_context
@@ -42,7 +41,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -52,6 +50,9 @@ from law_lightning import LAWCallback
 from law_lightning.callbacks import WeightingCallback
 from law_lightning.models import MLP, ImageClassifier, SmallCNN
 from law_lightning.weighting import ClassBalancedWeighting
+from rivals.methods import Row
+from rivals.report import append_row, points, read_rows, t_interval
+from rivals.training import BestEpoch, accuracy
 
 #: Images of training, validation and test.
 SIZES = {
@@ -135,27 +136,6 @@ class Classifier(ImageClassifier):
         return torch.optim.Adam(self.parameters(), lr=1e-3) if self.adam else super().configure_optimizers()
 
 
-class Epochs(L.Callback):
-    """Validation and test accuracy of the module after each epoch."""
-
-    def __init__(self, parts: list[tuple[Tensor, Tensor]]) -> None:
-        self.parts = parts
-        self.found: list[tuple[float, float]] = []
-
-    @staticmethod
-    def accuracy(module: nn.Module, part: tuple[Tensor, Tensor]) -> float:
-        """In percent; the module is left in training mode."""
-        module.eval()
-        with torch.no_grad():
-            right = (module(part[0]).argmax(1) == part[1]).float().mean()
-        module.train()
-        return 100 * float(right)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluate without drawing a random number."""
-        self.found.append(tuple(self.accuracy(pl_module, part) for part in self.parts))  # type: ignore[arg-type]
-
-
 def run(job: tuple[str, ...], draw: int, cifar: str | None) -> dict[str, Any]:
     """Train once: the test accuracies after the last epoch and after the one that validates best."""
     family, network, noise, optimizer, method = job
@@ -170,41 +150,28 @@ def run(job: tuple[str, ...], draw: int, cifar: str | None) -> dict[str, Any]:
         "fit": LAWCallback,
         "class_balanced": lambda: WeightingCallback(ClassBalancedWeighting()),
     }
+    best = BestEpoch(val, test)
     own = [callbacks[method]()] if method in callbacks else []
-    seen = Epochs([val, test])
-    trainer = L.Trainer(**QUIET, accelerator="cpu", max_epochs=epochs, callbacks=[*own, seen])
+    trainer = L.Trainer(**QUIET, accelerator="cpu", max_epochs=epochs, callbacks=[*own, best])
     trainer.fit(module, train_loader, DataLoader(TensorDataset(*val), 1024))
-    best = max(seen.found, key=lambda pair: pair[0])[1]
-    last = Epochs.accuracy(module, test)  # of ``fit`` the network that was kept
-    kept = getattr(own[0], "kept", None) if own else None
-    return {"job": job, "draw": draw, "last": last, "target": seen.found[-1][1], "best": best, "kept": kept}
+    return {"job": list(job), "draw": draw, "last": accuracy(module, *test), "best": best.test}
 
 
-def gain(rows: list[dict[str, Any]], plain: dict[int, dict[str, Any]], of: str, against: str) -> str:
-    """Mean gain over draws and its interval."""
-    gains = [row[of] - plain[row["draw"]][against] for row in rows]
-    if len(gains) < 2 or np.ptp(gains) == 0:
-        return f"{np.mean(gains):+.1f}"
-    low, high = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
-    return f"{np.mean(gains):+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def report(rows: list[dict[str, Any]]) -> str:
-    """A line a task and method."""
-    lines = [["data", "network", "noise", "optimizer", "plain last / best", "method", "last", "target", "best"]]
-    for task, group in itertools.groupby(sorted(rows, key=lambda row: row["job"][:4]), lambda row: row["job"][:4]):
-        found = list(group)
-        plain = {row["draw"]: row for row in found if row["job"][4] == "plain"}
-        start = [
-            *task,
-            " / ".join(f"{np.mean([row[name] for row in plain.values()]):.1f}" for name in ("last", "best")),
-        ]
+def report(rows: Sequence[Row]) -> str:
+    """A line a task and method, with the gains over plain training on the same draws."""
+    lines = [["data", "network", "noise", "optimizer", "draws", "plain last, best", "method", "last", "best"]]
+    for task, group in itertools.groupby(sorted(rows, key=lambda row: row["job"]), lambda row: row["job"][:4]):
+        found = {(row["job"][4], row["draw"]): row for row in group}
+        plain = {draw: row for (method, draw), row in found.items() if method == "plain"}
+        means = [f"{100 * np.mean([row[epoch] for row in plain.values()]):.1f}" for epoch in ("last", "best")]
         for method in METHODS[1:]:
-            own = [row for row in found if row["job"][4] == method and row["draw"] in plain]
-            if own:
-                pairs = (("last", "last"), ("target", "last"), ("best", "best"))
-                lines.append([*start, method, *(gain(own, plain, *pair) for pair in pairs)])
-                start = [""] * 5
+            draws = [draw for draw in plain if (method, draw) in found]
+            if len(draws) > 1:
+                gains = [
+                    [found[method, draw][epoch] - plain[draw][epoch] for draw in draws] for epoch in ("last", "best")
+                ]
+                cells = [f"{points(interval.mean)} {interval}" for interval in map(t_interval, gains)]
+                lines.append([*task, str(len(draws)), ", ".join(means), method, *cells])
     return table(lines)
 
 
@@ -218,10 +185,8 @@ def main() -> None:
     parser.add_argument("--cifar", help="CIFAR-10 as an .npz file with train_x and train_y")
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    done = {(*row["job"], row["draw"]) for row in rows}
+    done = {(*row["job"], row["draw"]) for row in read_rows(path)}
     jobs = [
         ((family, network, noise, optimizer, method), draw)
         for draw in range(100, 100 + args.draws)
@@ -234,15 +199,11 @@ def main() -> None:
     pool = ProcessPoolExecutor(args.processes, mp_context=get_context("spawn"))
     futures = [pool.submit(run, *job, args.cifar) for job in missing]
     try:
-        with path.open("a") as file:
-            for future in tqdm(as_completed(futures), total=len(missing), unit="training"):
-                row = future.result()
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                rows.append({**row, "job": list(row["job"])})
+        for future in tqdm(as_completed(futures), total=len(missing), unit="training"):
+            append_row(path, future.result())
     finally:
         pool.shutdown(cancel_futures=True)
-    print(report(rows))
+    print(report(read_rows(path)))
 
 
 if __name__ == "__main__":

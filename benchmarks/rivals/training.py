@@ -68,7 +68,7 @@ def split_of(datamodule: Any, name: str) -> tuple[Tensor, Tensor]:
     return dataset.x, dataset.y
 
 
-class _BestEpoch(L.Callback):
+class BestEpoch(L.Callback):
     """Test accuracy after the epoch that validates best."""
 
     def __init__(self, val: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
@@ -76,6 +76,7 @@ class _BestEpoch(L.Callback):
         self.best_val, self.test = -1.0, float("nan")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate, and test where it is the best epoch so far."""
         value = accuracy(pl_module, *self._val)
         if value > self.best_val:
             self.best_val, self.test = value, accuracy(pl_module, *self._test)
@@ -113,7 +114,7 @@ def evaluate(
         wrong training labels that the network predicts, None if all are right.
     """
     val, test = split_of(datamodule, "val"), split_of(datamodule, "test")
-    best = _BestEpoch(val, test)
+    best = BestEpoch(val, test)
     module = train(task, datamodule, seed, [*callbacks, best])
     record = datamodule.corruption_record  # type: ignore[attr-defined]
     fitted = None
