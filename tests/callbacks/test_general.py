@@ -5,23 +5,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+import zoo
 from law_lightning import LAWCallback, StrategyAgent
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
 from law_lightning.second_network.evaluation import Evaluator
 from methods import STAGES
-from zoo import (
-    CLASSES,
-    AdamCosine,
-    BatchNormCNN,
-    DropoutMLP,
-    assert_identical,
-    differ,
-    fit,
-    loaders,
-    make_trainer,
-    plain,
-)
+from zoo import CLASSES, DropoutMLP, assert_identical, differ, fit, loaders, make_trainer
 
 
 class ConfidentErrors(L.Callback):
@@ -93,6 +83,9 @@ def test_other_strategies_explore_as_before():
     assert LAWCallback(features=["loss"]).learn
     assert LAWCallback(features=["loss"]).agent.hparams["init"] is None
     assert not LAWCallback("general").explore
+    assert LAWCallback("general", num_stages=7).num_stages == 7
+    with pytest.raises(ValueError, match="The rule general weighs the features"):
+        LAWCallback("general", features=["loss"])
 
 
 def test_one_line_says_which_network_is_kept(monkeypatch):
@@ -128,20 +121,16 @@ def test_a_first_fit_pays_on_wrong_labels_that_the_validation_data_share():
     assert accuracies[1] > accuracies[0] + 0.08
 
 
-@pytest.mark.parametrize("module", [DropoutMLP, AdamCosine, BatchNormCNN], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [DropoutMLP, zoo.AdamCosine, zoo.BatchNormCNN], ids=lambda module: module.__name__)
 def test_a_target_that_goes_on_from_the_reference_is_plain_training(module, monkeypatch):
     """With optimizer state and rates: where the target never validates as well, plain training is what is left."""
-    measure = Evaluator.__call__
+    predictions = Evaluator.predictions
 
-    def worse(self, modules, limit=None):
-        measured = measure(self, modules, limit)
-        if len(modules) == 2:
-            self.predictions = [
-                each._replace(accuracy=torch.full_like(each.accuracy, row)) for row, each in enumerate(self.predictions)
-            ]
-        return measured
+    def worse(self):
+        found = predictions(self)
+        return [each._replace(accuracy=torch.full_like(each.accuracy, row)) for row, each in enumerate(found)]
 
-    monkeypatch.setattr(Evaluator, "__call__", worse)
+    monkeypatch.setattr(Evaluator, "predictions", worse)
     seen = []
 
     class Seen(L.Callback):
@@ -149,7 +138,7 @@ def test_a_target_that_goes_on_from_the_reference_is_plain_training(module, monk
             seen.append(law.reference is not None and differ(pl_module.state_dict(), law.reference.state_dict()))
 
     law = LAWCallback(keep="target", warmup_stages=1, **STAGES)
-    assert_identical(fit(module, [law, Seen()]).state_dict(), plain(module))
+    assert_identical(fit(module, [law, Seen()]).state_dict(), zoo.plain(module))
     assert any(seen)  # within a stage its weights lead it elsewhere
     assert [record["recovered"] for record in law.history] == [0, 1, 1, 1, 1]
     strengths = [record["theta"][0] for record in law.history]

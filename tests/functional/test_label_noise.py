@@ -56,7 +56,8 @@ def test_confident_error_tells_wrong_labels_from_hard_samples(noise, low, high):
 def test_general_opens_with_the_noise():
     """Weights of one below the gate; then nearly none for a sample that is contradicted."""
     noise = torch.tensor([0.0, 0.5, 0.65, 2.0])
-    assert LF.noise_gate(noise).tolist() == pytest.approx([0.0, 0.0, 1.0, 1.0])
+    assert LF.general_theta(noise)[:, 0].tolist() == pytest.approx([0.0, 0.0, 4.0, 4.0])
+    assert LF.general_theta(noise[3], ("loss", "margin")).tolist() == pytest.approx([0.0, 4.0, 0.8])
     margins = torch.tensor([[-1.0], [-0.2], [1.0]])
     assert LF.sample_weights(margins, LF.general_theta(noise[0])).tolist() == [1.0] * 3
     weights = LF.sample_weights(margins, LF.general_theta(noise[3]))
@@ -66,3 +67,14 @@ def test_general_opens_with_the_noise():
 def test_the_class_ratio_lets_one_sample_stand_for_another():
     found = LF.class_ratio(torch.tensor([9, 9, 0]), torch.tensor([99, 9, 0]))
     torch.testing.assert_close(found, torch.tensor([10 / 21 / (100 / 111), 10 / 21 / (10 / 111), 1 / 21 / (1 / 111)]))
+
+
+@pytest.mark.parametrize(("right", "expected"), [([3, 3], False), ([3, 4], False), ([0, 12], True), ([4, 3], False)])
+def test_worse_is_beyond_a_standard_error(right, expected):
+    """Of 12 samples, so many right; by a loop over the differences."""
+    own, other = (torch.tensor([1.0] * n + [0.0] * (12 - n)) for n in right)
+    other = other.flip(0)
+    differences = [a - b for a, b in zip(own.tolist(), other.tolist(), strict=True)]
+    mean = sum(differences) / 12
+    error = math.sqrt(sum((d - mean) ** 2 for d in differences) / 12) / math.sqrt(12)
+    assert LF.is_worse(own, other) == (mean < -error) == expected

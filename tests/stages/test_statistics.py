@@ -26,7 +26,7 @@ def batch(seed, count=5, classes=4, **changes):
 
 
 def added(batches):
-    statistics = StageStatistics()
+    statistics = StageStatistics(margins=True)
     for each in batches:
         statistics.add(*each)
     return statistics
@@ -34,31 +34,32 @@ def added(batches):
 
 def naive(batches):
     """The same, sample by sample."""
-    losses, weighted, right, weights, classes, margins, top = [], [], [], [], {}, {}, []
-    for samples, given in batches:
-        confidence = samples.logits.softmax(1).amax(1).tolist()
-        most = sorted(range(len(samples)), key=lambda i: -confidence[i])[: round(len(samples) / 3)]
+    losses, weighted, right, weights, classes, margins, confident = [], [], [], [], {}, {}, []
+    for number, (samples, given) in enumerate(batches):
+        if number % 64 == 0:  # the third is taken of what is summed up at once
+            confident.append([])
         for i in range(len(samples)):
             if samples.valid is not None and not samples.valid[i]:
                 continue
             weight = 1.0 if given is None else given[i].item()
             weights.append(weight)
             right.append(samples.accuracy[i].item())
-            top += [1 - right[-1]] * (i in most)
             label = samples.target[i].item()
             classes.setdefault(label, []).append(weight)
             predicted = samples.logits[i].softmax(0).tolist()
+            confident[-1].append((max(predicted), 1 - right[-1]))
             margins.setdefault(label, []).append(predicted.pop(label) - max(predicted))
             if math.isfinite(samples.loss[i].item()):
                 losses.append(samples.loss[i].item())
                 weighted.append(weight * losses[-1])
-    mean, wrong = sum(weights) / len(weights), 1 - sum(right) / len(right)
+    mean, error = sum(weights) / len(weights), 1 - sum(right) / len(right)
+    thirds = [sorted(rows, key=lambda row: -row[0])[: round(len(rows) / 3)] for rows in confident]
+    most = [wrong for rows in thirds for _, wrong in rows]
     every_class = range(max(samples.num_classes for samples, _ in batches))
     return {
         "loss": sum(losses) / len(losses),
         "weighted_loss": sum(weighted) / len(weighted),
         "accuracy": sum(right) / len(right),
-        "confident_error": sum(top) / len(top) / wrong if top and wrong else 0.0,
         "loss_gap": None,
         "weight_mean": mean,
         "weight_std": math.sqrt(sum((w - mean) ** 2 for w in weights) / len(weights)),
@@ -67,6 +68,7 @@ def naive(batches):
         "weight_per_class": [sum(classes[c]) / len(classes[c]) if c in classes else None for c in every_class],
         "margin_per_class": [sum(margins[c]) / len(margins[c]) if c in margins else None for c in every_class],
         "count_per_class": [len(classes.get(c, ())) for c in every_class],
+        "confident_error": sum(most) / len(most) / error if most and error else 0.0,
     }
 
 
@@ -127,8 +129,15 @@ def test_a_summary_starts_anew():
     check(summary(statistics), naive([batch(1)]))
 
 
-def test_what_is_kept_is_bounded():
+def test_without_margins_there_is_the_rest():
     statistics = StageStatistics()
+    statistics.add(*batch(0))
+    expected = naive([batch(0)])
+    check(summary(statistics), {k: v for k, v in expected.items() if k[:6] not in ("margin", "count_", "confid")})
+
+
+def test_what_is_kept_is_bounded():
+    statistics = StageStatistics(margins=True)
     for i in range(130):
         statistics.add(*batch(i))
         statistics.add_gap(torch.tensor(0.0))
@@ -156,7 +165,7 @@ def test_processes_add_up():
 
 @pytest.mark.parametrize("stop", [0, 63, 64, 70, 99])
 def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, stop):
-    whole, first, second = StageStatistics(), StageStatistics(), StageStatistics()
+    whole, first, second = StageStatistics(margins=True), StageStatistics(margins=True), StageStatistics(margins=True)
     for i in range(100):
         if i == stop:
             state = first.state_dict()
@@ -186,4 +195,4 @@ def test_a_damaged_state_is_refused(change, message):
     statistics = added([batch(i) for i in range(65)])
     change(state := statistics.state_dict())
     with pytest.raises(ValueError, match=message):
-        StageStatistics().load_state_dict(state)
+        StageStatistics(margins=True).load_state_dict(state)

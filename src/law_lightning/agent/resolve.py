@@ -33,7 +33,7 @@ def strategy_path(strategy: str | Path) -> Path:
         return _FOLDER / f"{strategy}.safetensors"
     raise FileNotFoundError(
         f"No strategy file at {path.absolute()}, and no shipped strategy of that name (there are: "
-        f"{', '.join(shipped) or 'none'}). law-search writes one, strategy.safetensors, into its run folder."
+        f"{', '.join(['general', *shipped])}). law-search writes one, strategy.safetensors, into its run folder."
     )
 
 
@@ -45,18 +45,19 @@ def resolve_agent(
 ) -> StrategyAgent:
     """The agent that an argument names, checked against the stages and features asked for, if any.
 
-    None names the rule ``general``, and with features a new agent that weighs those.
+    None is the rule ``general``, or with features a new agent that weighs those.
 
     Raises:
         ValueError: the strategy has other stages or features, or its file is no strategy's.
         FileNotFoundError: there is no such strategy.
     """
-    if agent is None:
-        options: dict[str, Any] = {"num_stages": num_stages, "warmup_stages": warmup_stages}
-        options |= GENERAL if features is None else {"features": features}
-        return StrategyAgent(**{name: value for name, value in options.items() if value is not None})
     source = "The given agent"
-    if isinstance(agent, (str, Path)):
+    if agent is None or agent == "general":
+        options: dict[str, Any] = {"num_stages": num_stages, "warmup_stages": warmup_stages}
+        options |= {"features": features} if agent is None and features is not None else GENERAL
+        agent = StrategyAgent(**{name: value for name, value in options.items() if value is not None})
+        source = "The rule general"
+    elif isinstance(agent, (str, Path)):
         path = strategy_path(agent)
         agent, source = StrategyAgent.load(path), f"The strategy {path}"
     if not isinstance(agent, StrategyAgent):

@@ -123,7 +123,7 @@ class StrategyAgent(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(own["seed"])
             self.embedding = StageEmbedding(own["members"], own["num_stages"], own["embedding_dim"])
-            prior = None if own["init"] is None else partial(_general, self.features)
+            prior = None if own["init"] is None else partial(LF.general_theta, features=self.features)
             self.actor = Actor(*sizes, own["theta_bound"], own["feature_scale"], own["zero_init"], prior)
             self.critic = Critic(*sizes)
         self._networks, self._targets = Networks(self.embedding, self.actor, self.critic), None
@@ -336,9 +336,3 @@ class StrategyAgent(L.LightningModule):
         except Exception as error:  # a foreign state can fail in any way
             raise ValueError(f"{path} is not a complete strategy file: {error}") from error
         return agent
-
-
-def _general(features: Sequence[str], noise: Tensor) -> Tensor:
-    """The rule ``general`` as theta of these features, [..., F + 1], from noise_smooth [...]."""
-    weight, b = LF.general_theta(noise).unbind(-1)
-    return torch.stack([weight if name == "margin" else torch.zeros_like(b) for name in features] + [b], dim=-1)

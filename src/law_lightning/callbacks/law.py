@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
@@ -19,13 +18,14 @@ from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.resolve import resolve_agent
 from law_lightning.agent.update import MAX_REWARD
 from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
+from law_lightning.callbacks.general import GeneralRule
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
 from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD, Evaluator
 from law_lightning.second_network.reference import Reference
 from law_lightning.stages.clock import Record, phase_loss
 from law_lightning.stages.schedule import TrainingPhase
-from law_lightning.utilities.files import is_finite
+from law_lightning.stages.statistics import StageStatistics
 from law_lightning.weighting.law import LAWWeighting
 
 
@@ -69,10 +69,11 @@ class LAWCallback(WeightingCallback):
         kept: which network is in the user's module after a search, ``"target"`` or ``"reference"``; None before.
         theta: that of the current stage, [F + 1]; None in the warm-up.
         history: as for :class:`WeightingCallback`, and ``theta``, ``reward``, ``acc_target``, ``acc_reference``,
-            ``confident_error`` (of the target, see :func:`law_lightning.functional.confident_error`),
             ``loss_gap`` (training loss of the target minus that of the reference), ``weighted_loss_gap`` (likewise,
             with the target's losses weighted: the mean of K x L), ``critic_loss``, ``actor_loss`` and ``q_mean`` (of
-            the update at its end), which are None where there is none.
+            the update at its end), which are None where there is none. With ``init="general"`` also
+            ``confident_error`` (of the validation predictions, or of the training's if that is larger), ``recovered``
+            (0 or 1), ``count_per_class`` and ``margin_per_class``.
 
     Raises:
         ValueError: an argument is out of its range, or the strategy has other stages or features than those asked for.
@@ -124,12 +125,15 @@ class LAWCallback(WeightingCallback):
         self.explore = not is_rule if explore is None else explore
         self.learn = self.explore if learn is None else learn
         self.recover = mode == "search" and (is_rule if recover is None else recover)
-        self._strength = 1.0  # factor on theta
         self.reward_growth = reward_growth
         self.reward_scale = reward_scale
         self.reference_record = reference_record
         self.kept: Literal["target", "reference"] | None = None
+        self.statistics = StageStatistics(margins=self.agent.hparams["init"] is not None)
         self._reference = Reference(self.statistics)
+        self._rule: GeneralRule | None = None
+        if self.agent.hparams["init"] is not None:
+            self._rule = GeneralRule(self.weighting, self._reference if self.recover else None)
         self._reference_is_known = False
         self._evaluator: Evaluator | None = None
         self._accuracies: tuple[int, float, float] | None = None  # step, target's, reference's: last measured
@@ -147,12 +151,12 @@ class LAWCallback(WeightingCallback):
     @property
     def validates(self) -> bool:
         """Whether theta follows the validation data."""
-        return bool(self.agent.hparams["phase_accuracy"] == "validation" or self.agent.hparams["init"])
+        return self.agent.hparams["phase_accuracy"] == "validation" or self._rule is not None
 
     @property
     def parts(self) -> dict[str, Part]:
         """The reference takes its step after the target's."""
-        return {"reference": self._reference}
+        return {"reference": self._reference, **({} if self._rule is None else {"rule": self._rule})}
 
     # -- before training -------------------------------------------------------------------------------------------
 
@@ -167,9 +171,7 @@ class LAWCallback(WeightingCallback):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Check the validation data on one batch."""
-        self.weighting.theta = self.weighting.margin_shift = self.weighting.class_ratio = None
-        self._accuracies = self.kept = None
-        self._strength = 1.0
+        self.weighting.theta = self._accuracies = self.kept = None
         record, weighted = self.reference_record, range(self.warmup_stages, self.num_stages)
         self._reference_is_known = record is not None and record.keys() >= set(weighted)
         if record is not None and not self._reference_is_known:
@@ -199,7 +201,8 @@ class LAWCallback(WeightingCallback):
             explore = self.mode == "search" and self.explore
             theta = self.agent.act(phase.stage, phase.loss_smooth, phase.acc_smooth, explore, phase.noise_smooth)
             # Processes may have other agents, or round differently, but one network needs one theta.
-            self.weighting.theta = trainer.strategy.broadcast(self._strength * theta)
+            strength = 1.0 if self._rule is None else self._rule.strength
+            self.weighting.theta = trainer.strategy.broadcast(strength * theta)
 
     def before_batch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Fork the reference when the warm-up has ended: until then one network is both."""
@@ -219,17 +222,12 @@ class LAWCallback(WeightingCallback):
             record |= {"acc_target": target, "acc_reference": reference, "reward": reward}
         elif self._evaluator is not None:
             (record["acc_target"],) = self._evaluator([module])
-        if self._evaluator is not None and self._evaluator.predictions:
-            # A network that is weighted by its own predictions becomes confident of them, the reference does not. In a
-            # search the reference may be a record alone, and a strategy is applied without one. Training labels may be
-            # worse than those of the validation data; but a network that fits them no longer contradicts them.
-            predictions = self._evaluator.predictions[-1 if self.recover else 0]
-            held_out = LF.confident_error(predictions.confidence, predictions.accuracy)
-            record["confident_error"] = max(record["confident_error"], held_out)
         loss = phase_loss(record, self.agent.hparams["relative_loss"])
         of_validation = self.agent.hparams["phase_accuracy"] == "validation"
         accuracy = record["acc_target" if of_validation else "accuracy"]
-        return loss, accuracy, record["confident_error"]
+        if self._rule is None or self._evaluator is None:
+            return loss, accuracy, 0.0
+        return loss, accuracy, self._rule.measure(self._evaluator, record)
 
     def _validate(self, module: L.LightningModule) -> tuple[float, float]:
         """Validation accuracies of target and reference; one network stands for both in the warm-up."""
@@ -247,8 +245,8 @@ class LAWCallback(WeightingCallback):
     def end_stage(self, trainer: L.Trainer, module: L.LightningModule, record: Record, phase: TrainingPhase) -> None:
         """Transition and full data update (Algorithms 1 and 2)."""
         theta = self.theta
-        self._follow_classes(record)
-        record["recovered"] = int(self.recover and self._recovers())
+        if self._rule is not None:
+            self._rule.end_stage(self.history, record)
         record["theta"] = [0.0] * (len(self.agent.features) + 1) if theta is None else theta.tolist()
         record |= dict.fromkeys(("critic_loss", "actor_loss", "q_mean"))
         if self.mode == "search" and theta is not None:
@@ -256,38 +254,6 @@ class LAWCallback(WeightingCallback):
             self.buffer.add(self.clock.phase, theta, record["reward"], phase, done)
             if self.learn:
                 record |= self.agent.full_data_update(self.buffer)
-
-    def _recovers(self) -> bool:
-        """Let the target go on from the reference, with a weaker rule, where it validates worse beyond chance.
-
-        Worse by more than the standard error of the difference over the validation samples.
-        """
-        assert self._evaluator is not None
-        if self._reference.module is None or len(self._evaluator.predictions) < 2:
-            return False
-        target, reference = (each.accuracy.double() for each in self._evaluator.predictions)
-        difference = target - reference
-        if not difference.mean() < -difference.std(correction=0) / len(difference) ** 0.5:
-            return False
-        self._reference.restore_target()
-        self._strength /= 2
-        return True
-
-    def _follow_classes(self, record: Record) -> None:
-        """Prepare the weighting for what differs between classes: how well they are learned, and how many there are."""
-        counts, margins = torch.tensor(record["count_per_class"]), record["margin_per_class"]
-        if "margin" in self.agent.features:
-            known = torch.tensor([0.0 if each is None else each for each in margins], dtype=torch.float64)
-            mean = (known * counts).sum() / counts.sum().clamp_min(1)
-            self.weighting.margin_shift = (mean - known).where(counts > 0, 0.0).float()
-        if self.agent.hparams["init"] and self._evaluator is not None and self._evaluator.predictions:
-            for earlier in self.history:
-                before = torch.tensor(earlier["count_per_class"])
-                counts = F.pad(counts, (0, max(0, len(before) - len(counts))))
-                counts[: len(before)] += before
-            found = self._evaluator.predictions[0].target
-            wanted = torch.bincount(found[found < len(counts)], minlength=len(counts))
-            self.weighting.class_ratio = LF.class_ratio(wanted, counts)
 
     def finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leave the network that validates better in the user's module (``keep="best"``)."""
@@ -331,8 +297,6 @@ class LAWCallback(WeightingCallback):
             "agent": self.agent.full_state(),
             "buffer": self.buffer.state_dict(),
             "theta": None if self.theta is None else self.theta.cpu(),
-            "of_classes": [self.weighting.margin_shift, self.weighting.class_ratio],
-            "strength": self._strength,
             "accuracies": None if self._accuracies is None else list(self._accuracies),
         }
 
@@ -366,11 +330,6 @@ class LAWCallback(WeightingCallback):
         self.agent.load_full_state(state["agent"])
         self.buffer.load_state_dict(state["buffer"])
         self.weighting.theta = theta
-        shift, ratio = state.get("of_classes", (None, None))  # earlier versions had neither
-        if not all(each is None or (each.ndim == 1 and is_finite([each])) for each in (shift, ratio)):
-            raise ValueError("its numbers of the classes are not finite")
-        self.weighting.margin_shift, self.weighting.class_ratio = shift, ratio
-        self._strength = float(state.get("strength", 1.0))
         if state["accuracies"] is not None:
             step, target, reference = state["accuracies"]
             self._accuracies = (int(step), float(target), float(reference))

@@ -44,9 +44,8 @@ class WeightingCallback(L.Callback):
 
     Attributes:
         history: a record per finished stage, as plain numbers: ``stage``, ``step``, ``epoch``, ``loss``, ``accuracy``
-            (both of training), ``loss_smooth``, ``acc_smooth``, ``noise_smooth``, the weights' ``weight_mean``,
-            ``weight_std``, ``weight_min``, ``weight_max``, and ``weight_per_class``, ``margin_per_class`` (mean
-            :func:`law_lightning.functional.margin`) and ``count_per_class``.
+            (both of training), ``loss_smooth``, ``acc_smooth``, ``noise_smooth`` and the weights' ``weight_mean``,
+            ``weight_std``, ``weight_min``, ``weight_max``, ``weight_per_class``.
         schedule: the stages of the fit; None before it begins.
     """
 

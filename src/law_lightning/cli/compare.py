@@ -32,8 +32,10 @@ def main(config: DictConfig) -> float | None:
     folder, settings = output_folder(), plain(config)
     options = trainer_options(settings)
     _check(settings, options)
-    law = "law" in config.methods
-    digest = hashlib.sha256(strategy_path(config.strategy).read_bytes()).hexdigest() if law else None
+    digest = None
+    if "law" in config.methods:
+        rule = config.strategy == "general"  # which is no file
+        digest = "general" if rule else hashlib.sha256(strategy_path(config.strategy).read_bytes()).hexdigest()
     for method in config.methods:
         method_callbacks(method, settings)  # a damaged strategy and bad options show now
     make_module, make_data, data = factories(config)

@@ -28,7 +28,7 @@ from law_lightning.functional.features import (
     normalize_features,
     sample_features,
 )
-from law_lightning.functional.label_noise import class_ratio, confident_error, general_theta, noise_gate
+from law_lightning.functional.label_noise import class_ratio, confident_error, general_theta, is_worse
 from law_lightning.functional.rewards import reward, reward_weight, smooth
 from law_lightning.functional.update import (
     actor_loss,
@@ -54,10 +54,10 @@ __all__ = [
     "general_theta",
     "imitation_loss",
     "imitation_weight",
+    "is_worse",
     "label",
     "margin",
     "n_step_returns",
-    "noise_gate",
     "normalize_features",
     "renormalize_weights",
     "reward",

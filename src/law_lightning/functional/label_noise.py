@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,21 +41,17 @@ def confident_error(confidence: Tensor, accuracy: Tensor, share: float = 1 / 3) 
     return float(error[most].mean() / error.mean())
 
 
-def noise_gate(noise: Tensor) -> Tensor:
-    """How far the rule ``general`` is applied, 0 to 1, for a smoothed :func:`confident_error` of any shape."""
-    return ((noise - GATE_FROM) / GATE_WIDTH).clamp(0.0, 1.0)
-
-
-def general_theta(noise: Tensor) -> Tensor:
+def general_theta(noise: Tensor, features: Sequence[str] = ("margin",)) -> Tensor:
     r"""The rule ``general``: theta for the margin m of a sample, and b.
 
     .. math:: K = 1 + \tanh(4 g (m + 0.2)), \qquad g = \mathrm{clip}((\rho - 0.5) / 0.15, 0, 1)
 
     Args:
         noise: smoothed :math:`\rho`, [...].
+        features: the sample features that theta weighs; those other than the margin get zeros.
 
     Returns:
-        [..., 2].
+        [..., F + 1].
 
     Example:
         >>> general_theta(torch.tensor([0.3, 0.575, 0.9]))
@@ -61,8 +59,9 @@ def general_theta(noise: Tensor) -> Tensor:
                 [2.0000, 0.4000],
                 [4.0000, 0.8000]])
     """
-    slope = SLOPE * noise_gate(noise)
-    return torch.stack([slope, -THRESHOLD * slope], dim=-1)
+    slope = SLOPE * ((noise - GATE_FROM) / GATE_WIDTH).clamp(0.0, 1.0)
+    weights = [slope if name == "margin" else torch.zeros_like(slope) for name in features]
+    return torch.stack([*weights, -THRESHOLD * slope], dim=-1)
 
 
 def class_ratio(wanted: Tensor, given: Tensor) -> Tensor:
@@ -80,3 +79,18 @@ def class_ratio(wanted: Tensor, given: Tensor) -> Tensor:
     """
     shares = [(count.double() + 1) / (count.double() + 1).sum() for count in (wanted, given)]
     return (shares[0] / shares[1]).float()
+
+
+def is_worse(accuracy: Tensor, other: Tensor) -> bool:
+    """Whether one network is less accurate than another on the same samples, by more than a standard error.
+
+    Args:
+        accuracy: how much of each sample it gets right, [N] in [0, 1].
+        other: the same of the other network.
+
+    Example:
+        >>> is_worse(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 1.0]))
+        True
+    """
+    difference = accuracy.double() - other.double()
+    return bool(difference.mean() < -difference.std(correction=0) / len(difference) ** 0.5)

@@ -79,16 +79,12 @@ class Evaluator:
         trainer: the Trainer, during a fit.
         no_data: the error's text where there is no validation data.
 
-    Attributes:
-        predictions: of each network in the last evaluation, of the samples with a label in all processes.
-
     Raises:
         MisconfigurationException: there is no validation data.
     """
 
     def __init__(self, trainer: L.Trainer, no_data: str = NO_REWARD) -> None:
         self._trainer, self._no_data = trainer, no_data
-        self.predictions: list[Predictions] = []
         self._loaders = validation_loaders(trainer)
         if not self._loaders:
             raise MisconfigurationException(no_data)
@@ -113,28 +109,35 @@ class Evaluator:
             if getattr(trainer.strategy.model, "broadcast_buffers", False):  # as the Trainer's validation does
                 for buffer in itertools.chain.from_iterable(twin.buffers() for twin in twins):
                     torch.distributed.broadcast(buffer, 0)
-            totals = torch.zeros(len(twins), 2, device=trainer.strategy.root_device, dtype=torch.float64)
-            nothing = Predictions(torch.zeros(0), torch.zeros(0).bool(), torch.zeros(0), torch.zeros(0).long())
-            self._found = [[nothing] for _ in modules]
+            self._found: list[list[Predictions]] = [[] for _ in modules]
             trainer.validating = True
             try:
                 for twin, hook in itertools.product(twins, ("on_validation_start", "on_validation_epoch_start")):
                     if is_overridden(hook, twin, L.LightningModule):  # may set up what validation_step needs
                         getattr(twin, hook)()
                 for loader_idx, loader in enumerate(self._loaders):
-                    self._add_loader(totals, twins, loader, loader_idx, limit)
+                    self._add_loader(twins, loader, loader_idx, limit)
             finally:
                 trainer.state.stage = stage
+        totals = torch.zeros(len(twins), 2, device=trainer.strategy.root_device, dtype=torch.float64)
+        for total, batches in zip(totals, self._found, strict=True):
+            for each in batches:
+                total += torch.stack([(each.accuracy * each.valid).sum(), each.valid.sum()])
         totals = trainer.strategy.reduce(totals, reduce_op="sum")
         if not totals[:, 1].all():
             raise MisconfigurationException("The validation data hold no samples with a label. " + self._no_data)
-        parts = gathered_from_processes({"found": list(map(_joined, self._found))})
-        self.predictions = [_joined(each) for each in zip(*(part["found"] for part in parts), strict=True)]
         return [right / count for right, count in totals.tolist()]
 
-    def _add_loader(
-        self, totals: Tensor, twins: Sequence[L.LightningModule], loader: Any, loader_idx: int, limit: int | None
-    ) -> None:
+    def predictions(self) -> list[Predictions]:
+        """What each network predicted in the last evaluation, on the CPU: samples with a label, of all processes.
+
+        A collective operation: every process must call this.
+        """
+        parts = gathered_from_processes({"found": [_known(batches) for batches in self._found]})
+        networks = zip(*(part["found"] for part in parts), strict=True)
+        return [Predictions(*map(torch.cat, zip(*shares, strict=True))) for shares in networks]
+
+    def _add_loader(self, twins: Sequence[L.LightningModule], loader: Any, loader_idx: int, limit: int | None) -> None:
         share = self._trainer.limit_val_batches  # a number of batches, or a share of them
         most = share if isinstance(share, int) else None if share in (None, 1.0) else int(len(loader) * share)
         batches = min((each for each in (most, limit) if each is not None), default=None)
@@ -148,9 +151,7 @@ class Evaluator:
                 with replaying(before) if row else nullcontext():
                     found = self._predictions(twin, batch, batch_idx, loader_idx)
                 once, size = _counted_once(loader, position, len(found.accuracy))
-                once = once.to(found.valid.device) & found.valid
-                totals[row] += torch.stack([(found.accuracy * once).sum(), once.sum()])
-                self._found[row].append(Predictions(*(column[once].cpu() for column in found)))
+                self._found[row].append(found._replace(valid=once.to(found.valid.device) & found.valid))
             position += size
 
     def _predictions(self, twin: L.LightningModule, batch: Any, batch_idx: int, loader_idx: int) -> Predictions:
@@ -180,8 +181,12 @@ class Evaluator:
         )
 
 
-def _joined(parts: Sequence[Predictions]) -> Predictions:
-    return Predictions(*map(torch.cat, zip(*parts, strict=True)))
+def _known(batches: Sequence[Predictions]) -> list[Tensor]:
+    """The columns of all batches, of samples with a label."""
+    if not batches:
+        return [torch.zeros(0), torch.zeros(0).bool(), torch.zeros(0), torch.zeros(0).long()]
+    columns = [torch.cat(column) for column in zip(*batches, strict=True)]
+    return [column[columns[1]].cpu() for column in columns]
 
 
 def _counted_once(loader: Any, position: int, rows: int) -> tuple[Tensor, int]:

@@ -17,11 +17,15 @@ from law_lightning.capture.part import Part
 from law_lightning.capture.samples import Samples
 
 _BATCHES = 64  # kept before they are summed: fewer operations in each step, and a bound on the memory of a long stage
-_TOTALS = 9  # finite losses: number, sum, weighted sum; labelled and correct samples; K, K^2; confident, wrong ones
+_TOTALS = 7  # finite losses: number, sum and weighted sum; samples with a label; correct ones; K and K^2
 
 
 class StageStatistics(Part):
     """Sums over the samples of a stage: loss, accuracy, weights (per class too), and the loss gap.
+
+    Args:
+        margins: sum up margins per class and the errors of the most confident third, too, for strategies that follow
+            them.
 
     Attributes:
         num_lost: losses of the stage last summed up that were not finite, over all processes.
@@ -29,7 +33,8 @@ class StageStatistics(Part):
 
     per_process = True
 
-    def __init__(self) -> None:
+    def __init__(self, margins: bool = False) -> None:
+        self._margins = margins
         self._reset(torch.device("cpu"))
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -38,7 +43,8 @@ class StageStatistics(Part):
 
     def _reset(self, device: torch.device) -> None:
         self._device, self._warned, self.num_lost = device, False, 0
-        self._batches: list[Sequence[Tensor]] = []  # each loss, accuracy, weight, label (-1 for none), margin, top, [B]
+        # Each loss, accuracy, weight and label (-1 for none), perhaps margin and confidence, all [B].
+        self._batches: list[Sequence[Tensor]] = []
         self._gaps: list[Tensor] = []  # scalars
         self._num_classes = 0
         self._sums: dict[str, Tensor] = {}
@@ -47,12 +53,11 @@ class StageStatistics(Part):
         """Add a batch; ``weights`` None stands for ones."""
         weights = torch.ones_like(samples.loss) if weights is None else weights
         label = samples.target if samples.valid is None else samples.target.where(samples.valid, -1)
-        logits = samples.logits.detach().float()
-        confidence = logits.softmax(dim=1).amax(dim=1)
-        most = confidence.argsort(descending=True, stable=True)[: round(len(samples) / 3)]
-        top = torch.zeros_like(confidence).index_fill(0, most, 1.0)  # the most confident third of the batch
-        margin = LF.margin(logits, samples.target)
-        self._batches.append((samples.loss.float(), samples.accuracy, weights.float(), label, margin, top))
+        columns = [samples.loss.float(), samples.accuracy, weights.float(), label]
+        if self._margins:
+            logits = samples.logits.float()
+            columns += [LF.margin(logits, samples.target), logits.softmax(dim=1).amax(dim=1)]
+        self._batches.append(columns)
         self._num_classes = max(self._num_classes, samples.num_classes)  # heads may differ
         if len(self._batches) >= _BATCHES:
             self._sum_up()
@@ -66,20 +71,25 @@ class StageStatistics(Part):
     def _sum_up(self) -> None:
         exact = torch.float32 if self._device.type == "mps" else torch.float64  # which mps does not have
         if not self._sums:
-            totals = torch.zeros(_TOTALS, dtype=exact, device=self._device)
+            totals = torch.zeros(_TOTALS + 2 * self._margins, dtype=exact, device=self._device)
             self._sums = {"totals": totals, "gap": totals.new_zeros(2)}
             self._sums["extremes"] = totals.new_full((2,), -math.inf)  # the largest K and -K
-            self._sums["per_class"] = totals.new_zeros(3, 0)  # sums of K and margins, number of samples
+            self._sums["per_class"] = totals.new_zeros(2 + self._margins, 0)  # sum of K, number of samples, margins
         self._widen(self._num_classes)
         if self._batches:
             columns = [torch.cat(list(column)).to(exact) for column in zip(*self._batches, strict=True)]
-            loss, accuracy, weight, label, margin, top = torch.stack(columns)[:, columns[3] >= 0]
+            loss, accuracy, weight, label, *more = torch.stack(columns)[:, columns[3] >= 0]
             finite, one = loss.isfinite(), torch.ones_like(loss)
             loss = loss.where(finite, 0.0)
             weighted = (weight * loss).where(finite, 0.0)
-            terms = (finite, loss, weighted, one, accuracy, weight, weight.square(), top, top * (1 - accuracy))
+            terms, per_class = [finite, loss, weighted, one, accuracy, weight, weight.square()], [weight, one]
+            if self._margins:
+                margin, confidence = more
+                most = confidence.argsort(descending=True, stable=True)[: round(len(confidence) / 3)]
+                terms += [one[most], 1 - accuracy[most]]
+                per_class.append(margin.nan_to_num())
             self._sums["totals"] += torch.stack([term.to(exact).sum() for term in terms])
-            self._sums["per_class"].index_add_(1, label.long(), torch.stack([weight, margin.nan_to_num(), one]))
+            self._sums["per_class"].index_add_(1, label.long(), torch.stack(per_class))
             both = torch.stack([weight, -weight])
             self._sums["extremes"] = torch.cat([self._sums["extremes"].unsqueeze(1), both], dim=1).amax(dim=1)
         if self._gaps:
@@ -96,11 +106,10 @@ class StageStatistics(Part):
         """The stage in plain numbers, over all processes, which must all call this; resets the sums.
 
         Returns:
-            ``loss``, ``weighted_loss`` (the mean of K x L), ``accuracy``, ``confident_error`` (of the most confident
-            third of each batch, see :func:`law_lightning.functional.confident_error`), ``loss_gap`` (None without a
-            reference), ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max``, and lists with an entry a
-            class: ``weight_per_class``, ``margin_per_class`` (means; None for a class without samples),
-            ``count_per_class``.
+            ``loss``, ``weighted_loss`` (the mean of K x L), ``accuracy``, ``loss_gap`` (None without a reference),
+            ``weight_mean``, ``weight_std``, ``weight_min``, ``weight_max`` and ``weight_per_class`` (None for a class
+            without samples). With margins also ``count_per_class``, ``margin_per_class`` (likewise), and
+            ``confident_error`` (see :func:`law_lightning.functional.confident_error`).
         """
         reduce = trainer.strategy.reduce
         self._sum_up()
@@ -109,25 +118,28 @@ class StageStatistics(Part):
         largest, negative_smallest = reduce(self._sums.pop("extremes"), reduce_op="max").tolist()
         sums = {name: reduce(value, reduce_op="sum").tolist() for name, value in self._sums.items()}
         self._sums = {}
-        weights, margins, counts = sums["per_class"]
-        losses, loss, weighted, count, correct, weight, squares, top, top_wrong = sums["totals"]
+        weights, counts, *margins = sums["per_class"]
+        losses, loss, weighted, count, correct, weight, squares, *confident = sums["totals"]
         gap, steps = sums["gap"]
         self.num_lost = int(count - losses)
         mean = weight / count if count else 1.0
-        return {
+        summary: dict[str, Any] = {
             "loss": loss / losses if losses else math.nan,
             "weighted_loss": weighted / losses if losses else math.nan,
             "accuracy": correct / count if count else math.nan,
-            "confident_error": top_wrong / top / (1 - correct / count) if top and count > correct else 0.0,
             "loss_gap": gap / steps if steps else None,
             "weight_mean": mean,
             "weight_std": max(squares / count - mean**2, 0.0) ** 0.5 if count else 0.0,
             "weight_min": -negative_smallest if count else 1.0,
             "weight_max": largest if count else 1.0,
             "weight_per_class": [k / n if n else None for k, n in zip(weights, counts, strict=True)],
-            "margin_per_class": [m / n if n else None for m, n in zip(margins, counts, strict=True)],
-            "count_per_class": [int(n) for n in counts],
         }
+        if self._margins:
+            most, wrong = confident
+            summary["count_per_class"] = [int(n) for n in counts]
+            summary["margin_per_class"] = [m / n if n else None for m, n in zip(margins[0], counts, strict=True)]
+            summary["confident_error"] = wrong / most / (1 - correct / count) if most and correct < count else 0.0
+        return summary
 
     def warn_of_lost(self, stage: int, summary: dict[str, Any]) -> None:
         """Warn of losses or weights that are not finite, once a fit; ``summary`` is that of the stage, just taken."""
@@ -157,24 +169,24 @@ class StageStatistics(Part):
         Raises:
             ValueError: the state's parts do not fit together.
         """
-        device, sums, classes = self._device, dict(state["sums"]), state["num_classes"]
-        tables = state["batches"]
-        if sums and len(sums["per_class"]) == 2:  # earlier versions had no margins
-            sums["per_class"] = sums["per_class"][[0, 0, 1]] * torch.tensor([[1.0], [0.0], [1.0]])
-            sums["totals"] = F.pad(sums["totals"], (0, _TOTALS - len(sums["totals"])))
-        if tables and len(tables[0]) == 4:
-            tables = [F.pad(table, (0, 0, 0, 2)) for table in tables]
+        device, sums, classes = self._device, state["sums"], state["num_classes"]
         known = sums["per_class"].shape[-1] if sums else 0  # more may have been seen since the last sum
-        shapes = {"totals": (_TOTALS,), "gap": (2,), "extremes": (2,), "per_class": (3, known)} if sums else {}
+        sizes = {"totals": (_TOTALS + 2 * self._margins,), "per_class": (2 + self._margins, known)}
+        shapes = sizes | {"gap": (2,), "extremes": (2,)} if sums else {}
         found = {name: tuple(value.shape) for name, value in sums.items()}
         if found != shapes or not known <= classes <= 2**24:  # up to which float32 holds labels
             raise ValueError("its sums over the samples do not fit together")
-        for table in tables:
-            if table.ndim != 2 or len(table) != 6 or not table.is_contiguous() or bool((table[3] >= classes).any()):
+        for table in state["batches"]:
+            if (
+                table.ndim != 2
+                or len(table) != 4 + 2 * self._margins
+                or not table.is_contiguous()
+                or bool((table[3] >= classes).any())
+            ):
                 raise ValueError("its samples' losses, weights and labels do not fit together")
         if any(gap.shape != () for gap in state["gaps"]):
             raise ValueError("its loss gaps are not numbers")
         self._sums = {name: value.to(device, copy=True) for name, value in sums.items()}
-        self._batches = [table.to(device).unbind() for table in tables]
+        self._batches = [table.to(device).unbind() for table in state["batches"]]
         self._gaps = [gap.to(device) for gap in state["gaps"]]
         self._num_classes = classes

@@ -37,17 +37,22 @@ class LAWWeighting:
         """Weights [B], in (0, 2) unless renormalised."""
         if self.theta is None:
             return None
-        self.theta = self.theta.to(samples.loss.device)
+        device = samples.loss.device  # each is moved once a stage
+        self.theta = self.theta.to(device)
         with torch.no_grad():
             features = LF.sample_features(samples.loss, samples.logits, samples.target, self.features, samples.valid)
-            if self.margin_shift is not None and "margin" in self.features:
+            if self.margin_shift is not None:
+                self.margin_shift = self.margin_shift.to(device)
                 features[:, self.features.index("margin")] += _of_classes(self.margin_shift, samples.target)
             weights = LF.sample_weights(features, self.theta)
             if self.renormalize:
                 weights = LF.renormalize_weights(weights, samples.valid)
-            return weights if self.class_ratio is None else weights * _of_classes(self.class_ratio, samples.target)
+            if self.class_ratio is not None:
+                self.class_ratio = self.class_ratio.to(device)
+                weights = weights * _of_classes(self.class_ratio, samples.target)
+            return weights
 
 
 def _of_classes(values: Tensor, target: Tensor) -> Tensor:
     """The entry of each sample's class, [B]; an ignored target may have any index."""
-    return values.to(target.device)[target.clamp(0, len(values) - 1)]
+    return values[target.clamp(0, len(values) - 1)]
