@@ -149,6 +149,7 @@ def test_an_accumulation_that_changes():
         *((LAWCallback, {"reward_scale": scale}, "reward_growth") for scale in (float("inf"), float("nan"), 1e300)),
         (LAWCallback, {"agent": 3}, "agent must be a StrategyAgent"),
         (LAWCallback, {"features": ("loss", "colour")}, "colour"),
+        (LAWCallback, {"reference_record": {}, "keep": "target", "recover": True}, "reference_record .* no recover"),
         (WeightingCallback, {"weighting": None}, "weighting must be a function"),
         (StrategySearch, {"episodes": 0}, "episodes must be"),
         (StrategySearch, {"workers": 0}, "workers must be at least 1"),

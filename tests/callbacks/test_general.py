@@ -3,6 +3,8 @@
 import lightning as L
 import pytest
 import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
@@ -84,6 +86,7 @@ def test_other_strategies_explore_as_before():
     assert LAWCallback(features=["loss"]).agent.hparams["init"] is None
     assert not LAWCallback("general").explore
     assert LAWCallback("general", num_stages=7).num_stages == 7
+    assert LAWCallback("general", features=["margin"]).recover
     with pytest.raises(ValueError, match="The rule general weighs the features"):
         LAWCallback("general", features=["loss"])
 
@@ -143,3 +146,21 @@ def test_a_target_that_goes_on_from_the_reference_is_plain_training(module, monk
     assert [record["recovered"] for record in law.history] == [0, 1, 1, 1, 1]
     strengths = [record["theta"][0] for record in law.history]
     assert all(later <= 4 / 2**stage for stage, later in enumerate(strengths[1:]))
+
+
+class ManyLabels(DropoutMLP):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.binary_cross_entropy_with_logits(self(x), F.one_hot(y, CLASSES).float())
+
+
+class ManyPositions(DropoutMLP):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(torch.stack([self(x)] * 2, dim=2), torch.stack([y] * 2, dim=1))
+
+
+@pytest.mark.parametrize("module", [ManyLabels, ManyPositions])
+def test_samples_without_a_margin_are_refused_at_the_first_step(module):
+    with pytest.raises(MisconfigurationException, match=r"margin of its one label.*LAWCallback\(StrategyAgent\(\)\)"):
+        fit(module, [LAWCallback(**STAGES)])

@@ -37,9 +37,11 @@ def test_loggers_write_into_the_run_folder(command, small, tmp_path, logger):
     assert any((tmp_path / "run" / logger).iterdir())
 
 
-def test_a_reference_beside_it_changes_nothing_but_the_record(command, small, strategy, tmp_path):
+@pytest.mark.parametrize("rule", [False, True])
+def test_a_reference_beside_it_changes_nothing_but_the_record(command, small, strategy, rule, tmp_path):
+    options = ["strategy=general", "law.num_stages=6"] if rule else [f"strategy={strategy}"]
     for name, extra in (("alone", []), ("beside", ["reference=true"])):
-        command(main, *small, f"strategy={strategy}", "corruption.rate=0.5", f"run_dir={name}", *extra)
+        command(main, *small, *options, "corruption.rate=0.5", f"run_dir={name}", *extra)
     assert_identical(saved(tmp_path / "alone"), saved(tmp_path / "beside"))
     for a, b in zip(*(rows(tmp_path / name / "history.csv") for name in ("alone", "beside")), strict=True):
         assert a["theta"] == b["theta"]

@@ -26,12 +26,13 @@ def law(num_stages=5, warmup_stages=1, keep="target"):
 
 
 class Course(L.Callback):
-    """Keeps the losses of the steps, and what could be monitored at the end of an epoch."""
+    """Keeps states and losses of the steps, and what could be monitored at the end of an epoch."""
 
     def __init__(self):
-        self.losses, self.metrics = [], {}
+        self.steps, self.losses, self.metrics = [], [], {}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.steps.append({name: value.clone() for name, value in pl_module.state_dict().items()})
         self.losses.append((float(outputs["loss"]), len(batch[0])))
 
     def on_train_epoch_end(self, trainer, pl_module):
@@ -46,8 +47,15 @@ def test_beside_an_average(kind, module, law_first):
     same = LAWCallback(StrategyAgent(num_stages=5, warmup_stages=1), keep="target", explore=False, learn=False)
     expected = fit(module, [AVERAGES[kind]()]).state_dict()
     for callback in (same, law()):
-        average = AVERAGES[kind]()
-        trained = fit(module, [callback, average] if law_first else [average, callback]).state_dict()
+        average, course = AVERAGES[kind](), Course()
+        trained = fit(module, [callback, average, course] if law_first else [average, callback, course]).state_dict()
+        if kind == "ema":
+            naive = course.steps[0]
+            for state in course.steps[1:]:
+                naive = {name: 0.9 * naive[name] + 0.1 * state[name] for name in state}
+            for name, value in naive.items():
+                if trained[name].is_floating_point():  # numbers of batches are counted on
+                    torch.testing.assert_close(trained[name], value, atol=1e-5, rtol=1e-4)
         assert differ(trained, expected) == (callback is not same)
         assert [record["stage"] for record in callback.history] == [0, 1, 2, 3, 4]
         assert differ(callback.reference.state_dict(), expected)

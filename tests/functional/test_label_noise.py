@@ -78,3 +78,8 @@ def test_worse_is_beyond_a_standard_error(right, expected):
     mean = sum(differences) / 12
     error = math.sqrt(sum((d - mean) ** 2 for d in differences) / 12) / math.sqrt(12)
     assert LF.is_worse(own, other) == (mean < -error) == expected
+
+
+def test_a_prediction_that_is_not_a_number_is_not_confident():
+    confidence = torch.tensor([math.nan, 0.9, 0.8, 0.7, 0.6, 0.5])
+    assert LF.confident_error(confidence, torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, 1.0])) == 0.0

@@ -30,8 +30,16 @@ class Threads(Workers):
 def together(size, work):
     """What ``work(workers)`` returns in each of so many threads."""
     brought, barrier = [None] * size, threading.Barrier(size)
+
+    def of(rank):
+        try:
+            return work(Threads(rank, brought, barrier))
+        except BaseException:
+            barrier.abort()
+            raise
+
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(lambda rank: work(Threads(rank, brought, barrier)), range(size)))
+        return list(pool.map(of, range(size)))
 
 
 def add_all(buffer, transitions):

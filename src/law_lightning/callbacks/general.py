@@ -8,9 +8,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning import functional as LF
+from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
 from law_lightning.second_network.evaluation import Evaluator, Predictions
 from law_lightning.second_network.reference import Reference
@@ -37,6 +39,15 @@ class GeneralRule(Part):
         """A fit begins: nothing is known of its classes."""
         self.strength = 1.0
         self._weighting.margin_shift = self._weighting.class_ratio = None
+
+    def after_step(self, capture: LossCapture) -> None:
+        """Refuse samples that have no margin, at the first step."""
+        if not all(samples.one_label for samples in capture.samples):
+            raise MisconfigurationException(
+                "The rule general weighs a sample by the margin of its one label, but here a sample has several "
+                "labels, many positions, or a label spread over classes. Let a strategy learn from other features: "
+                "LAWCallback(StrategyAgent())."
+            )
 
     def measure(self, evaluator: Evaluator, record: Record) -> float:
         """The noise of the labels: of confident predictions on validation data, or in training if these are worse.

@@ -61,7 +61,7 @@ class LAWCallback(WeightingCallback):
         analyse_labels: record the mean weights of right and of wrong labels (see :class:`WeightingCallback`).
         reference_record: the reference's validation accuracy by stage, from an earlier fit with the same seeds. With
             all stages after the warm-up in it, no reference is trained and rewards are the same, bit for bit
-            (``loss_gap`` is then None); otherwise this fit fills it in. Needs ``keep="target"``.
+            (``loss_gap`` is then None); otherwise this fit fills it in. Needs ``keep="target"`` and no ``recover``.
 
     Attributes:
         agent: the strategy.
@@ -104,9 +104,10 @@ class LAWCallback(WeightingCallback):
             raise ValueError(f"mode must be 'search' or 'apply', not {mode!r}.")
         if keep not in ("best", "target"):
             raise ValueError(f"keep must be 'best' or 'target', not {keep!r}.")
-        if reference_record is not None and (mode == "apply" or keep == "best"):
+        if reference_record is not None and (mode == "apply" or keep == "best" or recover):
             raise ValueError(
-                "reference_record holds a reference's accuracies, not its network: use mode='search' and keep='target'."
+                "reference_record holds a reference's accuracies, not its network: use mode='search', keep='target' "
+                "and no recover."
             )
         _check_reward(reward_growth, reward_scale)
         self.agent = resolve_agent(agent, num_stages, warmup_stages, features)
@@ -121,10 +122,10 @@ class LAWCallback(WeightingCallback):
         self.mode = mode
         self.keep = keep
         self.buffer = ReplayBuffer() if buffer is None else buffer
-        is_rule = agent in (None, "general") and features is None
+        is_rule = agent == "general" or (agent is None and features is None)
         self.explore = not is_rule if explore is None else explore
         self.learn = self.explore if learn is None else learn
-        self.recover = mode == "search" and (is_rule if recover is None else recover)
+        self.recover = mode == "search" and (is_rule and reference_record is None if recover is None else recover)
         self.reward_growth = reward_growth
         self.reward_scale = reward_scale
         self.reference_record = reference_record

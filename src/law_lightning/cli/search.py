@@ -17,9 +17,9 @@ from law_lightning.search.workers import launched_outside
 
 #: Settings that may change when a search is resumed in its folder; the last three are of other commands or versions.
 _FREE = (
-    *("run_dir", "logger", "search.episodes", "search.progress", "search.workers"),
-    *("strategy", "methods", "search.cache_dir"),
-)
+    "run_dir", "logger", "search.episodes", "search.progress", "search.workers", "strategy", "methods",
+    "search.cache_dir",
+)  # fmt: skip
 
 
 @command("law_search")

@@ -15,7 +15,7 @@ from law_lightning.cli.trainings import fit_and_test
 from law_lightning.report.records import write_rows
 
 #: Of a LAWCallback that trains the reference only to record its loss and accuracy: the strategy stays as it is.
-_RECORD_REFERENCE = {"mode": "search", "explore": False, "learn": False, "keep": "target"}
+_RECORD_REFERENCE = {"mode": "search", "explore": False, "learn": False, "recover": False, "keep": "target"}
 
 
 @command("law_train")

@@ -42,21 +42,20 @@ def read_npz(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no data file at {path.absolute()}: check the path.")
     with reading(path):
-        arrays: Any = np.load(
-            path, allow_pickle=False
-        )  # reads an array when it is asked for: others may be of any kind
+        arrays: Any = np.load(path, allow_pickle=False)
     if isinstance(arrays, np.ndarray):
         raise ValueError(f"{path} is a single array, not an .npz file: write it with numpy.savez.")
-    # One of the optional pair alone is a mistake, not a request to split the training data.
-    needed = (*_REQUIRED, *_OPTIONAL) if any(key in arrays for key in _OPTIONAL) else _REQUIRED
-    missing = [key for key in needed if key not in arrays]
-    if missing:
-        raise ValueError(
-            f"{path} lacks the arrays {missing}; it has {sorted(arrays)}. Needed are {list(_REQUIRED)}, and either "
-            f"both or none of {list(_OPTIONAL)}."
-        )
-    with reading(path), arrays:
-        return {key: arrays[key] for key in needed}
+    with arrays:  # an array is read when it is asked for: others may be of any kind
+        # One of the optional pair alone is a mistake, not a request to split the training data.
+        needed = (*_REQUIRED, *_OPTIONAL) if any(key in arrays for key in _OPTIONAL) else _REQUIRED
+        missing = [key for key in needed if key not in arrays]
+        if missing:
+            raise ValueError(
+                f"{path} lacks the arrays {missing}; it has {sorted(arrays)}. Needed are {list(_REQUIRED)}, and either "
+                f"both or none of {list(_OPTIONAL)}."
+            )
+        with reading(path):
+            return {key: arrays[key] for key in needed}
 
 
 def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:

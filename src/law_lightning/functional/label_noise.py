@@ -23,7 +23,7 @@ def confident_error(confidence: Tensor, accuracy: Tensor, share: float = 1 / 3) 
     labels may be as noisy as those of the training.
 
     Args:
-        confidence: largest predicted probability of each sample, [N].
+        confidence: largest predicted probability of each sample, [N]; NaN counts as 0.
         accuracy: how much of each prediction is right, [N] in [0, 1].
         share: of the predictions that count as confident, in (0, 1].
 
@@ -37,7 +37,7 @@ def confident_error(confidence: Tensor, accuracy: Tensor, share: float = 1 / 3) 
     error = 1.0 - accuracy.double()
     if not error.sum() > 0:
         return 0.0
-    most = confidence.argsort(descending=True, stable=True)[: max(1, round(share * len(error)))]
+    most = confidence.nan_to_num(0.0).argsort(descending=True, stable=True)[: max(1, round(share * len(error)))]
     return float(error[most].mean() / error.mean())
 
 

@@ -70,8 +70,8 @@ class TrainingPhase:
             and ``StrategyAgent(relative_loss=False)`` as it is.
         acc_smooth: smoothed training accuracy, in [0, 1]; with LAWCallback the validation accuracy of the target,
             unless the agent's ``phase_accuracy`` is ``"training"``.
-        noise_smooth: smoothed :func:`law_lightning.functional.confident_error` of the target on the validation data
-            (not in the paper); 0 where nothing measures it.
+        noise_smooth: smoothed :func:`law_lightning.functional.confident_error` of the validation predictions, or of
+            the training's if that is larger (not in the paper); 0 where nothing measures it.
     """
 
     stage: int

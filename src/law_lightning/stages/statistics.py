@@ -85,7 +85,7 @@ class StageStatistics(Part):
             terms, per_class = [finite, loss, weighted, one, accuracy, weight, weight.square()], [weight, one]
             if self._margins:
                 margin, confidence = more
-                most = confidence.argsort(descending=True, stable=True)[: round(len(confidence) / 3)]
+                most = confidence.nan_to_num(0.0).argsort(descending=True, stable=True)[: round(len(confidence) / 3)]
                 terms += [one[most], 1 - accuracy[most]]
                 per_class.append(margin.nan_to_num())
             self._sums["totals"] += torch.stack([term.to(exact).sum() for term in terms])
