@@ -15,10 +15,10 @@ networks that memorise, SGD and Adam:
     CIFAR        +1.1 +1.3, +2.7 +1.4                               0.0 +0.1, +0.1 0.0
 
 - A row is a task: data, noise of the training and validation labels (clean; u20, u40: redrawn uniformly with 20 or
-  40 %; p30: 30 % become the next class; t50: training classes from 1 down to 1/50, balanced validation and test data),
-  network and optimizer.
-- Methods, all on the same splits, labels and first weights: ``fit`` is ``LAWCallback()``; ``class_balanced`` is told
-  the counts.
+  40 %, of the training alone with v; p30: 30 % become the next class; t50: training classes from 1 down to 1/50,
+  balanced validation and test data), network and optimizer.
+- Methods, all on the same splits, labels and first weights: ``fit`` is ``LAWCallback()``, ``apply`` the same in
+  ``mode="apply"``; ``class_balanced`` is told the counts.
 - Gains in points of test accuracy on clean labels over plain training, mean and Student's 95 % interval over splits:
   after the last epoch, of the network that is kept, and after the epoch that validates best, of ``fit`` the target's.
 - Networks: ``mlp`` (128, 128) and ``cnn`` (two convolutions, 256 hidden units, no BatchNorm) memorise;
@@ -48,6 +48,7 @@ from tqdm import tqdm
 from common import QUIET, quiet, table
 from law_lightning import LAWCallback
 from law_lightning.callbacks import WeightingCallback
+from law_lightning.data.in_memory import random_horizontal_flip
 from law_lightning.models import MLP, ImageClassifier, SmallCNN
 from law_lightning.weighting import ClassBalancedWeighting
 from rivals.methods import Row
@@ -68,8 +69,8 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], int, float]] = {  # make, ep
     "bn": (partial(SmallCNN, channels=(16, 32, 64)), 20, 0.05),
 }
 FAMILIES = {"digits": ("mlp", "small"), "mnist": ("mlp", "small"), "mnist1d": ("mlp",), "cifar": ("cnn", "bn")}
-NOISES = ("clean", "u20", "u40", "p30", "t50")
-METHODS = ("plain", "fit", "class_balanced")
+NOISES = ("clean", "u20", "u40", "p30", "t50", "u20v", "u40v")
+METHODS = ("plain", "fit", "apply", "class_balanced")
 
 
 @cache
@@ -110,8 +111,8 @@ def splits(family: str, noise: str, draw: int, cifar: str | None) -> list[tuple[
     parts = []
     for rows in (train, val, test):
         labels = y[rows].copy()
-        if rows is not test and noise[0] in "up":
-            wrong = rng.random(len(labels)) < float(noise[1:]) / 100
+        if noise[0] in "up" and (rows is train or (rows is val and noise[-1] != "v")):
+            wrong = rng.random(len(labels)) < float(noise[1:3]) / 100
             labels[wrong] = rng.integers(0, 10, wrong.sum()) if noise[0] == "u" else (labels[wrong] + 1) % 10
         parts.append((torch.from_numpy(x[rows]), torch.from_numpy(labels)))
     return parts
@@ -128,7 +129,7 @@ class Classifier(ImageClassifier):
         """Cross-entropy of inputs, half of them flipped."""
         x, y = batch
         if self.flip:
-            x = torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(3), x)
+            x = random_horizontal_flip(x)
         return super().training_step((x, y), batch_idx)
 
     def configure_optimizers(self) -> Any:
@@ -148,6 +149,7 @@ def run(job: tuple[str, ...], draw: int, cifar: str | None) -> dict[str, Any]:
     train_loader = DataLoader(TensorDataset(*train), 32 if noise[0] == "t" else 128, shuffle=True)
     callbacks: dict[str, Callable[[], L.Callback]] = {
         "fit": LAWCallback,
+        "apply": partial(LAWCallback, mode="apply"),
         "class_balanced": lambda: WeightingCallback(ClassBalancedWeighting()),
     }
     best = BestEpoch(val, test)
