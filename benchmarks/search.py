@@ -17,7 +17,7 @@ mean over draws; all of it, with intervals, learning curves and what was tried, 
     cifar_flip       +0.1       +0.1 (constant_1; no searching rival was run); draw 1
 
 CIFAR tasks need ``--cifar PATH`` as well, an .npz file with train_x [50000, 32, 32, 3] uint8, train_y, test_x, test_y.
-``--report`` makes table and figures of what is there. The same command goes on where it was stopped; a job that fails
+``--report`` makes table and figures of what is there. The same command resumes where it was stopped; a job that fails
 ends it with its error.
 
 - Budget: network optimizer steps, given in trainings (``--budget 120``). Everything that trains a network is counted:
@@ -31,8 +31,8 @@ ends it with its error.
   from one theta to another over the stages; ``pbt`` is population-based training, whose schedule is then replayed from
   scratch. All compare candidates on shared seeds and may find that weights of one are best. ``uniform`` draws theta at
   random in every stage.
-- How the rivals came by their settings: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
-  CEM, were given a first look at random points; CMA-ES got its step size on a bowl with noise. That was judged by the
+- How the rivals' settings were chosen: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
+  CEM, were given random points to start with; the step size of CMA-ES was chosen on a quadratic function with noise. That was judged by the
   test gains of one or two searches of that task; seeds of searches and evaluation have been changed since.
 - Splits, noise and seeds come in draws, ``--draws 1 5 6``: settings are chosen on 0, 2 to 4, 9 to 12 (once on 1 too, by
   validation data), and others are reported, by default 1. Draws share no seed, and the two of CIFAR-10 no image; those
@@ -135,7 +135,7 @@ def main(given: list[str] | None = None) -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        raise SystemExit(f"Stopped; the same command goes on from {results}.") from None
+        raise SystemExit(f"Stopped; the same command resumes from {results}.") from None
     print(f"Table and figures: {args.out}")
 
 

@@ -57,5 +57,5 @@ def nothing() -> Schedule:
 
 
 def uniform(rng: np.random.Generator) -> Schedule:
-    """A theta drawn anew for every stage."""
+    """A random theta for every stage."""
     return rng.uniform(-BOUND, BOUND, (NUM_STAGES, NUM_PARAMETERS))

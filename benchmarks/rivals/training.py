@@ -89,7 +89,7 @@ def train(
     callbacks: Sequence[L.Callback],
     ckpt_path: Path | None = None,
 ) -> L.LightningModule:
-    """Train a fresh network from ``seed``, or go on from a checkpoint; the caller's random states stay as they are."""
+    """Train a fresh network from ``seed``, or resume from a checkpoint; the caller's random states do not change."""
     given = datamodule.train_dataloader()
     with isolate_rng():
         L.seed_everything(seed, verbose=False)

@@ -36,8 +36,8 @@ class Outcome:
 def write_rows(rows: Iterable[Mapping[str, object]], path: Path) -> None:
     """Write a CSV table whose columns are the keys of all rows, in order of appearance.
 
-    None becomes an empty cell, a list its JSON. The file is replaced in one step: an interruption leaves the
-    previous one as it was.
+    None becomes an empty cell, a list its JSON. The file is replaced in one step: after an interruption the
+    previous one is unchanged.
     """
     cells = [
         {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows

@@ -25,9 +25,9 @@ Lines = dict[str, list[float | None]]
 
 
 def draw_loss_gap(runs: Sequence[Run], path: Path) -> Path | None:
-    """Draw the paper's Figure 3: training loss of the target less that of the reference, mean over each stage.
+    """Draw the paper's Figure 3: training loss of the target minus that of the reference, mean over each stage.
 
-    Two lines: mean K x L of the target less mean L of the reference, and the same without weights.
+    Two lines: mean K x L of the target minus mean L of the reference, and the same without weights.
     """
 
     def gaps(run: Run) -> Lines:
