@@ -17,6 +17,8 @@ co_teaching      1.97 [1.93, 2.03]   2.05
 l2rw             3.17 [3.06, 3.26]   3.3
 meta_weight_net  3.81 [3.81, 3.99]   3.9
 
+Ratios below one are measurement error: the other process took its share of caches and memory.
+
 On 2026-11-25 (commit 4ec94a1) the published implementations took, of a step of their own network, 5.49 [5.46, 5.57]
 (L2RW, danieltan07/learning-to-reweight-examples), 6.32 [6.12, 6.33] (Meta-Weight-Net, xjtushujun/meta-weight-net) and
 2.02 [1.99, 2.03] (Co-teaching, bhanML/Co-teaching): their layers and losses in the order of their own scripts, on the
