@@ -32,8 +32,9 @@ ends it with its error.
   scratch. All compare candidates on shared seeds and may find that weights of one are best. ``uniform`` draws theta at
   random in every stage.
 - How the rivals' settings were chosen: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
-  CEM, were given random points to start with; the step size of CMA-ES was chosen on a quadratic function with noise. That was judged by the
-  test gains of one or two searches of that task; seeds of searches and evaluation have been changed since.
+  CEM, were given random points to start with; the step size of CMA-ES was chosen on a quadratic function with noise.
+  That was judged by the test gains of one or two searches of that task; seeds of searches and evaluation have been
+  changed since.
 - Splits, noise and seeds come in draws, ``--draws 1 5 6``: settings are chosen on 0, 2 to 4, 9 to 12 (once on 1 too, by
   validation data), and others are reported, by default 1. Draws share no seed, and the two of CIFAR-10 no image; those
   of the digits do.

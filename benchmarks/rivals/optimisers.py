@@ -39,7 +39,7 @@ def spread(dimensions: int, count: int, rng: np.random.Generator) -> list[Vector
 
 
 def random_search(objective: Objective, dimensions: int, budget: int, rng: np.random.Generator) -> Vector:
-    """Many points once, the better ones again and again (successive halving); half the budget is for the first evaluation."""
+    """Many points once, the better ones again and again (successive halving); the first round takes half the budget."""
     count = budget // 2
     points = spread(dimensions, count, rng)
     values: list[list[float]] = [[objective(point, 0)] for point in points]
@@ -83,7 +83,7 @@ class _CrossEntropy:
 def _generations(
     objective: Objective, dimensions: int, budget: int, rng: np.random.Generator, make: Callable[[Vector], Any]
 ) -> Vector:
-    """Generations of a distribution that begins at the best of several random points; all points of one share their seed."""
+    """Generations of a distribution that begins at the best of random points; all points of one share their seed."""
     look = budget // 4
     points = spread(dimensions, look, rng)
     values = [objective(point, 0) for point in points]

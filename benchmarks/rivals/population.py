@@ -1,7 +1,7 @@
 """Population-based training over stages, which knows neither networks nor files: see ``methods.py`` for those.
 
-All members of a generation train at once from one seed. Every few stages the worst quarter continues from the state of a
-member of the best quarter, with its theta moved at random. The winner's theta of every stage is where the next
+All members of a generation train at once from one seed. Every few stages the worst quarter continues from the state
+of a member of the best quarter, with its theta moved at random. The winner's theta of every stage is where the next
 generation begins.
 """
 
