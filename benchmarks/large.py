@@ -129,7 +129,8 @@ def search(episodes: int) -> None:
         for done in range(episodes // 10, episodes + 1, episodes // 10):
             searching = StrategySearch(
                 StrategyAgent(num_stages=4, warmup_stages=1), episodes=done, eval_every=episodes, eval_seeds=1,
-                trainer_kwargs={"max_epochs": 4, "accelerator": "cpu"}, capacity=2_000, progress=False, run_dir=folder,
+                check_seeds=0, trainer_kwargs={"max_epochs": 4, "accelerator": "cpu"}, capacity=2_000,
+                progress=False, run_dir=folder,
             )  # fmt: skip
             start = time.process_time()
             searching.run(make_module, make_data)

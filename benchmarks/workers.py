@@ -59,7 +59,7 @@ def search(workers: int, episodes: int, epochs: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         searching = StrategySearch(
             StrategyAgent(seed=0), episodes, workers, trainer_kwargs=options, eval_every=episodes, eval_seeds=2,
-            progress=False,
+            check_seeds=0, progress=False,
         )  # fmt: skip
         searching.run(tasks.make_mlp, partial(make_marked, Path(folder)))
         end = time.time()

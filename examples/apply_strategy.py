@@ -11,10 +11,10 @@ EPISODES = int(os.environ.get("EPISODES", "12"))
 SEEDS = range(100, 103)  # none that the search has seen
 path = sys.argv[1] if len(sys.argv) > 1 else "strategy.safetensors"
 
-search = StrategySearch(StrategyAgent(), EPISODES, eval_every=4, eval_seeds=2, trainer_kwargs=OPTIONS)
+search = StrategySearch(StrategyAgent(), EPISODES, eval_every=4, eval_seeds=2, check_seeds=3, trainer_kwargs=OPTIONS)
 result = search.run(Digits, make_data)
 result.agent.save(path)
-print(f"best strategy of {EPISODES} episodes: {result.best_gain:+.3f} of validation accuracy, saved to {path}")
+print(f"best strategy of {EPISODES} episodes, saved to {path}: {result.gain}")
 
 plain = fmean(test_accuracy(seed, []) for seed in SEEDS)
 law = fmean(test_accuracy(seed, [LAWCallback(path, mode="apply")]) for seed in SEEDS)

@@ -20,7 +20,13 @@ def small():
 
 @pytest.fixture
 def small_search(small):
-    search = ["search.episodes=2", "search.eval_every=1", "search.eval_seeds=1", "search.progress=false"]
+    search = [
+        "search.episodes=2",
+        "search.eval_every=1",
+        "search.eval_seeds=1",
+        "search.check_seeds=2",
+        "search.progress=false",
+    ]
     return [*small, "agent.num_stages=3", *search]
 
 

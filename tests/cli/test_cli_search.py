@@ -14,6 +14,7 @@ def test_search_writes_everything_into_its_folder_and_goes_on_there(command, sma
     command(main, *small_search, "run_dir=twice", "search.episodes=1")
     first = rows(tmp_path / "twice" / "metrics.csv")
     out = command(main, *small_search, "run_dir=twice")
+    assert "Best strategy: " + (tmp_path / "twice" / "gain.txt").read_text() in out
     for name in ("strategy.safetensors", "replay.pt", "metrics.csv", "search.png"):
         assert (tmp_path / "twice" / name).is_file()
         assert str(tmp_path / "twice" / name) in out

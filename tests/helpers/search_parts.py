@@ -49,7 +49,7 @@ def make_data():
 
 
 def new_search(run_dir=None, episodes=4, workers=1, bias=None, members=3, epochs=1, **kwargs):
-    options = {"eval_every": 2, "eval_seeds": 2, "progress": False, "trainer_kwargs": TRAINER}
+    options = {"eval_every": 2, "eval_seeds": 2, "check_seeds": 0, "progress": False, "trainer_kwargs": TRAINER}
     agent = StrategyAgent(num_stages=4, warmup_stages=1, epochs=epochs, members=members)
     if bias is not None:  # a strategy that weighs from the start
         agent.actor.network[-1].bias.data.copy_(torch.tensor(bias))
@@ -69,7 +69,7 @@ def count_steps(monkeypatch):
 
 
 def everything(result):
-    return [result.agent.full_state(), result.best_gain, result.history, result.buffer.state_dict()]
+    return [result.agent.full_state(), result.best_gain, result.gain, result.history, result.buffer.state_dict()]
 
 
 def search_and_watch(group, report, *parts):

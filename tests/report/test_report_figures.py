@@ -10,6 +10,7 @@ from law_lightning.report.records import Outcome
 from law_lightning.report.runs import Run
 from law_lightning.report.search_figure import draw_search
 from law_lightning.report.stage_figures import draw_loss_gap, draw_theta, draw_weights
+from law_lightning.search.gain import Gain
 
 NOISE = {"corruption": {"_target_": "law_lightning.data.UniformNoise", "rate": 0.4}}
 DISCARD = {"corruption": {"_target_": "law_lightning.data.DiscardClasses", "classes": [0, 1]}}
@@ -49,8 +50,8 @@ def panels(monkeypatch, tmp_path):
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
 
-    def call(draw, data):
-        path = draw(data, tmp_path / "figure.png")
+    def call(draw, data, *more):
+        path = draw(data, tmp_path / "figure.png", *more)
         if path is None:
             assert not (tmp_path / "figure.png").exists()
             return None
@@ -91,6 +92,10 @@ def test_search_shows_returns_and_the_best_gain(panels):
     assert [tuple(point) for point in upper.collections[0].get_offsets()] == [(e + 1, 0.1 * e) for e in range(6)]
     assert lower.lines[0].get_xydata().tolist() == [[2.0, 1.0], [4.0, 3.0], [6.0, 5.0]]
     assert [text.get_text() for text in lower.texts] == ["best: +5.0"]
+    lower = panels(draw_search, history, Gain(0.03, 0.01, 0.06, seeds=8, samples=500, candidates=4))[1]
+    points, _, (bar,) = lower.containers[0].lines
+    assert points.get_xydata().tolist() == [[6.0, 3.0]]
+    assert bar.get_segments()[0].tolist() == [[6.0, 1.0], [6.0, 6.0]]
 
 
 @pytest.mark.parametrize("history", [[{"episode": 0, "return": 0.5}], []])

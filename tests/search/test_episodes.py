@@ -61,8 +61,8 @@ def test_what_is_logged_at_less_cost_is_what_any_trainer_logs():
 
 
 def test_seeds_for_learning_and_evaluation_never_meet():
-    seeds = {episode_seed(0, purpose, i) for purpose in ("learn", "evaluate") for i in range(1000)}
-    assert len(seeds) == 2000
+    seeds = {episode_seed(0, purpose, i) for purpose in ("learn", "evaluate", "check") for i in range(1000)}
+    assert len(seeds) == 3000
 
 
 def test_episodes_of_workers_take_turns_on_gpus(monkeypatch):

@@ -10,6 +10,7 @@ from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP
 from law_lightning.search import loop
 from law_lightning.search.episodes import episode_seed, run_episode
+from law_lightning.search.gain import Gain
 from naive_ddpg import same
 from run_folders import rows
 from search_parts import TRAINER, Plateau, count_steps, everything, make_data, make_module
@@ -21,7 +22,7 @@ BIAS = [-3.0, 0.0, 0.0, 0.0, 0.5]
 
 def test_what_a_search_returns_and_writes(tmp_path, capsys):
     logger, before = CSVLogger(tmp_path / "logs", name="", version=""), torch.get_rng_state()
-    result = search(tmp_path / "run", logger=logger, progress=True).run(make_module, make_data)
+    result = search(tmp_path / "run", logger=logger, progress=True, check_seeds=2).run(make_module, make_data)
     assert torch.equal(torch.get_rng_state(), before)
     assert "search: 100%" in capsys.readouterr().err
     assert len({record["seed"] for record in result.history}) == 4
@@ -35,6 +36,7 @@ def test_what_a_search_returns_and_writes(tmp_path, capsys):
     logged = rows(tmp_path / "logs/metrics.csv")
     assert [row["law/reward"] != "" for row in logged].count(True) == 4 * 4
     assert {"agent/critic_loss", "law/theta/loss", "search/return", "search/gain", "search/best_gain"} <= set(logged[0])
+    assert float(logged[-1]["search/gain_low"]) == result.gain.low
 
 
 def test_the_gain_is_that_of_fresh_trainings():
@@ -44,9 +46,26 @@ def test_the_gain_is_that_of_fresh_trainings():
     for index in range(2):
         given = episode_seed(0, "evaluate", index), make_module, make_data(), TRAINER
         law = run_episode(*given, LAWCallback(result.agent, mode="apply"))
-        gains.append(law - run_episode(*given, None))
+        gains.append((law - run_episode(*given, None)).mean().item())
     assert sum(gains) / 2 == pytest.approx(result.best_gain)
     assert any(gains)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_gain_is_measured_on_fresh_seeds_once(tmp_path, monkeypatch, workers):
+    result = search(tmp_path, episodes=2, bias=BIAS, check_seeds=3, workers=workers).run(make_module, make_data)
+    gains = []
+    for index in range(3):
+        given = episode_seed(0, "check", index), make_module, make_data(), TRAINER
+        law = run_episode(*given, LAWCallback(result.agent, mode="apply"))
+        gains.append(law - run_episode(*given, None))
+    assert result.gain == Gain.of(torch.stack(gains), candidates=2)
+    assert any(gain.any() for gain in gains)
+    assert (tmp_path / "gain.txt").read_text() == f"{result.gain}\n"
+    steps = count_steps(monkeypatch)
+    assert search(tmp_path, episodes=2, check_seeds=3).run(make_module, make_data).gain == result.gain
+    assert steps == []
+    assert search(tmp_path, episodes=2, check_seeds=2).run(make_module, make_data).gain.seeds == 2
 
 
 @pytest.mark.parametrize(("bias", "trained"), [(None, 0), (BIAS, 2)])
@@ -88,6 +107,7 @@ def test_a_search_stopped_within_an_episode_goes_on(tmp_path, stop):
         ({"capacity": 7, "workers": 2}, "capacity must hold an episode of every worker, 8 transitions"),
         ({"seed_pool": -1}, "seed_pool must be at least 0"),
         ({"keep": "first"}, "keep must be 'best' or 'last'"),
+        ({"check_seeds": 1}, "check_seeds must be at least 2"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

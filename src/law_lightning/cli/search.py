@@ -15,10 +15,10 @@ from law_lightning.cli.folder import claim, output_folder, save_corruption
 from law_lightning.report.search_figure import draw_search
 from law_lightning.search.workers import launched_outside
 
-#: Settings that may change when a search is resumed in its folder; the last three are of other commands or versions.
+#: Settings that may change when a search is resumed in its folder; some are of other commands or versions.
 _FREE = (
     "run_dir", "logger", "search.episodes", "search.progress", "search.workers", "strategy", "methods",
-    "search.cache_dir",
+    "search.cache_dir", "search.check_seeds",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def main(config: DictConfig) -> float:
     """Search in the run folder, or resume the search that was started there.
 
     Returns:
-        The best strategy's gain in validation accuracy, so that Hydra's optimising sweepers can use it.
+        The best strategy's gain in validation accuracy on fresh seeds, so that Hydra's optimising sweepers can use it.
     """
     folder = output_folder()
     first = getattr(rank_zero_only, "rank", 0) == 0  # torchrun and SLURM start this program once a worker
@@ -49,9 +49,12 @@ def main(config: DictConfig) -> float:
         )
 
     if first:
-        figure = draw_search(result.history, folder / "search.png")
-        print(f"Best strategy: {100 * result.best_gain:+.2f} points of validation accuracy over plain training")
+        figure = draw_search(result.history, folder / "search.png", result.gain)
+        found = (
+            result.gain or f"{100 * result.best_gain:+.2f} points of validation accuracy on the seeds it was chosen by"
+        )
+        print(f"Best strategy: {found}")
         for name, file in {"strategy": "strategy.safetensors", "replay": "replay.pt", "metrics": "metrics.csv"}.items():
             print(f"  {name:8}  {folder / file}")
         print(f"  figure    {figure}")
-    return float(result.best_gain)
+    return float(result.gain.mean if result.gain else result.best_gain)

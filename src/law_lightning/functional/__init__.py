@@ -15,7 +15,8 @@ Equation 12  :func:`td_target`         y = r + gamma Q(s', mu(s')): [N]
 Equation 13  :func:`actor_loss`        the mean of -Q(s, mu(s)): [N] -> scalar
 ===========  ========================  ============================================================
 
-Not in the paper: :func:`margin`, :func:`confident_error` and the rule :func:`general_theta` that follows from them.
+Not in the paper: :func:`margin`, :func:`confident_error` and the rule :func:`general_theta` that follows from them;
+:func:`gain_interval`.
 """
 
 from law_lightning.functional.features import (
@@ -28,6 +29,7 @@ from law_lightning.functional.features import (
     normalize_features,
     sample_features,
 )
+from law_lightning.functional.gains import gain_interval
 from law_lightning.functional.label_noise import class_ratio, confident_error, general_theta, is_worse
 from law_lightning.functional.rewards import reward, reward_weight, smooth
 from law_lightning.functional.update import (
@@ -51,6 +53,7 @@ __all__ = [
     "density",
     "deviation",
     "entropy",
+    "gain_interval",
     "general_theta",
     "imitation_loss",
     "imitation_weight",

@@ -74,6 +74,8 @@ def _facts(run: Run) -> dict[str, Any]:
         facts["episodes"] = run.group("search").get("episodes")
         facts["agent"] = _agent(run.group("agent"))
         facts["best gain"] = _best_gain(run.folder / "metrics.csv")
+        checked = run.folder / "gain.txt"
+        facts["on fresh seeds"] = checked.read_text(encoding="utf-8") if checked.is_file() else None
     if run.kind == "train" and run.history:
         facts["training accuracy at the end"] = f"{100 * run.history[-1]['accuracy']:.2f} %"
     return facts

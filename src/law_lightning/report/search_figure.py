@@ -10,18 +10,20 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from law_lightning.report.style import BASE_COLOUR, COLOURS, new_figure, save, tidy
+from law_lightning.search.gain import Gain
 
 #: Episodes that the smoothed curve averages over.
 _WINDOW = 10
 
 
-def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
+def draw_search(history: Sequence[Mapping[str, Any]], path: Path, checked: Gain | None = None) -> Path:
     """Draw a search's history.
 
     Args:
         history: A record per episode with ``episode`` (from 0) and ``return``, and, where the greedy strategy
             was evaluated, ``gain``: its mean accuracy less plain training's, in [-1, 1].
         path: The PNG file to write.
+        checked: The gain of the strategy that was kept on fresh seeds.
     """
     figure = new_figure(7.2, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -43,6 +45,14 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
             f"best: {gain:+.1f}", (episode, gain), (0, 8), textcoords="offset points", ha="center", fontsize=9
         )
         lower.margins(x=0.07, y=0.25)
+        if checked:
+            mean, low, high = (100 * end for end in (checked.mean, checked.low, checked.high))
+            label = f"{checked.seeds} fresh seeds, 95% interval"
+            ends = [[mean - low], [high - mean]]
+            lower.errorbar(
+                episode, mean, ends, color="0.2", marker="s", capsize=4, linewidth=1.6, zorder=3, label=label
+            )
+            lower.legend(frameon=False, fontsize=9, loc="lower right")
     lower.set_ylabel("Accuracy gained (points)")
     lower.set_title("Greedy strategy against plain training, validation", fontsize=11, loc="left")
 

@@ -15,6 +15,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment, LightningE
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 
 from law_lightning._compat import log_at_less_cost
 from law_lightning.callbacks import LAWCallback
@@ -38,8 +39,8 @@ QUIET: dict[str, Any] = {
 
 
 def episode_seed(search_seed: int, purpose: str, index: int) -> int:
-    """The seed of an episode; those of the purposes ``"learn"`` and ``"evaluate"`` differ."""
-    return derived_seed(search_seed, ("learn", "evaluate").index(purpose), index)
+    """The seed of an episode; those of the purposes ``"learn"``, ``"evaluate"`` and ``"check"`` differ."""
+    return derived_seed(search_seed, ("learn", "evaluate", "check").index(purpose), index)
 
 
 def learning_seed(search_seed: int, episode: int, pool: int) -> int:
@@ -75,18 +76,18 @@ def on_one_device(trainer_kwargs: dict[str, Any], rank: int) -> dict[str, Any]:
 
 
 class FinalAccuracy(L.Callback):
-    """The validation accuracy at the end of a fit, in [0, 1].
+    """The accuracy on each validation sample at the end of a fit, [N] in [0, 1].
 
     Args:
         check_val: the ``check_val_every_n_epoch`` for a fit that needs the Trainer's own validation.
-        law: the callback of the fit; one that searches has measured the accuracy already.
+        law: the callback of the fit; where one searches, nobody asks for the accuracy.
     """
 
-    value: float = float("nan")
+    value: Tensor = torch.empty(0)
 
     def __init__(self, check_val: int | None = 1, law: LAWCallback | None = None) -> None:
         self._check_val = check_val
-        self._measured = law if law is not None and law.mode == "search" else None
+        self._wanted = law is None or law.mode != "search"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate as usual where a scheduler or early stopping follows a validation metric."""
@@ -96,15 +97,15 @@ class FinalAccuracy(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate on one batch, so that errors in the validation are raised before the training."""
-        if self._measured is None:
+        if self._wanted:
             Evaluator(trainer)([pl_module], limit=1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate once, unless the last stage end did."""
-        if self._measured is None:
-            (self.value,) = Evaluator(trainer)([pl_module])
-        elif self._measured.history:
-            self.value = self._measured.history[-1]["acc_target"]
+        """Validate once."""
+        if self._wanted:
+            evaluator = Evaluator(trainer)
+            evaluator([pl_module])
+            self.value = evaluator.predictions()[0].accuracy.double()
 
 
 def run_episode(
@@ -113,11 +114,11 @@ def run_episode(
     datamodule: L.LightningDataModule,
     trainer_kwargs: dict[str, Any],
     law: LAWCallback | None,
-) -> float:
+) -> Tensor:
     """Train a fresh network from ``seed``, plainly if ``law`` is None; the caller's random states stay as they are.
 
     Returns:
-        The final validation accuracy of the target, in [0, 1].
+        The network's accuracy on each validation sample, float64 [N]; none after a fit that searches.
     """
     options = QUIET | copy.deepcopy(trainer_kwargs)
     final = FinalAccuracy(trainer_kwargs.get("check_val_every_n_epoch", 1), law)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
+from torch import Tensor
 
 from law_lightning.agent import StrategyAgent
 from law_lightning.callbacks import LAWCallback
 from law_lightning.search.episodes import MakeModule, episode_seed, learning_seed, on_one_device, run_episode
+from law_lightning.search.gain import Gain
 from law_lightning.search.shared import SharedBuffer
 from law_lightning.search.state import SearchState
 from law_lightning.search.workers import Report, Workers
@@ -30,6 +33,7 @@ class SearchOptions:
     seed: int
     eval_every: int
     eval_seeds: int
+    check_seeds: int
     keep: Literal["best", "last"]
     seed_pool: int
     capacity: int | None
@@ -38,7 +42,8 @@ class SearchOptions:
     @property
     def settings(self) -> dict[str, str]:
         """Settings that a resumed search must share with its beginning, as text that is the same in every process."""
-        return {name: _described(value) for name, value in vars(self).items() if name not in ("episodes", "run_dir")}
+        free = ("episodes", "run_dir", "check_seeds")
+        return {name: _described(value) for name, value in vars(self).items() if name not in free}
 
 
 class SearchLoop:
@@ -69,10 +74,12 @@ class SearchLoop:
         self._train = partial(run_episode, make_module=make_module, datamodule=datamodule, trainer_kwargs=options_here)
 
     def run(self) -> None:
-        """Search until all episodes are done; the last round is completed."""
+        """Search until all episodes are done, the last round completed, and check what was found on fresh seeds."""
         self.agent.load_full_state(self.state.agent)
         while len(self.state.history) < self.options.episodes:
             self._round()
+        if self.options.check_seeds and (self.state.gain or {}).get("seeds") != self.options.check_seeds:
+            self._check()
         folder = self.options.run_dir  # a finished search of an earlier version has its strategy in a file of that one
         if folder is not None and not (folder / "strategy.safetensors").exists():
             self._write(folder)
@@ -154,30 +161,47 @@ class SearchLoop:
 
     def _evaluate(self) -> float:
         """Mean gain of the greedy strategy over plain training; keeps the strategy if it is to be kept."""
-        state, workers, options = self.state, self.workers, self.options
-        shared = ("num_stages", "warmup_stages", "renormalize", "smoothing")
-        law_kwargs = {name: value for name, value in options.law_kwargs.items() if name in shared}
-        found: list[tuple[int, float, float]] = []
-        for index in range(workers.rank, options.eval_seeds, workers.size):
-            self._report("text", f"evaluating {index + 1}/{options.eval_seeds}")
-            seed = episode_seed(options.seed, "evaluate", index)
-            # With the callback first: it checks everything before anything is trained.
-            apply = LAWCallback(self.agent, mode="apply", **law_kwargs)
-            accuracy = self._train(seed, law=apply)
-            if index < len(state.plain):  # plain training does not depend on the strategy: once is enough
-                plain = state.plain[index]
-            elif len(apply.history) == apply.num_stages and not any(any(stage["theta"]) for stage in apply.history):
-                plain = accuracy  # weights of one, in every stage, change nothing
-            else:
-                plain = self._train(seed, law=None)
-            found.append((index, accuracy, plain))
-        everyone = sorted(result for each in workers.gather(found) for result in each)
-        state.plain = [plain for _, _, plain in everyone]
-        gain = statistics.fmean(accuracy - plain for _, accuracy, plain in everyone)
+        state, options = self.state, self.options
+        found = self._compared("evaluate", options.eval_seeds, known=len(state.plain))
+        plain = [float(right.mean()) for _, right in found if right is not None]
+        state.plain, state.gain = state.plain or plain, None
+        gain = statistics.fmean(float(right.mean()) for right, _ in found) - statistics.fmean(state.plain)
         if gain > state.best_gain or options.keep == "last":
             state.best_gain = gain
             state.best = self.agent.full_state()
         return gain
+
+    def _check(self) -> None:
+        """Measure the gain of the strategy that is kept on seeds that decided nothing."""
+        state, options = self.state, self.options
+        self.agent.load_full_state(state.best)
+        found = self._compared("check", options.check_seeds)
+        evaluations = 1 + sum(record["gain"] is not None for record in state.history)
+        gains = torch.stack([right - plain for right, plain in found if plain is not None])
+        state.gain = asdict(Gain.of(gains, candidates=1 if options.keep == "last" else evaluations))
+        if options.run_dir is not None:
+            self._write(options.run_dir)
+
+    def _compared(self, purpose: str, count: int, known: int = 0) -> list[tuple[Tensor, Tensor | None]]:
+        """Accuracy on each validation sample, [N], with the greedy strategy and plain, from ``count`` seeds.
+
+        The first ``known`` are not trained plainly again: that does not depend on the strategy.
+        """
+        shared = ("num_stages", "warmup_stages", "renormalize", "smoothing")
+        law_kwargs = {name: value for name, value in self.options.law_kwargs.items() if name in shared}
+        found: dict[int, tuple[Tensor, Tensor | None]] = {}
+        for index in range(self.workers.rank, count, self.workers.size):
+            self._report("text", f"{purpose} {index + 1}/{count}")
+            seed = episode_seed(self.options.seed, purpose, index)
+            # With the callback first: it checks everything before anything is trained.
+            apply = LAWCallback(self.agent, mode="apply", **law_kwargs)
+            right, plain = self._train(seed, law=apply), None
+            if index >= known:
+                nothing = len(apply.history) == apply.num_stages and not any(any(s["theta"]) for s in apply.history)
+                plain = right if nothing else self._train(seed, law=None)  # weights of one change nothing
+            found[index] = right, plain
+        everyone = {index: pair for each in self.workers.gather(found) for index, pair in each.items()}
+        return [everyone[index] for index in sorted(everyone)]
 
 
 def _described(value: Any) -> str:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.search.episodes import MakeModule, check_one_device
+from law_lightning.search.gain import Gain
 from law_lightning.search.loop import SearchLoop, SearchOptions
 from law_lightning.search.processes import in_processes
 from law_lightning.search.state import SearchState
@@ -31,13 +32,17 @@ class SearchResult:
 
     Attributes:
         agent: the strategy with the greatest validated gain; with ``keep="last"`` that of the last episode.
-        best_gain: its mean gain in validation accuracy over plain training, on seeds the search did not learn from.
+        best_gain: its mean gain in validation accuracy over plain training, on the seeds that it was chosen by; the
+            choice makes it too high.
+        gain: the same on fresh seeds, with its interval; None with ``check_seeds=0``. Its text says whether it is more
+            than chance.
         history: a record per episode, as plain numbers; ``gain`` is None where the strategy was not evaluated.
         buffer: all transitions.
     """
 
     agent: StrategyAgent
     best_gain: float
+    gain: Gain | None
     history: list[dict[str, Any]]
     buffer: ReplayBuffer
 
@@ -46,8 +51,9 @@ class StrategySearch:
     """Learns a strategy over episodes, each with a fresh network and its own seed.
 
     Every few episodes the greedy strategy trains networks from seeds the search does not learn from, and the strategy
-    whose networks validate best is kept. Test data are not used. With ``run_dir`` the search is checkpointed after
-    every round of episodes, and the same call resumes it, also with another number of workers.
+    whose networks validate best is kept. At the end its gain is measured on fresh seeds. Test data are not used. With
+    ``run_dir`` the search is checkpointed after every round of episodes, and the same call resumes it, also with
+    another number of workers.
 
     Args:
         agent: the strategy to teach; at the end it is the best one found.
@@ -61,6 +67,8 @@ class StrategySearch:
         seed: of the whole search.
         eval_every: episodes between two evaluations of the greedy strategy; there is one at the end too.
         eval_seeds: networks that an evaluation trains.
+        check_seeds: fresh seeds on which the gain of the strategy is measured at the end, at the price of two
+            trainings each; 0 leaves that out, and with it the interval of the gain.
         keep: the strategy that the search ends with: ``"best"``, of all evaluations, or ``"last"``, after the last
             episode (Algorithm 2).
         seed_pool: M seeds for the learning episodes, taken in turn. A seed's reference, which does not depend on the
@@ -70,8 +78,8 @@ class StrategySearch:
             paper does.
         capacity: how many transitions an update learns from, the newest, which bounds what it costs in a long search;
             at least one episode of every worker. None takes all, as the paper does. The run folder keeps all anyway.
-        run_dir: folder for ``strategy.safetensors`` (the best), ``replay.pt``, ``metrics.csv`` and ``search.pt`` (the
-            state).
+        run_dir: folder for ``strategy.safetensors`` (the best), ``replay.pt``, ``metrics.csv``, ``gain.txt`` and
+            ``search.pt`` (the state).
         logger: a Lightning logger for ``law/*`` and ``agent/*`` per stage and ``search/*`` per episode.
         progress: whether to show a progress bar.
 
@@ -92,6 +100,7 @@ class StrategySearch:
         seed: int = 0,
         eval_every: int = 20,
         eval_seeds: int = 4,
+        check_seeds: int = 8,
         keep: Literal["best", "last"] = "best",
         seed_pool: int = 0,
         capacity: int | None = None,
@@ -102,6 +111,8 @@ class StrategySearch:
         for name, number in {"episodes": episodes, "eval_every": eval_every, "eval_seeds": eval_seeds}.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, not {number}.")
+        if check_seeds < 0 or check_seeds == 1:
+            raise ValueError(f"check_seeds must be at least 2, as an interval needs two, or 0, not {check_seeds}.")
         if keep not in ("best", "last"):
             raise ValueError(f"keep must be 'best' or 'last', not {keep!r}.")
         if seed_pool < 0:
@@ -126,6 +137,7 @@ class StrategySearch:
             seed=seed,
             eval_every=eval_every,
             eval_seeds=eval_seeds,
+            check_seeds=check_seeds,
             keep=keep,
             seed_pool=seed_pool,
             capacity=capacity,
@@ -176,8 +188,12 @@ class StrategySearch:
             if options.run_dir is not None:
                 rank_zero_info("Stopped; the same command goes on after the last episode that was saved.")
             raise
-        self.agent.load_full_state(self._state.best)
-        return SearchResult(self.agent, self._state.best_gain, self._state.history, self._state.buffer())
+        state = self._state
+        if self.logger is not None and state.gain is not None:
+            self.logger.log_metrics({f"search/gain_{name}": state.gain[name] for name in ("mean", "low", "high")})
+            self.logger.save()
+        self.agent.load_full_state(state.best)
+        return SearchResult(self.agent, state.best_gain, state.found_gain(), state.history, state.buffer())
 
     @contextmanager
     def _reporting(self) -> Iterator[Report]:

@@ -6,7 +6,7 @@ import copy
 import csv
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.former import save_strategy
 from law_lightning.agent.replay import upgraded
+from law_lightning.search.gain import Gain
 from law_lightning.utilities.files import load_state, save_state, write_whole
 
 
@@ -32,6 +33,7 @@ class SearchState:
         episodes: the transitions of all episodes: ``"counts"``, how many each has, and ``"transitions"``, the columns
             of a replay buffer with all of them in order. Few tensors, as each costs time to write.
         plain: plain training's accuracies on the evaluation seeds.
+        gain: that of the best strategy on fresh seeds, the fields of a :class:`Gain`; None where it is not known.
         references: validation accuracies of the references of a seed pool, by seed and stage.
     """
 
@@ -41,6 +43,7 @@ class SearchState:
     history: list[dict[str, Any]] = field(default_factory=list)
     episodes: dict[str, Any] = field(default_factory=lambda: {"counts": [], "transitions": {}})
     plain: list[float] = field(default_factory=list)
+    gain: dict[str, Any] | None = None
     references: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def add_episode(self, record: dict[str, Any], transitions: dict[str, Tensor]) -> None:
@@ -51,6 +54,10 @@ class SearchState:
             columns = self.episodes["transitions"] or {name: column[:0] for name, column in transitions.items()}
             joined = {name: torch.cat([column, transitions[name]]) for name, column in columns.items()}
             self.episodes["transitions"] = joined
+
+    def found_gain(self) -> Gain | None:
+        """The gain of the best strategy on fresh seeds."""
+        return None if self.gain is None else Gain(**self.gain)
 
     def buffer(self, rank: int = 0, size: int = 1) -> ReplayBuffer:
         """The transitions of every episode whose number is ``rank`` modulo ``size``."""
@@ -73,9 +80,11 @@ class SearchState:
         accuracies = [*self.plain, *(each for record in self.references.values() for each in record.values())]
         if not all(isinstance(each, float) and math.isfinite(each) for each in accuracies):
             raise ValueError("its accuracies are not finite numbers")
+        if not all(math.isfinite(number) for number in (self.gain or asdict(Gain(0, 0, 0, 0, 0, 0))).values()):
+            raise ValueError("its gain is not of finite numbers")
 
     def write(self, folder: Path, settings: dict[str, str]) -> None:
-        """Write ``search.pt``, and from the same state ``strategy.safetensors``, ``replay.pt`` and ``metrics.csv``.
+        """Write ``search.pt``, and from it ``strategy.safetensors``, ``replay.pt``, ``metrics.csv`` and ``gain.txt``.
 
         Raises:
             OSError: a file could not be written; ``search.pt`` is complete all the same, the new or the previous one.
@@ -87,6 +96,8 @@ class SearchState:
         writer.writeheader()
         writer.writerows(self.history)
         write_whole(folder / "metrics.csv", rows.getvalue().encode())
+        if gain := self.found_gain():
+            write_whole(folder / "gain.txt", f"{gain}\n".encode())
         save_state(folder / "search.pt", "search", {"settings": settings, **vars(self)})
 
     @classmethod
