@@ -15,7 +15,13 @@ from law_lightning.callbacks import (
 from law_lightning.capture.samples import Samples
 from law_lightning.search import SearchResult, StrategySearch
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
-from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, MentorNetWeighting, SelfPacedWeighting
+from law_lightning.weighting import (
+    ClassBalancedWeighting,
+    FocalWeighting,
+    GCEWeighting,
+    MentorNetWeighting,
+    SelfPacedWeighting,
+)
 
 __version__ = "0.1.0"
 
@@ -23,6 +29,7 @@ __all__ = [
     "ClassBalancedWeighting",
     "CoTeachingCallback",
     "FocalWeighting",
+    "GCEWeighting",
     "L2RWCallback",
     "LAWCallback",
     "MentorNetWeighting",

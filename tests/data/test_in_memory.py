@@ -95,6 +95,19 @@ def test_only_training_labels_are_corrupted_and_true_ones_do_not_reach_the_datas
     assert not any(torch.equal(t, record.true_labels) for t in tensors)
 
 
+def test_validation_labels_are_corrupted_only_if_they_are_to_be():
+    noise = UniformNoise(0.6, seed=1)
+    module = ready(corruption=noise, corrupt_validation=True)
+    x, y = collect(module.val_dataloader())
+    assert torch.equal(y, noise(x.long() % 3, 3).labels)
+    assert not torch.equal(y, x.long() % 3)
+    assert torch.equal(collect(module.train_dataloader())[1].bincount(), module.corruption_record.labels.bincount())
+    x, y = collect(module.test_dataloader())
+    assert torch.equal(y, x.long() % 3)
+    with pytest.raises(ValueError, match=r"corrupt_validation=True .* discard leaves samples out"):
+        ready(corruption=DiscardClasses([0], 0.5), corrupt_validation=True)
+
+
 def test_what_is_left_is_trained_on_and_analysed():
     module = ready(corruption=Compose([DiscardClasses([0, 1], 0.5), UniformNoise(0.4)]), batch_size=40)
     record, dataset = module.corruption_record, module.train_dataloader().dataset

@@ -7,6 +7,7 @@ from law_lightning.callbacks import CoTeachingCallback, L2RWCallback, MetaWeight
 from law_lightning.weighting import (
     ClassBalancedWeighting,
     FocalWeighting,
+    GCEWeighting,
     MentorNetWeighting,
     MentorNetwork,
     SelfPacedWeighting,
@@ -36,6 +37,7 @@ METHODS = {
     "law_general": lambda: LAWCallback(keep="target", warmup_stages=1, **STAGES),
     "law_apply": lambda: LAWCallback(bold_agent(), mode="apply"),
     "focal": lambda: WeightingCallback(FocalWeighting(2.0), **STAGES),
+    "gce": lambda: WeightingCallback(GCEWeighting(0.7), **STAGES),
     "class_balanced": lambda: WeightingCallback(ClassBalancedWeighting(0.9, [9, 30, 40, 5]), **STAGES),
     "self_paced": lambda: WeightingCallback(SelfPacedWeighting(), warmup_stages=1, **STAGES),
     "self_paced_linear": lambda: WeightingCallback(SelfPacedWeighting("linear"), **STAGES),

@@ -20,6 +20,7 @@ from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.weighting import (
     ClassBalancedWeighting,
     FocalWeighting,
+    GCEWeighting,
     LAWWeighting,
     MentorInputs,
     MentorNetWeighting,
@@ -168,6 +169,22 @@ def test_the_focal_factor_is_a_share_and_its_slope_finite(gamma, scale):
     assert bool(torch.autograd.grad(factor.sum(), logits)[0].isfinite().all())
 
 
+# -- generalized cross-entropy ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("q", [0.0, 0.3, 0.7, 1.0])
+def test_the_gradient_is_that_of_the_published_generalized_cross_entropy(q):
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(20, 5, generator=generator, dtype=torch.float64)).requires_grad_()
+    target = torch.randint(5, (20,), generator=generator)
+    weights = checked_weights(GCEWeighting(q), Samples(torch.zeros(20), logits, target), PHASE)
+    ours = (weights * F.cross_entropy(logits, target, reduction="none")).mean()
+    p = (logits.exp() / logits.exp().sum(1, keepdim=True)).gather(1, target[:, None])
+    published = ((1 - p**q) / q if q else -p.log()).mean()
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, published)))
+
+
+@pytest.mark.parametrize("weighting", [FocalWeighting(), GCEWeighting()])
 @pytest.mark.parametrize(
     ("loss", "logits", "target"),
     [
@@ -176,10 +193,10 @@ def test_the_focal_factor_is_a_share_and_its_slope_finite(gamma, scale):
         (F.cross_entropy, torch.randn(4, 3), torch.randn(4, 3).softmax(1)),  # a label spread over classes
     ],
 )
-def test_what_has_no_factor_for_each_sample_is_refused(loss, logits, target):
+def test_what_has_no_factor_for_each_sample_is_refused(weighting, loss, logits, target):
     message = "several labels, many positions, or a label spread over classes"
     with pytest.raises(MisconfigurationException, match=message):
-        weighted(FocalWeighting(), lambda: loss(logits.requires_grad_(), target))
+        weighted(weighting, lambda: loss(logits.requires_grad_(), target))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +204,7 @@ def test_what_has_no_factor_for_each_sample_is_refused(loss, logits, target):
     [
         (FocalWeighting, "gamma must be", [{"gamma": -1}, {"gamma": math.nan}]),
         (FocalWeighting, "alpha must hold", [{"alpha": [-1.0]}, {"alpha": []}]),
+        (GCEWeighting, "q must lie in", [{"q": -0.1}, {"q": 1.1}, {"q": math.nan}]),
         (ClassBalancedWeighting, "beta must be", [{"beta": -0.1}, {"beta": 1.0}, {"beta": math.nan}]),
         (ClassBalancedWeighting, "class_counts must be 'auto'", [{"class_counts": "count"}]),
         (ClassBalancedWeighting, r"those of the classes \[1\] are not", [{"class_counts": [3, 0, 2]}]),

@@ -11,8 +11,14 @@ from omegaconf import OmegaConf
 
 from law_lightning.data.corruption import CorruptionRecord
 
-#: Settings that the folders of earlier versions lack; those runs are resumed with any.
-_ADDED = ("agent.imitation", "agent.init", "agent.renormalize")
+#: Settings that the folders of earlier versions lack, with their value then; those with None are resumed with any.
+_ADDED = {
+    "agent.imitation": None,
+    "agent.init": None,
+    "agent.renormalize": None,
+    "data.corrupt_validation": False,
+    "method.gce.q": None,
+}
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"
 
@@ -38,7 +44,7 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
     written = folder / CONFIG_FILE
     if written.is_file() and (folder / state).is_file():
         begun, now = _flat(OmegaConf.to_container(OmegaConf.load(written))), _flat(config)
-        begun = {key: now[key] for key in _ADDED if key in now} | begun
+        begun = {key: now[key] if then is None else then for key, then in _ADDED.items() if key in now} | begun
         changes = [
             f"{key} was {begun.get(key, 'absent')}, now {now.get(key, 'absent')}"
             for key in sorted({*begun, *now})

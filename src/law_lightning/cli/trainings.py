@@ -19,11 +19,18 @@ from law_lightning.cli.app import quiet
 from law_lightning.cli.build import trainer_options
 from law_lightning.report.records import Outcome
 from law_lightning.search.workers import WorkerLostError
-from law_lightning.weighting import ClassBalancedWeighting, FocalWeighting, MentorNetWeighting, SelfPacedWeighting
+from law_lightning.weighting import (
+    ClassBalancedWeighting,
+    FocalWeighting,
+    GCEWeighting,
+    MentorNetWeighting,
+    SelfPacedWeighting,
+)
 
 #: Weightings, and callbacks of their own.
 _CLASSES: dict[str, Callable[..., Any]] = {
     "focal": FocalWeighting,
+    "gce": GCEWeighting,
     "class_balanced": ClassBalancedWeighting,
     "self_paced": SelfPacedWeighting,
     "mentornet": MentorNetWeighting,

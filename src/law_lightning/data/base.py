@@ -1,8 +1,9 @@
-"""The base of all data modules: clean evaluation labels, optional corruption, loaders, checks."""
+"""The base of all data modules: clean test labels, optional corruption, loaders, checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -20,8 +21,8 @@ Batch = tuple[Tensor, Tensor]
 class LabelledDataModule(L.LightningDataModule):
     """Serves training, validation and test data with one label a sample.
 
-    Only training labels are corrupted; validation and test labels stay clean. The order of the training batches
-    comes from torch's global random state, so ``seed_everything`` decides it.
+    Test labels stay clean, and so do validation labels unless they are to be corrupted too. The order of the training
+    batches comes from torch's global random state, so ``seed_everything`` decides it.
 
     Args:
         batch_size: Training samples a batch; the last batch of an epoch may be smaller.
@@ -29,6 +30,8 @@ class LabelledDataModule(L.LightningDataModule):
         corruption: Called once as ``corruption(train_labels, num_classes)``; the record it returns says which
             samples are trained on and with what labels. None trains on the true labels of all.
         num_workers: Loader processes.
+        corrupt_validation: Whether the corruption, which then must keep all samples, replaces validation labels too:
+            most people's are as noisy as their training labels.
     """
 
     #: Makes a batch of samples; None is torch's default.
@@ -40,6 +43,7 @@ class LabelledDataModule(L.LightningDataModule):
         eval_batch_size: int = 1024,
         corruption: Corruption | Callable[[Tensor, int], CorruptionRecord] | None = None,
         num_workers: int = 0,
+        corrupt_validation: bool = False,
     ) -> None:
         super().__init__()
         check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -48,6 +52,7 @@ class LabelledDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.corruption = corruption
         self.num_workers = num_workers
+        self.corrupt_validation = corrupt_validation
         #: What the corruption did, for analysis only; None without a corruption or before ``setup``.
         self.corruption_record: CorruptionRecord | None = None
         self._num_classes = 0
@@ -57,9 +62,10 @@ class LabelledDataModule(L.LightningDataModule):
         """Return the data, with true labels everywhere. Called once, by :meth:`setup`.
 
         Returns:
-            An object with at least these attributes: ``train_y``, true labels of the training samples, int64 [N];
+            A dataclass with at least these attributes: ``train_y``, true labels of the training samples, int64 [N];
             ``num_classes``; ``train_rows``, which rows of the data set's training part they are, int64 [N], and
-            ``num_rows``, how many rows that part has, both None where that is unknown.
+            ``num_rows``, how many rows that part has, both None where that is unknown; ``val_y``, true labels of the
+            validation samples.
         """
         raise NotImplementedError(f"{type(self).__name__} must define load_splits().")
 
@@ -92,6 +98,15 @@ class LabelledDataModule(L.LightningDataModule):
                 )
             check_labels(record.labels, splits.num_classes)
             kept, labels = record.kept, record.labels
+            if self.corrupt_validation:
+                noisy = self.corruption(splits.val_y.clone(), splits.num_classes)
+                if len(noisy.kept) < len(splits.val_y):
+                    raise ValueError(
+                        f"corrupt_validation=True replaces validation labels, but {noisy.name} leaves samples out: use "
+                        "label noise alone, or clean validation labels."
+                    )
+                check_labels(noisy.labels, splits.num_classes)
+                splits = replace(splits, val_y=noisy.labels)
         self._num_classes = splits.num_classes
         # The true training labels are in the record alone: the datasets do not hold them.
         self._datasets = self.make_datasets(splits, kept, labels)
@@ -113,7 +128,7 @@ class LabelledDataModule(L.LightningDataModule):
         return self._dataloader("train", self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Validation batches in a fixed order, with true labels; none where all data are trained on."""
+        """Validation batches in a fixed order, by default with true labels; none where all data are trained on."""
         loader = self._dataloader("val", self.eval_batch_size, shuffle=False)
         return loader if len(loader) else []
 

@@ -3,6 +3,7 @@
 from law_lightning.weighting.base import BaseWeighting, Weighting
 from law_lightning.weighting.class_balanced import ClassBalancedWeighting
 from law_lightning.weighting.focal import FocalWeighting
+from law_lightning.weighting.gce import GCEWeighting
 from law_lightning.weighting.law import LAWWeighting
 from law_lightning.weighting.mentornet import MentorInputs, MentorNetWeighting, MentorNetwork
 from law_lightning.weighting.self_paced import SelfPacedWeighting
@@ -11,6 +12,7 @@ __all__ = [
     "BaseWeighting",
     "ClassBalancedWeighting",
     "FocalWeighting",
+    "GCEWeighting",
     "LAWWeighting",
     "MentorInputs",
     "MentorNetWeighting",
