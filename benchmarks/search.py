@@ -56,7 +56,7 @@ from rivals.report import append_row, key_of, read_rows, write_report
 from tasks import DIGITS, NAMES, REPORTED, make_tasks, prepare
 
 RESULTS = "results.jsonl"
-DEFAULT_METHODS = [name for name in METHODS if name != "law_training_accuracy"]
+DEFAULT_METHODS = [name for name in METHODS if name not in ("general", "law_training_accuracy", "law_from_general")]
 #: Below this the rivals could not even compare their final candidates.
 LEAST_BUDGET = 12
 

@@ -16,14 +16,19 @@ import lightning as L
 import numpy as np
 from torch import nn
 
-from law_lightning.data import ArraysDataModule, DigitsDataModule, UniformNoise
+from law_lightning.data import ArraysDataModule, DigitsDataModule, PairNoise, UniformNoise
+from law_lightning.data.corruption.noise import Noise
 from law_lightning.models import MLP, ImageClassifier
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 DIGITS = ("digits_noise40", "digits_noise20", "digits_clean", "digits_tail")
 CIFAR = ("cifar_noise40", "cifar_flip")
-NAMES = (*DIGITS, *CIFAR)
+#: Digits whose validation labels have the training labels' noise, or not.
+NOISY = tuple(
+    f"digits_{noise}{val}" for noise in ("uniform40", "uniform20", "pair40", "pair20") for val in ("", "_val")
+)
+NAMES = (*DIGITS, *CIFAR, *NOISY)
 
 #: Splits, noise and network seeds come in draws: settings are chosen on some, and what is reported comes from others.
 CHOOSING, REPORTED = 0, 1
@@ -75,10 +80,14 @@ def make_cnn(hidden: int) -> L.LightningModule:
     return ImageClassifier(nn.Sequential(*layers), lr=0.05, milestones=MILESTONES)
 
 
-def make_digits(noise: float, draw: int = CHOOSING) -> L.LightningDataModule:
-    """500 training digits, each label redrawn uniformly with probability ``noise``."""
-    corruption = UniformNoise(noise, draw) if noise else None
-    return DigitsDataModule(500, 500, split_seed=draw, batch_size=128, corruption=corruption)
+def make_digits(
+    noise: float, draw: int = CHOOSING, kind: type[Noise] = UniformNoise, validation: bool = False
+) -> L.LightningDataModule:
+    """500 training digits with replaced labels; with ``validation`` the 500 validation labels too."""
+    corruption = kind(noise, draw) if noise else None
+    return DigitsDataModule(
+        500, 500, split_seed=draw, batch_size=128, corruption=corruption, corrupt_validation=validation
+    )
 
 
 def make_arrays(path: Path, noise: float = 0.0, flip: bool = False, draw: int = CHOOSING) -> L.LightningDataModule:
@@ -105,6 +114,10 @@ def make_tasks(cache: Path, draw: int = CHOOSING) -> dict[str, Task]:
         Task("cifar_noise40", partial(make_cnn, 128), arrays, 30),  # a CNN that memorises the noise
         Task("cifar_flip", partial(make_cnn, 64), partial(arrays, flip=True), 15),  # one that hardly does
     ]
+    for name in NOISY:
+        kind = PairNoise if "pair" in name else UniformNoise
+        make = digits(0.4 if "40" in name else 0.2, kind=kind, validation=name.endswith("_val"))
+        tasks.append(Task(name, make_mlp, make, 60))
     return {task.name: replace(task, draw=draw) for task in tasks}
 
 

@@ -36,7 +36,7 @@ from tasks import Task
 
 BASE, LAW = "base", "law"
 #: Those that look at validation data, and so could be used in LAW's place.
-RIVALS = ("handmade", "random", "cem_constant", "cem_linear", "cma_constant", "cma_linear", "pbt")
+RIVALS = ("general", "handmade", "random", "cem_constant", "cem_linear", "cma_constant", "cma_linear", "pbt")
 #: Of LAW's search: episodes between evaluations, and networks that one trains.
 EVAL_EVERY, EVAL_SEEDS = 20, 4
 
@@ -93,6 +93,11 @@ def _population(lab: Lab) -> Found:
     return _scheduled(population_search(lab.advance, lab.validate, lab.budget, lab.random()))
 
 
+def _general(lab: Lab) -> Found:
+    """The rule general, which needs no search."""
+    return Found(lambda seed: [LAWCallback(mode="apply")])
+
+
 def _law(lab: Lab, **settings: Any) -> Found:
     """LAW's own search, of as many episodes as the budget allows; ``settings`` of the agent."""
     agent = StrategyAgent(NUM_STAGES, warmup_stages=WARMUP_STAGES, seed=lab.seed, **settings)
@@ -128,9 +133,10 @@ def affordable_episodes(budget: float) -> int:
 
 
 #: Those that search nothing, and thus are the same in every search.
-FIXED = (BASE, *HANDMADE)
+FIXED = (BASE, "general", *HANDMADE)
 METHODS: dict[str, Method] = {
     BASE: lambda lab: Found(lambda seed: []),
+    "general": _general,
     **{name: partial(_fixed, theta=theta) for name, theta in HANDMADE.items()},
     "uniform": _uniform,
     "handmade": _handmade,
@@ -142,6 +148,7 @@ METHODS: dict[str, Method] = {
     "pbt": _population,
     LAW: _law,
     "law_training_accuracy": partial(_law, phase_accuracy="training"),
+    "law_from_general": partial(_law, init="general", renormalize=True, features=["margin"]),
 }
 
 
