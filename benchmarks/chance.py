@@ -3,9 +3,9 @@
     python benchmarks/chance.py --searches 40 --processes 2 --out runs/chance
 
 - Each search has its own draw of digits, 500 for training and 500 for validation, and the MLP of ``tasks.py`` for 60
-  epochs. It has 40 episodes and 5 evaluations (one before the first episode), and a check on 8 fresh seeds.
-- Announced: the interval of the gain on fresh seeds lies above zero (``law_lightning.search.gain``). Beside it how often the
-  gain that the strategy was chosen by is above zero, which is what a search without the check would say.
+  epochs. It has 40 episodes, 5 evaluations (one before the first episode), and a check on 8 fresh seeds.
+- Announced: the interval of the gain on fresh seeds lies above zero (``law_lightning.search.gain``). Beside it how
+  often the gain that the strategy was chosen by is above zero: what a search would say without the check.
 """
 
 from __future__ import annotations

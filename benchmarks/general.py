@@ -2,6 +2,7 @@
 
     python benchmarks/general.py --out runs/general --processes 2
     python benchmarks/general.py --families cifar --cifar PATH --out runs/general --processes 2
+    python benchmarks/general.py --figure docs/general/epochs.png --processes 2
 
 2 cores of an x86-64 server CPU shared with other work, torch 2.15.0, lightning 2.6.6; 2026-11-29; five draws, of CIFAR
 two (``--draws 2 --noises clean u40``). All rows are in docs/general.md. MNIST needs
@@ -18,7 +19,9 @@ networks that memorise, SGD and Adam:
   40 %, of the training alone with v; p30: 30 % become the next class; t50: training classes from 1 down to 1/50,
   balanced validation and test data), network and optimizer.
 - Methods, all on the same splits, labels and first weights: ``fit`` is ``LAWCallback()``, ``apply`` the same in
-  ``mode="apply"``; ``class_balanced`` is told the counts.
+  ``mode="apply"``; ``class_balanced`` is told the counts, ``co_teaching`` the share of wrong labels; ``l2rw`` and
+  ``meta_weight_net`` take the validation data for clean. ``second_fit`` trains plainly, and again on the labels that
+  the network of the epoch that validates best predicts.
 - Gains in points of test accuracy on clean labels over plain training, mean and Student's 95 % interval over splits:
   after the last epoch, of the network that is kept, and after the epoch that validates best, of ``fit`` the target's.
 - Networks: ``mlp`` (128, 128) and ``cnn`` (two convolutions, 256 hidden units, no BatchNorm) memorise;
@@ -31,7 +34,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache, partial
 from multiprocessing import get_context
@@ -46,11 +49,17 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from common import QUIET, quiet, table
-from law_lightning import LAWCallback
-from law_lightning.callbacks import WeightingCallback
+from law_lightning import CoTeachingCallback, L2RWCallback, LAWCallback, MetaWeightNetCallback, WeightingCallback
 from law_lightning.data.in_memory import random_horizontal_flip
 from law_lightning.models import MLP, ImageClassifier, SmallCNN
-from law_lightning.weighting import ClassBalancedWeighting
+from law_lightning.report.style import BASE_COLOUR, COLOURS, new_figure, save, tidy
+from law_lightning.weighting import (
+    ClassBalancedWeighting,
+    FocalWeighting,
+    GCEWeighting,
+    MentorNetWeighting,
+    SelfPacedWeighting,
+)
 from rivals.methods import Row
 from rivals.report import append_row, points, read_rows, t_interval
 from rivals.training import BestEpoch, accuracy
@@ -70,7 +79,22 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], int, float]] = {  # make, ep
 }
 FAMILIES = {"digits": ("mlp", "small"), "mnist": ("mlp", "small"), "mnist1d": ("mlp",), "cifar": ("cnn", "bn")}
 NOISES = ("clean", "u20", "u40", "p30", "t50", "u20v", "u40v")
-METHODS = ("plain", "fit", "apply", "class_balanced")
+#: The share of wrong labels, which co-teaching has to know.
+WRONG = {"u20": 0.18, "u40": 0.36, "p30": 0.3}
+#: What each adds to a training, told the share of training labels that are wrong.
+CALLBACKS: dict[str, Callable[[float], L.Callback]] = {
+    "fit": lambda wrong: LAWCallback(),
+    "apply": lambda wrong: LAWCallback(mode="apply"),
+    "class_balanced": lambda wrong: WeightingCallback(ClassBalancedWeighting()),
+    "gce": lambda wrong: WeightingCallback(GCEWeighting()),
+    "focal": lambda wrong: WeightingCallback(FocalWeighting()),
+    "self_paced": lambda wrong: WeightingCallback(SelfPacedWeighting(), warmup_stages=1),
+    "mentornet": lambda wrong: WeightingCallback(MentorNetWeighting()),
+    "co_teaching": lambda wrong: CoTeachingCallback(wrong, gradual_epochs=3),
+    "l2rw": lambda wrong: L2RWCallback(),
+    "meta_weight_net": lambda wrong: MetaWeightNetCallback(),
+}
+METHODS = ("plain", "second_fit", *CALLBACKS)
 
 
 @cache
@@ -98,7 +122,10 @@ def images(family: str, cifar: str | None) -> tuple[np.ndarray[Any, Any], np.nda
     return x.transpose(0, 3, 1, 2).astype(np.float32), arrays["train_y"][30_000:].astype(np.int64)
 
 
-def splits(family: str, noise: str, draw: int, cifar: str | None) -> list[tuple[Tensor, Tensor]]:
+Samples = tuple[Tensor, Tensor]
+
+
+def splits(family: str, noise: str, draw: int, cifar: str | None) -> list[Samples]:
     """Training, validation and test samples of a draw; the labels of the first two are noisy."""
     x, y = images(family, cifar)
     rng = np.random.default_rng([21, draw])
@@ -138,25 +165,34 @@ class Classifier(ImageClassifier):
 
 
 def run(job: tuple[str, ...], draw: int, cifar: str | None) -> dict[str, Any]:
-    """Train once: the test accuracies after the last epoch and after the one that validates best."""
-    family, network, noise, optimizer, method = job
+    """Train: the test accuracies after the last epoch, after the one that validates best, and after each."""
     torch.set_num_threads(1)
     quiet()
+    train, val, test = splits(job[0], job[2], draw, cifar)
+    row = fit(job, draw, train, val, test)
+    if job[4] == "second_fit":
+        row = fit(job, draw, (train[0], row["labels"]), val, test)
+    return {name: value for name, value in row.items() if name != "labels"}
+
+
+def fit(job: tuple[str, ...], draw: int, train: Samples, val: Samples, test: Samples) -> dict[str, Any]:
+    """One training; ``labels`` are what the network of the best epoch predicts for the training samples."""
+    _, network, noise, optimizer, method = job
     make, epochs, lr = NETWORKS[network]
-    train, val, test = splits(family, noise, draw, cifar)
     L.seed_everything(draw, verbose=False)
     module = Classifier(make(tuple(train[0].shape[1:]), 10), lr, optimizer == "adam", network == "bn")
     train_loader = DataLoader(TensorDataset(*train), 32 if noise[0] == "t" else 128, shuffle=True)
-    callbacks: dict[str, Callable[[], L.Callback]] = {
-        "fit": LAWCallback,
-        "apply": partial(LAWCallback, mode="apply"),
-        "class_balanced": lambda: WeightingCallback(ClassBalancedWeighting()),
-    }
-    best = BestEpoch(val, test)
-    own = [callbacks[method]()] if method in callbacks else []
-    trainer = L.Trainer(**QUIET, accelerator="cpu", max_epochs=epochs, callbacks=[*own, best])
+    best, curve = BestEpoch(val, test), list[float]()
+    each = L.pytorch.callbacks.LambdaCallback(
+        on_train_epoch_end=lambda trainer, module: curve.append(round(accuracy(module, *test), 5))
+    )
+    own = [CALLBACKS[method](WRONG.get(noise[:3], 0.0))] if method in CALLBACKS else []
+    trainer = L.Trainer(**QUIET, accelerator="cpu", max_epochs=epochs, callbacks=[*own, best, each])
     trainer.fit(module, train_loader, DataLoader(TensorDataset(*val), 1024))
-    return {"job": list(job), "draw": draw, "last": accuracy(module, *test), "best": best.test}
+    row = {"job": list(job), "draw": draw, "last": accuracy(module, *test), "best": best.test, "curve": curve}
+    module.load_state_dict(best.state)
+    with torch.no_grad():
+        return row | {"best_epoch": best.epoch, "labels": module.eval()(train[0]).argmax(1)}
 
 
 def report(rows: Sequence[Row]) -> str:
@@ -177,34 +213,72 @@ def report(rows: Sequence[Row]) -> str:
     return table(lines)
 
 
+def draw_epochs(rows: Sequence[Row], path: Path) -> Path:
+    """Test accuracy after each epoch with and without weights: the mean of all splits, and each split's best epochs."""
+    figure = new_figure(7.2, 3.8)
+    axes = figure.add_subplot()
+    for method, colour, label in (("plain", BASE_COLOUR, "plain training"), ("fit", COLOURS[0], "with LAWCallback()")):
+        curves = [row for row in rows if row["job"][4] == method]
+        mean = 100 * np.mean([row["curve"] for row in curves], axis=0)
+        epochs = np.arange(1, len(mean) + 1)
+        for row in curves:
+            axes.plot(epochs, 100 * np.asarray(row["curve"]), color=colour, linewidth=0.7, alpha=0.35)
+            axes.plot(
+                row["best_epoch"] + 1, 100 * row["best"], "o", color=colour, markersize=6, markeredgecolor="white"
+            )
+        axes.plot(epochs, mean, color=colour, linewidth=2.2)
+        axes.annotate(f"{label}: {mean[-1]:.0f} %", (epochs[-1], mean[-1]), (-4, 9), textcoords="offset points",
+                      ha="right", color=colour, fontweight="bold")  # fmt: skip
+    axes.plot([], [], "o", color="0.3", label="epoch that validates best, of each split")
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.set(xlabel="Epoch", ylabel="Test accuracy (%)", ylim=(50, None))
+    tidy(axes)
+    return save(figure, path)
+
+
+def trained(jobs: Sequence[tuple[tuple[str, ...], int]], processes: int, cifar: str | None) -> Iterator[Row]:
+    """The rows of all jobs, as soon as each is known."""
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    futures = [pool.submit(run, *job, cifar) for job in jobs]
+    try:
+        for future in tqdm(as_completed(futures), total=len(jobs), unit="training"):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Run what is missing, and print the table; or draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=["digits", "mnist", "mnist1d"])
     parser.add_argument("--noises", nargs="+", choices=NOISES, default=list(NOISES))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["plain", "fit", "apply", "class_balanced"])
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--optimizers", nargs="+", choices=["sgd", "adam"], default=["sgd", "adam"])
     parser.add_argument("--draws", type=int, default=5, help="splits of the data (default: 5)")
     parser.add_argument("--out", type=Path, default=Path("runs/general"))
     parser.add_argument("--cifar", help="CIFAR-10 as an .npz file with train_x and train_y")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--figure", type=Path, help="only draw the accuracy by epoch: digits, 40 %% noise, SGD")
     args = parser.parse_args()
+    draws = range(100, 100 + args.draws)
+    if args.figure:
+        figure_jobs = [(("digits", "mlp", "u40", "sgd", method), draw) for method in ("plain", "fit") for draw in draws]
+        print(draw_epochs([*trained(figure_jobs, args.processes, None)], args.figure))
+        return
     path = args.out / "results.jsonl"
     done = {(*row["job"], row["draw"]) for row in read_rows(path)}
     jobs = [
         ((family, network, noise, optimizer, method), draw)
-        for draw in range(100, 100 + args.draws)
+        for draw in draws
         for family in args.families
-        for network, noise, optimizer in itertools.product(FAMILIES[family], args.noises, ("sgd", "adam"))
-        for method in METHODS
-        if method != "class_balanced" or noise[0] == "t"
+        for network, noise, optimizer in itertools.product(FAMILIES[family], args.noises, args.optimizers)
+        for method in args.methods
+        if network in args.networks and (method != "class_balanced" or noise[0] == "t")
     ]
     missing = [job for job in jobs if (*job[0], job[1]) not in done]
-    pool = ProcessPoolExecutor(args.processes, mp_context=get_context("spawn"))
-    futures = [pool.submit(run, *job, args.cifar) for job in missing]
-    try:
-        for future in tqdm(as_completed(futures), total=len(missing), unit="training"):
-            append_row(path, future.result())
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for row in trained(missing, args.processes, args.cifar):
+        append_row(path, {name: value for name, value in row.items() if name != "curve"})
     print(report(read_rows(path)))
 
 

@@ -69,17 +69,19 @@ def split_of(datamodule: Any, name: str) -> tuple[Tensor, Tensor]:
 
 
 class BestEpoch(L.Callback):
-    """Test accuracy after the epoch that validates best."""
+    """Test accuracy after the epoch that validates best, its number, and the network's state."""
 
     def __init__(self, val: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
         self._val, self._test = val, test
-        self.best_val, self.test = -1.0, float("nan")
+        self.best_val, self.test, self.epoch = -1.0, float("nan"), -1
+        self.state: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate, and test where it is the best epoch so far."""
         value = accuracy(pl_module, *self._val)
         if value > self.best_val:
-            self.best_val, self.test = value, accuracy(pl_module, *self._test)
+            self.best_val, self.test, self.epoch = value, accuracy(pl_module, *self._test), trainer.current_epoch
+            self.state = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
 
 def train(
