@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from law_lightning import cli
 from law_lightning.cli import app
 from law_lightning.cli.build import build_model
-from law_lightning.cli.folder import CONFIG_FILE, claim
+from law_lightning.cli.folder import claim
 
 
 def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch):
@@ -54,8 +54,7 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
         claim(tmp_path, changed, "state.pt", free=["run_dir"])
     with pytest.raises(ValueError, match=r"law was absent, now \{\}"):
         claim(tmp_path, {**more, "law": {}}, "state.pt", free=[])
-    claim(tmp_path, {**more, "agent": {"imitation": 0.3}}, "state.pt", free=[])  # earlier versions had no such setting
-    claim(tmp_path, {**more, "data": {"corrupt_validation": False}}, "state.pt", free=["data"])
-    OmegaConf.save(more, tmp_path / CONFIG_FILE)
     with pytest.raises(ValueError, match=r"data\.corrupt_validation was False, now True"):
         claim(tmp_path, {**more, "data": {"corrupt_validation": True}}, "state.pt", free=[])
+    added = {"agent": {"imitation": 0.3}, "data": {"corrupt_validation": False}}
+    claim(tmp_path, more | added, "state.pt", free=[])  # earlier versions had no such settings

@@ -28,7 +28,8 @@ from law_lightning.weighting import (
 )
 
 #: Weightings, and callbacks of their own.
-_CLASSES: dict[str, Callable[..., Any]] = {
+_CLASSES: dict[str, type[Any]] = {
+    "general": LAWCallback,
     "focal": FocalWeighting,
     "gce": GCEWeighting,
     "class_balanced": ClassBalancedWeighting,
@@ -42,7 +43,8 @@ _CLASSES: dict[str, Callable[..., Any]] = {
 METHODS = ("base", "law", *_CLASSES)
 #: What some of them need beside the training data.
 NEEDS = {
-    "law": "clean validation data, in the search",
+    "general": "validation data, whose labels may be noisy",
+    "law": "the validation data of its search",
     **dict.fromkeys(("l2rw", "meta_weight_net"), "clean validation data"),
     "co_teaching": "the rate of wrong labels",
 }
@@ -65,7 +67,7 @@ def method_callbacks(
     options = dict(config["method"].get(method) or {})
     if method == "co_teaching":
         options = {"peer": make_peer and make_peer(), **options}
-    if method in ("l2rw", "meta_weight_net", "co_teaching"):
+    if issubclass(_CLASSES[method], Callback):
         return [_CLASSES[method](**options)]
     of_callback = {name: options.pop(name) for name in ("num_stages", "warmup_stages") if name in options}
     return [WeightingCallback(_CLASSES[method](**options), **of_callback)]
