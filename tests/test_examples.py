@@ -1,4 +1,4 @@
-"""The examples and the README's snippets run as a user would run them, in a folder of their own."""
+"""The examples and the documents' snippets run as a user would run them, in a folder of their own."""
 
 import os
 import re
@@ -65,40 +65,65 @@ def test_sweep_searches_at_every_rate(tmp_path):
         assert (folder / "search.png").is_file()
 
 
-# -- the README ------------------------------------------------------------------------------------------------
+# -- the documents ---------------------------------------------------------------------------------------------
 
-README = EXAMPLES.parent / "README.md"
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+ROOT = EXAMPLES.parent
+README, DOCS = ROOT / "README.md", ROOT / "docs"
 
 
-def test_the_readmes_python_runs(tmp_path):
-    program = "\n".join(blocks("python"))
+def blocks(language, *pages):
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    return [
+        found for text in texts for found in re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "trainer.md"])
+def test_the_python_of_a_page_runs(tmp_path, page):
+    program = "\n".join(blocks("python", page))
     for long, short in {
         "max_epochs=60": "max_epochs=3, accelerator='cpu'",
         '"max_epochs": 60': '"max_epochs": 3, "accelerator": "cpu"',
         "episodes=120": "episodes=1, eval_seeds=1, check_seeds=2",
     }.items():
-        assert long in program
+        assert long in program or page == README
         program = program.replace(long, short)
-    (tmp_path / "readme.py").write_text(program)
-    run(tmp_path, sys.executable, "readme.py")
-    assert StrategyAgent.load(tmp_path / "strategy.safetensors").num_stages == 20
-    assert (tmp_path / "runs" / "python" / "metrics.csv").is_file()
+    (tmp_path / "page.py").write_text(program)
+    run(tmp_path, sys.executable, "page.py")
+    if page != README:
+        assert StrategyAgent.load(tmp_path / "strategy.safetensors").num_stages == 20
+        assert (tmp_path / "runs" / "python" / "metrics.csv").is_file()
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("law-")]
+def anchors(page):
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+COMMANDS = [
+    line
+    for block in blocks("bash", README, DOCS / "commands.md")
+    for line in block.splitlines()
+    if line.startswith("law-")
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_readmes_commands_are_understood(command):
+def test_the_pages_commands_are_understood(command):
     name, *overrides = command.split()
     with initialize_config_module("law_lightning.conf", version_base="1.3"):
         for value in (0, -1):  # the first and the last of a sweep
             pairs = [override.split("=") for override in overrides if override != "-m"]
-            config = compose(name.replace("-", "_"), [f"{key}={values.split(',')[value]}" for key, values in pairs])
+            chosen = [f"{key}={each if each[0] == '[' else each.split(',')[value]}" for key, each in pairs]
+            config = compose(name.replace("-", "_"), chosen)
             assert config.data is not None
 
 
