@@ -64,8 +64,9 @@ def test_the_weights_follow_the_label_noise_and_the_classes_of_the_validation_da
         assert torch.equal(tensor, before["networks"][name])
     counts = [sum(record["count_per_class"][c] for record in law.history) for c in range(CLASSES)]
     wanted = loaders()[1].dataset.tensors[1].bincount().tolist()
-    shares = [[(n + 1) / (sum(of) + CLASSES) for n in of] for of in (wanted, counts)]
-    assert law.weighting.class_ratio.tolist() == pytest.approx([a / b for a, b in zip(*shares, strict=True)], rel=1e-5)
+    quotients = [(a + 1) / (b + 1) for a, b in zip(wanted, counts, strict=True)]
+    expected = [CLASSES * quotient / sum(quotients) for quotient in quotients]
+    assert law.weighting.class_ratio.tolist() == pytest.approx(expected, rel=1e-5)
     last = law.history[-1]
     margins, counts = last["margin_per_class"], last["count_per_class"]
     mean = sum(m * n for m, n in zip(margins, counts, strict=True)) / sum(counts)

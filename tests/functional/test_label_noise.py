@@ -64,9 +64,17 @@ def test_general_opens_with_the_noise():
     assert weights.tolist() == pytest.approx([1 - math.tanh(3.2), 1.0, 1 + math.tanh(4.8)], rel=1e-5)
 
 
-def test_the_class_ratio_lets_one_sample_stand_for_another():
-    found = LF.class_ratio(torch.tensor([9, 9, 0]), torch.tensor([99, 9, 0]))
-    torch.testing.assert_close(found, torch.tensor([10 / 21 / (100 / 111), 10 / 21 / (10 / 111), 1 / 21 / (1 / 111)]))
+def test_the_class_ratio_is_a_quotient_of_counts_with_a_mean_of_one():
+    found = LF.class_ratio(torch.tensor([9, 9, 0]), torch.tensor([99, 9, 4]))
+    torch.testing.assert_close(found, torch.tensor([0.1, 1.0, 0.2]) / (1.3 / 3))
+
+
+def test_the_class_ratio_of_a_class_that_is_nearly_or_wholly_absent_leaves_the_others_their_weights():
+    found = LF.class_ratio(torch.tensor([99, 99, 99, 99]), torch.tensor([999, 999, 999, 0]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 1.0, 10.0]))
+    found = LF.class_ratio(torch.tensor([99, 99, 99]), torch.tensor([999, 999, 1]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 10.0]) / 4)
+    assert LF.class_ratio(torch.tensor([3, 0]), torch.tensor([0, 0])).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("right", "expected"), [([3, 3], False), ([3, 4], False), ([0, 12], True), ([4, 3], False)])

@@ -67,7 +67,12 @@ def general_theta(noise: Tensor, features: Sequence[str] = ("margin",)) -> Tenso
 def class_ratio(wanted: Tensor, given: Tensor) -> Tensor:
     r"""Weights of classes that let training data count as if their classes were as frequent as in other data.
 
-    .. math:: r_c = \frac{(n'_c + 1) / \sum_k (n'_k + 1)}{(n_c + 1) / \sum_k (n_k + 1)}
+    .. math:: r_c = \frac{q_c}{\mathrm{mean}_k \, q_k}, \qquad q_c = \min\left(\frac{n'_c + 1}{n_c + 1}, \;
+        10 \, \mathrm{median}_k \frac{n'_k + 1}{n_k + 1}\right)
+
+    Mean and median are over the classes that the training data have. Weights with a mean of one over the classes are
+    those of Cui et al. (CVPR 2019): with a mean of one over the samples a rare class would weigh so much that training
+    by SGD can diverge.
 
     Args:
         wanted: number of samples of each class in the other data, n', [C].
@@ -77,8 +82,11 @@ def class_ratio(wanted: Tensor, given: Tensor) -> Tensor:
         [C] in float32; near one where both have the same shares. The added one keeps classes that are absent in a
         small sample from weighing nothing.
     """
-    shares = [(count.double() + 1) / (count.double() + 1).sum() for count in (wanted, given)]
-    return (shares[0] / shares[1]).float()
+    quotient, seen = (wanted.double() + 1) / (given.double() + 1), given > 0
+    if not seen.any():
+        return torch.ones(len(given))
+    quotient = quotient.clamp(max=10 * quotient[seen].median())
+    return (quotient / quotient[seen].mean()).float()
 
 
 def is_worse(accuracy: Tensor, other: Tensor) -> bool:
