@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,19 @@ def test_validation_is_cut_out_of_the_training_samples(save, val_size, num_val):
     gaps = torch.cat([train, val]).flatten().sort().values.diff()
     # All 40 numbers, equally spaced: no sample is lost and none is in both.
     assert torch.allclose(gaps, gaps[0].expand_as(gaps), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({}, "8 of its 40"), ({"val_size": 7, "train_size": 9}, "7 of its 40 .*val_size=7")]
+)
+def test_validation_samples_of_the_training_arrays_are_told(save, monkeypatch, options, said):
+    told = []
+    monkeypatch.setattr("law_lightning.data.arrays.rank_zero_info", told.append)
+    module = ready(path := save(make_arrays()), **options)
+    assert re.search(rf"{path} has no val_x and val_y: {said}", module.validation_note)
+    assert told == [module.validation_note]
+    assert ready(save(make_arrays(val=9)), **options).validation_note is None
+    assert len(told) == 1
 
 
 def test_further_arrays_in_a_file_are_not_read(save):
