@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from law_lightning.data import ArraysDataModule
+from law_lightning.data.npz import likely_channels
 
 
 def make_arrays(shape=(6, 5), dtype=np.float32, train=40, test=12, val=0):
@@ -73,6 +74,40 @@ def test_channels_can_be_said(save):
     first, last = (part(ready(path, channels=where), "test")[0] for where in ("first", "last"))
     assert not torch.equal(first, last)
     assert ready(save(make_arrays((6, 5, 2))), channels="last").in_shape == (2, 6, 5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "where"),
+    [
+        ((2, 64, 64), "first"),
+        ((64, 64, 2), "last"),
+        ((13, 64, 48), "first"),
+        ((48, 64, 13), "last"),
+        ((5, 12, 10), "first"),
+        ((1, 128, 9), "first"),
+        ((1, 2, 2), "first"),
+        ((9, 128, 1), "last"),
+        ((8, 8, 3), "last"),
+        ((13, 4, 4), None),
+        ((2, 3, 3), None),
+        ((5, 8, 8), None),
+        ((8, 8, 8), None),
+        ((13, 20, 20), None),
+        ((10, 20, 8), None),
+        ((512, 7, 7), None),
+        ((64, 64, 4), "last"),
+        ((3, 64, 4), None),
+        ((22, 1, 1000), None),
+    ],
+)
+def test_channels_are_asked_for_where_they_are_not_certain(save, shape, where):
+    assert likely_channels(shape) == where
+    path = save(make_arrays(shape, train=5, test=1) | {"train_y": np.arange(5) % 2, "test_y": np.zeros(1, int)})
+    if where is None:
+        with pytest.raises(ValueError, match=r"Say channels='first' or channels='last' \(data\.channels=\)"):
+            ready(path)
+    else:
+        assert ready(path).in_shape == (shape if where == "first" else (shape[2], *shape[:2]))
 
 
 @pytest.mark.parametrize(("val_size", "num_val"), [(0.25, 10), (7, 7), (0.001, 1)])

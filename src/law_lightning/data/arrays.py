@@ -34,7 +34,8 @@ class ArraysDataModule(ArrayDataModule):
         flip: Mirror each training image with probability one half, by torch's global random state; then no
             ``transform`` can be given.
         num_classes: Number of classes; None counts those of ``train_y``, none of which may be absent.
-        channels: Where the channels of four-dimensional inputs are: "first", "last", or "auto".
+        channels: Where the channels of four-dimensional inputs are: "first", "last", or "auto", which
+            takes the only axis of 1, 3, 4 or at most half of both others, and asks where that is not certain.
         **kwargs: Passed on to :class:`ArrayDataModule`: ``batch_size``, ``corruption``, ...
     """
 
