@@ -1,4 +1,3 @@
-import struct
 import sys
 
 import numpy as np
@@ -18,7 +17,6 @@ from law_lightning.data import (
     MNISTDataModule,
     UniformNoise,
 )
-from law_lightning.data.folder import load_image
 from tiny_data import write_cifar, write_folders, write_mnist
 
 SMALL = {"train_size": 120, "val_size": 60}
@@ -139,57 +137,6 @@ def test_of_imagenet_s_channels_the_mean_is_taken_off_and_nothing_else():
     for transform in ImageNetDataModule(image_size=32).default_transforms():
         expected = 0.4 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         torch.testing.assert_close(transform(grey), expected.expand(3, 32, 32))
-
-
-DEEP = np.linspace(0, 1, 40 * 30, dtype=np.float32).reshape(40, 30)
-
-
-@pytest.mark.parametrize(
-    ("values", "suffix", "white"),
-    [
-        ((DEEP * 40000).astype(np.uint16), "png", 65535),
-        ((DEEP * 40000).astype(np.uint16), "tif", 65535),
-        ((DEEP * 40000).astype(">u2"), "tif", 65535),
-        ((DEEP * 40000).astype(np.uint16), "pgm", 65535),  # which Pillow opens as 32 bits
-        ((DEEP * 40000).astype(np.uint16), "jp2", 65535),
-        (DEEP, "tif", 1),
-        (DEEP, "pfm", 1),
-    ],
-)
-def test_deep_images_keep_their_values(tmp_path, values, suffix, white):
-    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
-    for coarsely in (False, True):
-        tensor = load_image(tmp_path / f"a.{suffix}", coarsely)
-        assert (tensor.shape, tensor.dtype) == ((3, 40, 30), torch.float32)
-        torch.testing.assert_close(tensor[1], torch.from_numpy(values.astype(np.float32) / white))
-    for transform in ImageFolderDataModule(image_size=32).default_transforms():
-        assert len(transform(tensor)[0].unique()) > 300
-
-
-def test_white_of_12_bits(tmp_path):
-    Image.fromarray(np.full((4, 6), 65535, np.uint16)).save(path := tmp_path / "a.tif")
-    path.write_bytes(
-        path.read_bytes().replace(struct.pack("<HHLH", 258, 3, 1, 16), struct.pack("<HHLH", 258, 3, 1, 12))
-    )
-    assert load_image(path).unique().tolist() == [1.0]
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ((DEEP * 40000).astype(np.int32), "32-bit integer pixels from 0 to 40000"),
-        (np.zeros((40, 30), np.int32), "32-bit integer pixels from 0 to 0"),
-        (DEEP * 255, "float pixels from 0.0 to 255.0"),
-        (DEEP - 0.5, "float pixels from -0.5 to 0.5"),
-        (np.where(DEEP > 0.5, np.nan, DEEP), "float pixels from nan to nan"),
-    ],
-)
-def test_deep_images_without_a_white_are_refused_before_training(tmp_path, values, message):
-    write_folders(tmp_path)
-    path = tmp_path / "train" / "n0001" / "1.tif"
-    Image.fromarray(values).save(path)
-    with pytest.raises(ValueError, match=rf"n0001/1\.tif has {message}, .* 8 or 16 bits, or as floats in \[0, 1\]"):
-        ready(ImageFolderDataModule(tmp_path, val_size=3))
 
 
 def test_missing_and_damaged_cifar(tmp_path, cifar):

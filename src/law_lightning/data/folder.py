@@ -5,53 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from law_lightning.data.preparation import check_at_least
 from law_lightning.data.vision import Statistics, Transform, VisionDataModule, standardized
-
-#: The tag of a TIFF file for the bits of a channel: Pillow opens one of 12 as 16.
-_TIFF_BITS = 258
-
-
-def load_image(path: str | Path, coarsely: bool = False) -> Any:
-    """Decode an image file; ``coarsely`` at an eighth of the size, from all bytes.
-
-    Returns:
-        A PIL image of three channels; a grey image of more than 8 bits as a tensor in [0, 1], float32 [3, H, W], as
-        PIL would cut its values off at 255.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                image.load()
-                deep = image
-            else:
-                if coarsely:
-                    image.draft("RGB", (32, 32))
-                return image.convert("RGB")
-    except Exception as error:  # damaged bytes can fail in any way inside a decoder
-        raise ValueError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
-    return _scaled(deep, path)
-
-
-def _scaled(image: Any, path: str | Path) -> Tensor:
-    """A grey image of whole numbers or floats, by the value of white to [0, 1], float32 [3, H, W]."""
-    values, floats = np.asarray(image), image.mode == "F"
-    short = image.mode != "I" or image.format in ("PNG", "PPM")  # of which Pillow opens 16 bits as 32
-    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, (16 if short else 32,))[0]
-    white = 1 if floats else 2**bits - 1 if bits <= 16 else -1
-    least, greatest = values.min(), values.max()
-    if not 0 <= least <= greatest <= white:  # NaN too
-        raise ValueError(
-            f"{path} has {'float' if floats else f'{bits}-bit integer'} pixels from {least} to {greatest}, which do "
-            "not say what value is white: save it with 8 or 16 bits, or as floats in [0, 1]."
-        )
-    return torch.from_numpy((values / white).astype(np.float32)).repeat(3, 1, 1)
 
 
 class ImageFolderDataModule(VisionDataModule):
@@ -59,6 +14,8 @@ class ImageFolderDataModule(VisionDataModule):
 
     Transforms get PIL images of three channels; in place of grey images deeper than 8 bits, tensors [3, H, W] in
     [0, 1], which torchvision's ``transforms.v2`` take as well. Their white is 65,535 (16 bits) or 1 (floats).
+
+    Hidden files and folders are left out, and a warning counts files that Pillow does not read.
 
     Images of any size: a random part of a training image, and the centre of others, is scaled to
     ``image_size``, as for ImageNet.
@@ -82,13 +39,14 @@ class ImageFolderDataModule(VisionDataModule):
         self.verify = verify
 
     def load_part(self, train: bool) -> Any:
-        """Return torchvision's ImageFolder, after decoding its files once if ``verify`` is set."""
-        from torchvision.datasets import ImageFolder
+        """Return a torchvision ImageFolder, after decoding its files once if ``verify`` is set."""
         from tqdm.auto import tqdm
+
+        from law_lightning.data.class_folders import ClassFolders, load_image
 
         folder = self.root.absolute() / self.folders[0 if train else 1]
         try:
-            dataset = ImageFolder(folder, loader=load_image)
+            dataset = ClassFolders(folder)
         except FileNotFoundError as error:
             expected = " and ".join(f"{name}/<class>/*.jpg" for name in self.folders)
             raise FileNotFoundError(
