@@ -1,5 +1,6 @@
 import importlib
 import sys
+import types
 
 import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 from law_lightning import cli
 from law_lightning.cli import app
 from law_lightning.cli.build import build_model
-from law_lightning.cli.folder import claim
+from law_lightning.cli.folder import claim, save_corruption
 
 
 def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch):
@@ -58,3 +59,10 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
         claim(tmp_path, {**more, "data": {"corrupt_validation": True}}, "state.pt", free=[])
     added = {"agent": {"imitation": 0.3}, "data": {"corrupt_validation": False}}
     claim(tmp_path, more | added, "state.pt", free=[])  # earlier versions had no such settings
+
+
+@pytest.mark.parametrize("note", [None, "8 of 40 training samples, label é"])
+def test_where_validation_samples_come_from_is_printed_and_written(tmp_path, capsys, note):
+    save_corruption(types.SimpleNamespace(validation_note=note), tmp_path)
+    assert capsys.readouterr().out == (f"{note}\n" if note else "")
+    assert [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()] == ([f"{note}\n"] if note else [])

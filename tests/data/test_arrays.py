@@ -1,8 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from law_lightning.data import ArraysDataModule
+from law_lightning.data.npz import likely_channels
 
 
 def make_arrays(shape=(6, 5), dtype=np.float32, train=40, test=12, val=0):
@@ -73,6 +76,40 @@ def test_channels_can_be_said(save):
     assert ready(save(make_arrays((6, 5, 2))), channels="last").in_shape == (2, 6, 5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "where"),
+    [
+        ((2, 64, 64), "first"),
+        ((64, 64, 2), "last"),
+        ((13, 64, 48), "first"),
+        ((48, 64, 13), "last"),
+        ((5, 12, 10), "first"),
+        ((1, 128, 9), "first"),
+        ((1, 2, 2), "first"),
+        ((9, 128, 1), "last"),
+        ((8, 8, 3), "last"),
+        ((13, 4, 4), None),
+        ((2, 3, 3), None),
+        ((5, 8, 8), None),
+        ((8, 8, 8), None),
+        ((13, 20, 20), None),
+        ((10, 20, 8), None),
+        ((512, 7, 7), None),
+        ((64, 64, 4), "last"),
+        ((3, 64, 4), None),
+        ((22, 1, 1000), None),
+    ],
+)
+def test_channels_are_asked_for_where_they_are_not_certain(save, shape, where):
+    assert likely_channels(shape) == where
+    path = save(make_arrays(shape, train=5, test=1) | {"train_y": np.arange(5) % 2, "test_y": np.zeros(1, int)})
+    if where is None:
+        with pytest.raises(ValueError, match=r"Say channels='first' or channels='last' \(data\.channels=\)"):
+            ready(path)
+    else:
+        assert ready(path).in_shape == (shape if where == "first" else (shape[2], *shape[:2]))
+
+
 @pytest.mark.parametrize(("val_size", "num_val"), [(0.25, 10), (7, 7), (0.001, 1)])
 def test_validation_is_cut_out_of_the_training_samples(save, val_size, num_val):
     # One-dimensional inputs that number the samples; standardising keeps their order.
@@ -83,6 +120,19 @@ def test_validation_is_cut_out_of_the_training_samples(save, val_size, num_val):
     gaps = torch.cat([train, val]).flatten().sort().values.diff()
     # All 40 numbers, equally spaced: no sample is lost and none is in both.
     assert torch.allclose(gaps, gaps[0].expand_as(gaps), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({}, "8 of its 40"), ({"val_size": 7, "train_size": 9}, "7 of its 40 .*val_size=7")]
+)
+def test_validation_samples_of_the_training_arrays_are_told(save, monkeypatch, options, said):
+    told = []
+    monkeypatch.setattr("law_lightning.data.arrays.rank_zero_info", told.append)
+    module = ready(path := save(make_arrays()), **options)
+    assert re.search(rf"{path} has no val_x and val_y: {said}", module.validation_note)
+    assert told == [module.validation_note]
+    assert ready(save(make_arrays(val=9)), **options).validation_note is None
+    assert len(told) == 1
 
 
 def test_further_arrays_in_a_file_are_not_read(save):

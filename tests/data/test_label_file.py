@@ -1,3 +1,5 @@
+import re
+import warnings
 import zipfile
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 
 from hostile import Evil
-from law_lightning.data import ArraysDataModule, Compose, DiscardClasses, LabelFile
+from law_lightning.data import ArraysDataModule, Compose, DiscardClasses, LabelFile, PairNoise, UniformNoise
 
 TRUE = torch.arange(30) % 3
 GIVEN = (TRUE + (torch.arange(30) % 5 == 0)) % 3
@@ -51,6 +53,69 @@ def test_arrays_that_the_other_numpy_pickled(tmp_path):
             changed.writestr(name, plain.read(name).replace(ours, other))
         assert any(ours in plain.read(name) for name in plain.namelist())
     assert LabelFile(tmp_path / "then.pt")(TRUE, 3).labels.tolist() == GIVEN.tolist()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_byte_order_marks(tmp_path, encoding, suffix):
+    (path := tmp_path / f"a.{suffix}").write_text("\r\n".join(map(str, GIVEN.tolist())), encoding=encoding)
+    assert LabelFile(path)(TRUE, 3).labels.tolist() == GIVEN.tolist()
+
+
+def shuffled(labels):
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+
+
+def warnings_of(path, labels, given, num_classes, key=None):
+    np.savez(path, **{key or "a": given.numpy()})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        LabelFile(path, key)(labels, num_classes)
+    return [str(each.message) for each in caught]
+
+
+MANY, TWO = torch.arange(2000) % 10, (torch.arange(400) % 10 == 0).long()
+#: Numbers of eleven classes whose folders are sorted as text: 0, 1, 10, 2, ...
+AS_TEXT = torch.tensor(sorted(range(11), key=str))
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "message"),
+    [
+        (MANY, shuffled(MANY), r"(89|90)\.\d% of the labels in .* \(in random order 90\.0% would\), and of \d+ of 10"),
+        (MANY, MANY.roll(1), r"100\.0% .* of 10 of 10 classes"),
+        (TWO, shuffled(TWO), r"1\d\.\d% .* \(in random order 18\.0% would\)"),
+        (TWO, 1 - TWO, r"100\.0% .* of 2 of 2 classes"),
+        (torch.arange(330) % 11, AS_TEXT[torch.arange(330) % 11], r"81\.8% .* of 9 of 11 classes"),
+    ],
+)
+def test_an_order_or_classes_that_do_not_fit_are_told(tmp_path, labels, given, message):
+    (found,) = warnings_of(tmp_path / "a.npz", labels, given, int(labels.max()) + 1)
+    assert re.search(message, found)
+
+
+def test_classes_that_do_not_occur_are_told(tmp_path):
+    found = warnings_of(tmp_path / "a.npz", MANY, MANY // 3, 10, "coarse")
+    assert re.search(r"Only 4 of the data set's 10 classes occur in .*a\.npz \(coarse\): check", found[-1])
+    labels = torch.arange(100) % 2  # in a data set of 20 classes, of which the samples have two
+    assert len(warnings_of(tmp_path / "b.npz", labels, labels, 20)) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "corruption"),
+    [
+        (MANY, UniformNoise(0.8)),
+        (MANY, PairNoise(0.45)),
+        (MANY, UniformNoise(0.0)),
+        (TWO, UniformNoise(0.4)),
+        (torch.arange(100), UniformNoise(0.6)),
+        (torch.zeros(30, dtype=torch.int64), UniformNoise(0.0)),
+        (TRUE[:3], UniformNoise(0.0)),
+    ],
+)
+def test_noise_is_no_file_that_does_not_fit(tmp_path, labels, corruption):
+    num_classes = int(labels.max()) + 1
+    assert warnings_of(tmp_path / "a.npz", labels, corruption(labels, num_classes).labels, num_classes) == []
 
 
 def test_keys(tmp_path):

@@ -79,6 +79,12 @@ def test_facts_of_a_search(tmp_path, page, options, name, fact):
     assert page()[1][name] == fact
 
 
+@pytest.mark.parametrize("write", [write_search, write_training, write_comparison])
+def test_where_validation_samples_come_from_is_a_fact(tmp_path, page, write):
+    (write(tmp_path / "s") / "validation.txt").write_text("8 of 40 é", encoding="utf-8")
+    assert page()[1]["validation"] == "8 of 40 é"
+
+
 def test_a_run_without_its_picture_or_settings_has_its_section(tmp_path, page):
     (write_comparison(tmp_path / "c", trainer=None, seeds=None, first_seed=None) / "compare.png").unlink()
     (write_search(tmp_path / "s") / "metrics.csv").unlink()

@@ -1,5 +1,6 @@
 import math
 import re
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,12 @@ from law_lightning.weighting import (
     SelfPacedWeighting,
 )
 from law_lightning.weighting.base import checked_weights
-from law_lightning.weighting.class_balanced import class_balanced_weights, labels_of, training_labels
+from law_lightning.weighting.class_balanced import (
+    class_balanced_weights,
+    labels_of,
+    loader_gives,
+    training_labels,
+)
 from law_lightning.weighting.focal import focal_factor
 from law_lightning.weighting.mentornet import predefined_curriculum
 from law_lightning.weighting.self_paced import self_paced_weights
@@ -292,6 +298,91 @@ def test_the_labels_that_a_loader_draws(loader, labels):
     assert (found if found is None else found.tolist()) == labels
 
 
+class Served(data.Dataset):
+    """Inputs with the labels of ``targets``, as torchvision gives them, or as ``give`` makes them of a row's label."""
+
+    def __init__(self, targets, target_transform=None, give=lambda label: label):
+        self.targets, self.target_transform, self.give = list(targets), target_transform, give
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, row):
+        label = self.targets[row]
+        label = label if self.target_transform is None else self.target_transform(label)
+        return torch.rand(5), self.give(label)
+
+
+THREE = [0] * 6 + [1] * 3 + [2] * 3
+
+
+def turned(label):
+    return (label + 1) % 3
+
+
+def soft(label):
+    return torch.eye(3)[turned(label)]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "counts"),
+    [
+        (Served(THREE, turned), [3, 6, 3]),
+        (Served(THREE, soft), [3, 6, 3]),
+        (Served(THREE, lambda label: min(float(label), 1.0)), [6, 6]),
+        (data.Subset(Served(THREE, turned), range(8)), [0, 6, 2]),
+        (data.ConcatDataset([Served(THREE), Served(THREE, turned)]), [9, 9, 6]),
+        (data.ConcatDataset([Served(THREE), data.StackDataset(THREE)]), None),
+        (Served(THREE, lambda label: label + 0.5), None),
+    ],
+)
+def test_labels_after_a_target_transform(dataset, counts):
+    labels = labels_of(dataset)
+    assert (labels if labels is None else labels.bincount().tolist()) == counts
+
+
+def collate(batch):
+    x, y = data.default_collate(batch)
+    return {"x": x, "more": {"y": turned(y)}}
+
+
+def mixup(batch):
+    x, y = data.default_collate(batch)
+    return 0.3 * x + 0.7 * x.roll(1, 0), 0.3 * F.one_hot(y, 3) + 0.7 * F.one_hot(y.roll(1, 0), 3)
+
+
+@pytest.mark.parametrize("drawn", [{"shuffle": True}, {"sampler": data.SubsetRandomSampler([3, 11, 7])}])
+@pytest.mark.parametrize(
+    ("dataset", "options", "given"),
+    [
+        (Served(THREE), {}, True),
+        (Served(THREE, turned), {}, True),
+        (Served(THREE, soft), {}, True),
+        (Served(THREE, give=lambda label: {"label": torch.tensor([label])}), {}, True),
+        (Served(THREE), {"collate_fn": mixup}, True),
+        (Served(THREE, give=turned), {}, False),
+        (Served(THREE, give=soft), {}, False),
+        (Served(THREE, give=lambda label: 0 if label == 2 else label), {}, False),
+        (Served(THREE), {"collate_fn": collate}, False),
+    ],
+)
+def test_stored_labels_are_compared_with_the_batches(dataset, options, given, drawn):
+    loader = data.DataLoader(dataset, 5, **options, **drawn)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert loader_gives(loader, training_labels(loader)) == given
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_labels_in_batches_that_are_objects_and_from_workers():
+    def batch(samples):
+        assert data.get_worker_info() is not None  # a file that the data set opens is not open in this process
+        return types.SimpleNamespace(y=torch.tensor([label for _, label in samples]))
+
+    loader = data.DataLoader(Served(THREE), 40, num_workers=2, collate_fn=batch)
+    assert loader_gives(loader, training_labels(loader))
+
+
 def fit_on(weighting, dataset):
     trainer = make_trainer([WeightingCallback(weighting, num_stages=2)], max_epochs=1)
     trainer.fit(DropoutMLP(), data.DataLoader(dataset, batch_size=10))
@@ -313,6 +404,8 @@ def test_labels_that_cannot_be_counted_are_not_guessed():
     message = r"cannot count the training labels.*sampler of its own.*class_counts=\[...\]"
     with pytest.raises(MisconfigurationException, match=message):
         fit_on(ClassBalancedWeighting(), [*zip(x, y, strict=True)])
+    with pytest.raises(MisconfigurationException, match=r"\(Served\) stores are not those .*class_counts=\[...\]"):
+        fit_on(ClassBalancedWeighting(), Served(THREE, give=turned))
     with pytest.raises(MisconfigurationException, match=r"counts when a fit begins.* class_counts=\[...\]"):
         fit_on(lambda samples, phase: automatic(samples, phase), data.TensorDataset(x, y))
     with pytest.raises(ValueError, match=r"those of the classes \[3\] are not"):

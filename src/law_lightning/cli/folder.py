@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
 from law_lightning.data.corruption import CorruptionRecord
@@ -59,7 +60,13 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
 
 
 def save_corruption(data: Any, folder: Path) -> CorruptionRecord | None:
-    """Write what the data's corruption did into the run folder, and return it; None where there is no corruption."""
+    """Write what the data's corruption did into the run folder, and return it; None where there is no corruption.
+
+    Where the validation samples come from is written and printed too, if the data module has a note of it.
+    """
+    if (note := getattr(data, "validation_note", None)) is not None:
+        (folder / "validation.txt").write_text(f"{note}\n", encoding="utf-8")
+        rank_zero_only(print)(note)
     record: CorruptionRecord | None = getattr(data, "corruption_record", None)
     if record is not None:
         record.save(folder / "corruption.pt")

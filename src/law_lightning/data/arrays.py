@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -26,13 +27,15 @@ class ArraysDataModule(ArrayDataModule):
         path: The file.
         train_size: Training samples to use, a random choice; None uses all.
         val_size: Validation samples to take out of the training ones when the file has no ``val_x``: a
-            count (int) or a fraction (float).
+            count (int) or a fraction (float). They have the labels of ``train_y``, wrong ones too, which is logged
+            and kept as ``validation_note``.
         split_seed: These choices depend on it alone, not on the random state of a run.
         shrink: Average the images over squares of this many pixels a side, for small networks; 1 leaves them.
         flip: Mirror each training image with probability one half, by torch's global random state; then no
             ``transform`` can be given.
         num_classes: Number of classes; None counts those of ``train_y``, none of which may be absent.
-        channels: Where the channels of four-dimensional inputs are: "first", "last", or "auto".
+        channels: Where the channels of four-dimensional inputs are: "first", "last", or "auto", which
+            takes the only axis of 1, 3, 4 or at most half of both others, and asks where that is not certain.
         **kwargs: Passed on to :class:`ArrayDataModule`: ``batch_size``, ``corruption``, ...
     """
 
@@ -84,6 +87,13 @@ class ArraysDataModule(ArrayDataModule):
         size, has_val = len(y["train"]), "val" in y
         # A fraction of the samples, at least one.
         cut_out = max(1, round(self.val_size * size)) if isinstance(self.val_size, float) else self.val_size
+        if not has_val:
+            self.validation_note = (
+                f"{self.path} has no val_x and val_y: {cut_out} of its {size} training samples (val_size="
+                f"{self.val_size}) are taken out for validation. Their labels are those of train_y, wrong ones too; "
+                "give val_x and val_y if there are samples whose labels were checked."
+            )
+            rank_zero_info(self.validation_note)
         order, what = permuted_indices(size, self.split_seed), f"train_x in {self.path} has {size} samples"
         train, val = cut(order, self.train_size, 0 if has_val else cut_out, what)
         train_x, train_y = x["train"][train], y["train"][train]

@@ -55,6 +55,8 @@ class LabelledDataModule(L.LightningDataModule):
         self.corrupt_validation = corrupt_validation
         #: What the corruption did, for analysis only; None without a corruption or before ``setup``.
         self.corruption_record: CorruptionRecord | None = None
+        #: Where the validation data come from, if they are not the data set's own; known after ``setup``.
+        self.validation_note: str | None = None
         self._num_classes = 0
         self._datasets: dict[str, Dataset[Any]] = {}
 

@@ -9,21 +9,13 @@ from law_lightning.data.preparation import check_at_least
 from law_lightning.data.vision import Statistics, Transform, VisionDataModule, standardized
 
 
-def load_image(path: str | Path, coarsely: bool = False) -> Any:
-    """Decode an image file to a PIL image of three channels; ``coarsely`` at an eighth of the size, from all bytes."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if coarsely:
-                image.draft("RGB", (32, 32))
-            return image.convert("RGB")
-    except Exception as error:  # damaged bytes can fail in any way inside a decoder
-        raise ValueError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
-
-
 class ImageFolderDataModule(VisionDataModule):
     """Images in ``root/train/<class>/`` and ``root/test/<class>/``, in any format that Pillow reads.
+
+    Transforms get PIL images of three channels; in place of grey images deeper than 8 bits, tensors [3, H, W] in
+    [0, 1], which torchvision's ``transforms.v2`` take as well. Their white is 65,535 (16 bits) or 1 (floats).
+
+    Hidden files and folders are left out, and a warning counts files that Pillow does not read.
 
     Images of any size: a random part of a training image, and the centre of others, is scaled to
     ``image_size``, as for ImageNet.
@@ -47,13 +39,14 @@ class ImageFolderDataModule(VisionDataModule):
         self.verify = verify
 
     def load_part(self, train: bool) -> Any:
-        """Return torchvision's ImageFolder, after decoding its files once if ``verify`` is set."""
-        from torchvision.datasets import ImageFolder
+        """Return a torchvision ImageFolder, after decoding its files once if ``verify`` is set."""
         from tqdm.auto import tqdm
+
+        from law_lightning.data.class_folders import ClassFolders, load_image
 
         folder = self.root.absolute() / self.folders[0 if train else 1]
         try:
-            dataset = ImageFolder(folder, loader=load_image)
+            dataset = ClassFolders(folder)
         except FileNotFoundError as error:
             expected = " and ".join(f"{name}/<class>/*.jpg" for name in self.folders)
             raise FileNotFoundError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +64,7 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
     Args:
         x: uint8, scaled here to [0, 1], or float: [N, D], [N, H, W], [N, H, W, C] or [N, C, H, W].
         name: The array's name in messages.
-        channels: Where images of four dimensions have theirs. "auto" takes an axis of 1, 3 or 4.
+        channels: Where images of four dimensions have theirs; for "auto" see :func:`likely_channels`.
     """
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{name} has dtype {x.dtype}, but inputs must be uint8 (0 to 255) or float: convert it.")
@@ -74,13 +74,13 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4:
-        first, last = (x.shape[axis] in (1, 3, 4) for axis in (1, 3))
-        if channels == "auto" and first and last:
+        where = likely_channels(x.shape[1:]) if channels == "auto" else channels
+        if where is None:
             raise ValueError(
                 f"{name} has shape {list(x.shape)}: its channels could be first or last. Say channels='first' or "
-                "channels='last'."
+                "channels='last' (data.channels=)."
             )
-        if channels == "last" or (channels == "auto" and last):
+        if where == "last":
             x = x.transpose(0, 3, 1, 2)
     # In the machine's own byte order, the only one that torch supports, and not in wider floats.
     tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
@@ -89,6 +89,17 @@ def inputs_tensor(x: Array, name: str, channels: Channels = "auto") -> Tensor:
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} has values that are not finite (NaN or infinite): remove or replace them.")
     return tensor
+
+
+def likely_channels(shape: Sequence[int]) -> Channels | None:
+    """Where the channels of an image [C, H, W] or [H, W, C] are; None where that is not certain.
+
+    They are the only axis of 1, 3, 4 or at most half of both others, and shorter than both.
+    """
+    first, middle, last = shape
+    sizes: dict[Channels, tuple[int, int]] = {"first": (first, min(middle, last)), "last": (last, min(first, middle))}
+    found = [where for where, (size, others) in sizes.items() if size in (1, 3, 4) or 2 * size <= others]
+    return found[0] if len(found) == 1 and sizes[found[0]][0] < sizes[found[0]][1] else None
 
 
 def labels_tensor(y: Array, name: str) -> Tensor:

@@ -29,6 +29,11 @@ def standardized(statistics: Statistics, before: Sequence[v2.Transform] = ()) ->
     return v2.Compose([*before, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
+def distinct(name: str) -> str:
+    """A name for a message; one that may look like another also with all its characters spelled out."""
+    return name if name.isascii() and name.isprintable() and name == name.strip() else f"{name} ({name!a})"
+
+
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """The images ``rows`` [N] of a torchvision dataset with ``labels`` [N]; its own labels are never passed on."""
 
@@ -126,7 +131,7 @@ class VisionDataModule(LabelledDataModule):
             differing = sorted(set(train.classes) ^ set(test.classes))
             raise ValueError(
                 f"The training and the test part of {self.title} in {self.root.absolute()} hold different classes: "
-                f"only one of them has {', '.join(differing[:10])}. Give both the same classes."
+                f"only one of them has {', '.join(map(distinct, differing[:10]))}. Give both the same classes."
             )
         labels = torch.as_tensor(train.targets, dtype=torch.int64)
         rows, val_rows = self._split(labels, len(train.classes))

@@ -63,12 +63,14 @@ def _section(run: Run) -> str:
 
 def _facts(run: Run) -> dict[str, Any]:
     seed, count = run.config.get("first_seed", run.config.get("seed")), run.config.get("seeds")
+    note = run.folder / "validation.txt"
     facts = {
         "folder": run.folder,
         "date": run.date,
         "seed" if count is None else "seeds": seed if count is None else f"{seed} to {seed + count - 1}",
         "epochs": run.group("trainer").get("max_epochs"),
         "strategy": run.config.get("strategy"),
+        "validation": note.read_text(encoding="utf-8") if note.is_file() else None,
     }
     if run.kind == "search":
         facts["episodes"] = run.group("search").get("episodes")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.utils.data import Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
 from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
+from law_lightning.utilities.randomness import replaying
 from law_lightning.weighting.base import BaseWeighting
 
 #: Samplers that draw a whole data set, by name, as torchdata has classes of its own with these names. On several
 #: processes Lightning wraps any other sampler in a DistributedSamplerWrapper.
 WHOLE = ("RandomSampler", "SequentialSampler", "DistributedSampler", "StatefulDistributedSampler")
+#: Attributes that hold the labels, of data sets and of batches that are objects.
+STORED = ("targets", "labels", "y")
 
 
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
@@ -54,8 +58,8 @@ class ClassBalancedWeighting(BaseWeighting):
     Args:
         beta: in [0, 1). The paper tried 0.9, 0.99, 0.999 and 0.9999; the last was its best on CIFAR-10.
         class_counts: training samples of each class, [C]; ``"auto"`` counts the labels of the training data set,
-            which needs them as its ``targets``, ``labels`` or ``y``, or to be a ``TensorDataset``, or a ``Subset`` of
-            one that does.
+            which needs them as its ``targets``, ``labels`` or ``y`` (a ``target_transform`` is applied), or to be a
+            ``TensorDataset``, or a ``Subset`` or ``ConcatDataset`` of such. A batch or more is drawn to check them.
 
     Attributes:
         counts: training samples of each class; empty until a fit with ``"auto"`` has begun.
@@ -80,12 +84,20 @@ class ClassBalancedWeighting(BaseWeighting):
         """Count the labels of the training data for ``"auto"``; an error says if they cannot be counted."""
         self._weights = torch.empty(0)
         if self._automatic:
-            labels = training_labels(trainer.train_dataloader)
+            loader: Any = trainer.train_dataloader
+            labels = training_labels(loader)
             if labels is None:
                 raise MisconfigurationException(
                     "ClassBalancedWeighting cannot count the training labels: the data set of the training loader has "
                     "no 'targets', 'labels' or 'y' and is no TensorDataset, or a sampler of its own decides what is "
                     "drawn. Give the numbers: ClassBalancedWeighting(class_counts=[...])."
+                )
+            if not loader_gives(loader, labels):
+                raise MisconfigurationException(
+                    "ClassBalancedWeighting cannot count the training labels: those that the data set of the training "
+                    f"loader ({type(loader.dataset).__name__}) stores are not those in the loader's "
+                    "batches; its transforms, its __getitem__ or the collate_fn change them. Give the numbers of the "
+                    "labels that the network is trained on: ClassBalancedWeighting(class_counts=[...])."
                 )
             self.counts = labels[labels >= 0].bincount()
 
@@ -117,17 +129,78 @@ def training_labels(loader: Any) -> Tensor | None:
     return labels_of(loader.dataset) if type(sampler).__name__ in WHOLE else None
 
 
+def loader_gives(loader: Any, labels: Tensor) -> bool:
+    """Whether the batches of a loader hold these labels [N] of its samples: tried on some samples of each class.
+
+    The samples come as in training: through ``collate_fn``, and in a worker process if the loader has workers, as a
+    data set may open files that must not be shared. The global random states stay as they are.
+    """
+    order = labels.argsort(stable=True)
+    sizes = labels[order].unique_consecutive(return_counts=True)[1]
+    first = order[sizes.cumsum(0) - sizes]  # the first sample of each class
+    first = first[:: -(-len(first) // 256)]
+    size = getattr(loader.batch_sampler, "batch_size", 1)
+    number = size * -(-max(len(first), 32) // size)  # whole batches, as the collate_fn may want them
+    rows = torch.cat([first, torch.linspace(0, len(labels) - 1, number).long()])[:number]
+    sampler = loader.batch_sampler.sampler
+    drawn = torch.as_tensor(sampler.indices)[rows] if isinstance(sampler, SubsetRandomSampler) else rows
+    trial: DataLoader[Any] = DataLoader(
+        loader.dataset,
+        size,
+        sampler=drawn.tolist(),
+        num_workers=min(loader.num_workers, 1),
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
+    found: list[list[bool]] = []
+    with replaying():
+        for batch, expected in zip(trial, labels[rows].split(size), strict=True):
+            parts = [getattr(batch, name, None) for name in STORED]
+            apply_to_collection(batch, Tensor, parts.append)
+            found.append([isinstance(part, Tensor) and _are(part, expected) for part in parts])
+    return any(map(all, zip(*found, strict=False)))  # one part of the batches, the same in all
+
+
+def _are(values: Tensor, labels: Tensor) -> bool:
+    """Whether a part of a batch is these labels [B]: as numbers, or as the shares [B, C] of the classes."""
+    values = values.detach().cpu().double()
+    if values.numel() == len(labels):
+        return torch.equal(values.flatten(), labels.double())
+    if (
+        values.ndim != 2
+        or len(values) != len(labels)
+        or not 0 <= int(labels.min()) <= int(labels.max()) < len(values.T)
+    ):
+        return False
+    mixed = torch.allclose(values.sum(0), F.one_hot(labels, len(values.T)).double().sum(0), atol=1e-3)
+    return mixed or torch.equal(values.argmax(1), labels)  # mixup keeps the sums of a batch
+
+
 def labels_of(dataset: Any) -> Tensor | None:
     """The labels of a data set, int64 [N], negative for samples without one; None where it does not store them."""
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
-    stored = [getattr(dataset, name, None) for name in ("targets", "labels", "y")]
+    if isinstance(dataset, ConcatDataset):
+        parts = [part for each in dataset.datasets if (part := labels_of(each)) is not None]
+        return torch.cat(parts) if len(parts) == len(dataset.datasets) else None
+    stored = [getattr(dataset, name, None) for name in STORED]
     for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else stored:
         try:
             labels = torch.as_tensor(values)
         except (TypeError, ValueError, RuntimeError):  # None, strings, or rows of different lengths
             continue
         if labels.shape == (len(dataset),) and not labels.is_floating_point():
-            return labels.long()
+            return transformed(labels.long(), getattr(dataset, "target_transform", None))
     return None
+
+
+def transformed(labels: Tensor, transform: Callable[[int], Any] | None) -> Tensor | None:
+    """The labels [N] after torchvision's ``target_transform``; None where it gives no classes."""
+    if transform is None:
+        return labels
+    distinct, place = labels.unique(return_inverse=True)
+    given = torch.stack([torch.as_tensor(transform(label)) for label in distinct.tolist()])
+    given = given.argmax(1) if given.ndim == 2 else given  # one-hot
+    return given.long()[place] if given.ndim == 1 and bool((given == given.long()).all()) else None

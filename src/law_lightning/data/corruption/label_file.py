@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from law_lightning.data.corruption.base import Corruption
@@ -21,7 +22,8 @@ class LabelFile(Corruption):
     """The labels of a file take the place of the data set's own, for instance CIFAR-N's human labels.
 
     The file has one label for each row of the data set's whole training part, in its order: ``.npy``; ``.npz`` and
-    ``.pt``, with a key if they hold several; ``.txt`` or ``.csv`` with one integer a line.
+    ``.pt``, with a key if they hold several; ``.txt`` or ``.csv`` with one integer a line. A warning tells of labels
+    that agree with the data set's own hardly more often than by chance, or of most classes that do not occur.
 
     Attributes:
         path: The file.
@@ -51,6 +53,24 @@ class LabelFile(Corruption):
                 f"has the {num_classes} classes 0 to {num_classes - 1}."
             )
         chosen = given[rows]
+        sizes, theirs, right = (x.bincount(minlength=num_classes) for x in (labels, chosen, labels[labels == chosen]))
+        agreement, by_chance = float(right.sum()) / len(labels), float(sizes @ theirs) / len(labels) ** 2
+        pairs, number = (labels * num_classes + chosen).unique(return_counts=True)
+        most = torch.zeros_like(sizes).scatter_reduce(0, pairs // num_classes, number, "amax")
+        large = sizes >= 10
+        moved, own = int((right < most)[large].sum()), int(large.sum())
+        # Cohen's kappa is near 0 where the order does not fit; it may be larger where only some classes do not.
+        if agreement < by_chance + 0.1 * (1 - by_chance) or moved > own / 2:
+            rank_zero_warn(
+                f"{1 - agreement:.1%} of the labels in {self.path} differ from the data set's own (in random order "
+                f"{1 - by_chance:.1%} would), and of {moved} of {own} classes with 10 samples or more another label is "
+                "the most frequent. Check that the file has the data set's order, and its classes the same numbers."
+            )
+        if (present := len(given.unique())) < num_classes / 2:
+            rank_zero_warn(
+                f"Only {present} of the data set's {num_classes} classes occur in {self.path}"
+                f"{'' if self.key is None else f' ({self.key})'}: check that its labels are of these classes."
+            )
         return chosen, chosen != labels
 
 
@@ -63,8 +83,8 @@ def read_labels(path: Path, key: str | None = None) -> Tensor:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no label file at {path.absolute()}: check the path.")
-    text = partial(np.loadtxt, dtype=np.int64, ndmin=2)
-    readers: dict[str, Any] = {".npy": load_numpy, ".npz": load_numpy, ".pt": _load_torch, ".txt": text, ".csv": text}
+    arrays, text = dict.fromkeys((".npy", ".npz"), load_numpy), dict.fromkeys((".txt", ".csv"), _load_text)
+    readers: dict[str, Any] = {**arrays, ".pt": _load_torch, **text}
     read = readers.get(path.suffix.lower())
     if read is None:
         raise ValueError(f"{path} is of an unknown kind: labels are read from {', '.join(readers)}.")
@@ -86,6 +106,13 @@ def read_labels(path: Path, key: str | None = None) -> Tensor:
             f"{path} holds a {type(content).__name__}, but labels must be an array or a contiguous tensor of integers."
         )
     return labels_tensor(content, f"The array of labels in {path}")
+
+
+def _load_text(path: Path) -> npt.NDArray[np.int64]:
+    """Text with or without a byte order mark, as UTF-8 or, with one, UTF-16."""
+    with path.open("rb") as file:
+        marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return np.loadtxt(path, dtype=np.int64, ndmin=2, encoding="utf-16" if marked else "utf-8-sig")
 
 
 class _Pickled:
