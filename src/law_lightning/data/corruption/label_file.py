@@ -22,8 +22,8 @@ class LabelFile(Corruption):
     """The labels of a file take the place of the data set's own, for instance CIFAR-N's human labels.
 
     The file has one label for each row of the data set's whole training part, in its order: ``.npy``; ``.npz`` and
-    ``.pt``, with a key if they hold several; ``.txt`` or ``.csv`` with one integer a line. A warning tells of labels
-    that agree with the data set's own hardly more often than by chance, or of most classes that do not occur.
+    ``.pt``, with a key if they hold several; ``.txt`` or ``.csv`` with one integer a line. There is a warning where
+    labels agree with the data set's own hardly more often than by chance, or where most classes do not occur.
 
     Attributes:
         path: The file.
