@@ -171,7 +171,7 @@ class LAWCallback(WeightingCallback):
             refuse_averages(trainer, type(self).__name__, "target")
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Check the validation data on one batch."""
+        """Try a copy, and check the validation data on one batch."""
         self.weighting.theta = self._accuracies = self.kept = None
         record, weighted = self.reference_record, range(self.warmup_stages, self.num_stages)
         self._reference_is_known = record is not None and record.keys() >= set(weighted)
@@ -183,6 +183,8 @@ class LAWCallback(WeightingCallback):
                 "follows the target's rate: it differs from episode to episode and cannot be recorded. Search with "
                 "seed_pool=0 or with another scheduler."
             )
+        if self.mode == "search" and not self._reference_is_known:
+            self._reference.copied()  # to find out now, not when the warm-up ends
         self._evaluator = None
         if self.mode == "search" or self.validates:
             self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)

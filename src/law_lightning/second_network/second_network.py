@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
@@ -68,10 +69,22 @@ class SecondNetwork(Part):
         self._trainer, self._target = trainer, module
         self.module, self.active, self._record = None, False, None
 
+    def copied(self) -> tuple[L.LightningModule, dict[int, Any]]:
+        """A copy of the user's module, and the memo of the deep copy.
+
+        Raises:
+            MisconfigurationException: there can be none, or the optimizer, copied too, would not train it.
+        """
+        memo: dict[int, Any] = {}
+        twin = duplicate(self._trainer, self._target, memo)
+        _check_optimizer(self._target, self._trainer.optimizers[0], memo)
+        return twin, memo
+
     def fork(self) -> None:
         """Copy the user's module as it is now, with the state of its optimizer."""
-        trainer, memo = self._trainer, {}  # type: tuple[L.Trainer, dict[int, Any]]
-        self.module = self._twin = twin = duplicate(trainer, self._target, memo)
+        trainer = self._trainer
+        twin, memo = self.copied()
+        self.module = self._twin = twin
         self.optimizer = _copy_optimizer(trainer.optimizers[0], memo)
         scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
         self._scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
@@ -272,6 +285,22 @@ def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> Non
         if new.shape != old.shape:  # torch would broadcast a single number
             raise ValueError(f"a tensor of the network has shape {list(old.shape)}, but {list(new.shape)} was given")
         old.copy_(new)
+
+
+def _check_optimizer(module: L.LightningModule, optimizer: Optimizer, memo: dict[int, Any]) -> None:
+    """Refuse an optimizer whose parameters have no copies of their own in ``memo``."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    for parameter in itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups):
+        if memo.get(id(parameter), parameter) is parameter:
+            name = names.get(id(parameter))
+            raise MisconfigurationException(
+                f"A copy of {type(module).__name__} is to train beside it, but its optimizer trains "
+                + (
+                    f"{name}, which the copy shares with it: let __deepcopy__ copy it."
+                    if name
+                    else f"a parameter of shape {list(parameter.shape)} that is not part of it: make it an attribute."
+                )
+            )
 
 
 def _copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
