@@ -62,6 +62,8 @@ class LAWCallback(WeightingCallback):
         reference_record: the reference's validation accuracy by stage, from an earlier fit with the same seeds. With
             all stages after the warm-up in it, no reference is trained and rewards are the same, bit for bit
             (``loss_gap`` is then None); otherwise this fit fills it in. Needs ``keep="target"`` and no ``recover``.
+        total_steps: optimizer steps to cut into stages, for a training whose end is open (see
+            :class:`WeightingCallback`).
 
     Attributes:
         agent: the strategy.
@@ -99,6 +101,7 @@ class LAWCallback(WeightingCallback):
         reward_scale: float = 1.0,
         analyse_labels: bool = False,
         reference_record: dict[int, float] | None = None,
+        total_steps: int | None = None,
     ) -> None:
         if mode not in ("search", "apply"):
             raise ValueError(f"mode must be 'search' or 'apply', not {mode!r}.")
@@ -117,6 +120,7 @@ class LAWCallback(WeightingCallback):
             warmup_stages=self.agent.warmup_stages if warmup_stages is None else warmup_stages,
             smoothing=smoothing,
             analyse_labels=analyse_labels,
+            total_steps=total_steps,
         )
         self.weighting: LAWWeighting
         self.mode = mode
