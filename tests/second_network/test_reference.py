@@ -7,7 +7,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from law_lightning import LAWCallback, StrategyAgent
-from zoo import CLASSES, AdamCosine, Base, BatchNormCNN, assert_identical, fit, loaders, make_trainer
+from zoo import (
+    CLASSES,
+    AdamCosine,
+    Base,
+    BatchNormCNN,
+    DropoutMLP,
+    assert_identical,
+    fit,
+    half_precision,
+    loaders,
+    make_trainer,
+)
 
 
 def law(**kwargs):
@@ -130,10 +141,10 @@ class Table(Base):
 @pytest.mark.parametrize(
     ("module", "match"),
     [
-        (Shared, r"optimizer trains net\.linear\.weight, which the copy shares"),
+        (Shared, r"optimizer trains net\.linear\.weight, of which the copy has none of its own"),
         (Replaced, r"net\.weight \[4, 36\] in the place of net\.linear\.weight \[4, 36\].*__deepcopy__"),
         (Tied, r"head\.weight \[4, 36\] in the place of head\.bias \[4\]"),
-        (Elsewhere, r"optimizer trains a parameter of shape \[4\] that is not part of it"),
+        (Elsewhere, r"optimizer trains a parameter of shape \[4\] outside of it"),
         (Table, r"copy of Table .* no gradient for head\.weight, head\.bias"),
     ],
 )
@@ -142,3 +153,104 @@ def test_a_copy_that_would_not_train_is_refused(module, match):
     with pytest.raises(MisconfigurationException, match=match):
         make_trainer([callback], max_epochs=2).fit(own, *loaders())
     assert (callback.schedule.total_steps, len(callback.history)) == (12, module is Table)
+
+
+# -- what the module does between backward and the end of a step -----------------------------------------------------
+
+
+class Constrained(Base):
+    """Skips some steps and decays a rate before the step; clamps and adds noise after it."""
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
+        if torch.rand(()) < 0.3:
+            optimizer_closure()
+            return
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.97
+        optimizer.step(closure=optimizer_closure)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.clamp_(min=0).add_(0.01 * torch.randn_like(parameter) / (1 + self.global_step))
+
+
+class ClosureFirst(BatchNormCNN):
+    """Scales the gradient by what the closure returns."""
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
+        loss = optimizer_closure()
+        for parameter in self.parameters():
+            parameter.grad.mul_(1 + float(loss))
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class TheTrainers(BatchNormCNN):
+    """Takes its optimizer and scheduler from the Trainer: those of the target are not the reference's to change."""
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, torch.optim.SGD)
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.mul_(1 - 0.1 * group["lr"])
+        self.lr_schedulers().total_steps += 1
+
+
+class Scaled(DropoutMLP):
+    """Depends on the number of steps, and its hook on the loss that the Trainer gives it."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) / (1 + self.global_step)
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.net[1].bias.data.add_(1e-2 * outputs["loss"])
+
+
+class ParameterHooks(AdamCosine):
+    """Clips gradients by hooks of the parameters: a function that refers to the module, and a method."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        for parameter in self.parameters():
+            parameter.register_hook(lambda gradient: gradient.clamp(-0.1 / (1 + self.calls), 0.01))
+            parameter.register_post_accumulate_grad_hook(self.count)
+
+    def count(self, parameter):
+        self.calls += 1
+
+
+class StepHooks(Base):
+    """Clamps the weights by a hook of the optimizer."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+
+        def clamp(optimizer, args, kwargs):
+            for parameter in self.parameters():
+                parameter.data.clamp_(min=0)
+
+        optimizer.register_step_post_hook(clamp)
+        return optimizer
+
+
+IN_STEP = [Constrained, ClosureFirst, TheTrainers, Scaled, ParameterHooks, StepHooks]
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        *((each, {}) for each in IN_STEP),
+        (Constrained, {"plugins": half_precision}),
+        *((each, {"accumulate_grad_batches": 3}) for each in (ClosureFirst, Scaled)),
+    ],
+)
+def test_the_reference_takes_the_modules_own_step(module, options):
+    """And leaves the target's step as it is: with weights of one that is plain training too."""
+    assert_plain(module, max_epochs=3, **options)
+    same = LAWCallback(StrategyAgent(num_stages=3, warmup_stages=1), keep="target", explore=False, learn=False)
+    trained, plain = fit(module, [same], max_epochs=3, **options), fit(module, max_epochs=3, **options)
+    assert_identical(trained.state_dict(), plain.state_dict())
+    assert set(vars(trained)) == set(vars(plain))

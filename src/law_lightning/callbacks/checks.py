@@ -9,8 +9,12 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
+    Callback,
+    Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
+    ProgressBar,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -32,6 +36,10 @@ from law_lightning.stages.schedule import StageSchedule
 
 #: Strategies that inherit from DDP or a single device, but run the training step in an engine of their own.
 OTHER_ENGINES = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
+
+
+#: In these hooks a callback may change gradients or parameters in the course of a step.
+_HOOKS_IN_STEP = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad", "on_train_batch_end")
 
 
 def _allows_copies(trainer: L.Trainer) -> bool:
@@ -99,6 +107,11 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
             f"{who} does not keep the random states of Apple's GPUs, so the second network would change what the "
             f"first one draws: use accelerator='cpu' or a CUDA device.{instead}"
         )
+    if _others(trainer, ModelPruning):
+        raise MisconfigurationException(
+            f"{who} trains a second network beside the first, but ModelPruning replaces parameters of the first alone: "
+            f"prune the network after this training, in one without a second network.{instead}"
+        )
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         raise MisconfigurationException(
             f"{type(module).__name__}.training_step takes a dataloader_iter; beside a second network it must take a "
@@ -145,6 +158,31 @@ def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
             f"{who} with keep='best' may leave its second network in the module at the end, and "
             f"{type(averages[0]).__name__} leaves the average of the first there: use keep={keep!r}."
         )
+
+
+def warn_of_one_sided(trainer: L.Trainer, own: Callback, keep: str) -> None:
+    """Warn of callbacks that may change a step of the user's network, but not that of the second network of ``own``.
+
+    Lightning's own do not (:class:`LambdaCallback` calls the user's functions), nor do progress bars and savers.
+    """
+    others = [each for each in trainer.callbacks if each is not own]  # type: ignore[attr-defined]
+    found = {type(each).__name__: hooks for each in others if (hooks := _hooks_in_step(each))}
+    if found:
+        names = "; ".join(f"{name} ({', '.join(hooks)})" for name, hooks in found.items())
+        rank_zero_warn(
+            f"{type(own).__name__} trains a second network, and callbacks are called for the first alone: {names}. If "
+            "they change gradients or parameters (clip, clamp, prune, project, swap in an average), the second network "
+            "lacks that: it is not what plain training gives, and keep='best' may leave it in the module; "
+            f"use keep={keep!r}, or do it in the module's own hooks, which are run on both. If they only read, nothing "
+            "is lost."
+        )
+
+
+def _hooks_in_step(callback: Callback) -> list[str]:
+    if isinstance(callback, (Checkpoint, ProgressBar)):
+        return []
+    ours = ("lightning.pytorch.", "law_lightning.")
+    return [hook for hook in _HOOKS_IN_STEP if not str(getattr(callback, hook).__module__).startswith(ours)]
 
 
 def check_optimizers(module: L.LightningModule, configure: Callable[[], Any]) -> Any:
@@ -215,6 +253,7 @@ def warn_of_unreached(trainer: L.Trainer, who: str, clock: StageClock) -> None:
     found = f"{reached} of {clock.num_stages} stages" + (plain if reached <= clock.warmup_stages else "")
     rank_zero_warn(
         f"The training took {steps} of the {clock.total_steps} optimizer steps that {who} cut into stages, and reached "
-        f"{found}. Their length is that of max_epochs, max_steps and the data; where a training ends before (EarlyStopping, max_time, data that are "
-        f"shorter than they state), give them one of their own: {who}(..., total_steps={max(steps, clock.num_stages)})."
+        f"{found}. Their length is that of max_epochs, max_steps and the data; where a training ends before "
+        "(EarlyStopping, max_time, data that are shorter than they state), give them one of their own: "
+        f"{who}(..., total_steps={max(steps, clock.num_stages)})."
     )

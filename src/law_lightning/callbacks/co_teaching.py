@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning._compat import has_validation_data
-from law_lightning.callbacks.checks import refuse_averages, refuse_second_network
+from law_lightning.callbacks.checks import refuse_averages, refuse_second_network, warn_of_one_sided
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
@@ -123,6 +123,7 @@ class CoTeachingCallback(WeightingCallback):
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Raise an error where no second network can run."""
         refuse_second_network(trainer, module, "CoTeachingCallback")
+        warn_of_one_sided(trainer, self, "first")
         if self.keep == "best":
             refuse_averages(trainer, "CoTeachingCallback", "first")
             if not has_validation_data(trainer):

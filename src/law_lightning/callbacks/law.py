@@ -17,7 +17,7 @@ from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.resolve import resolve_agent
 from law_lightning.agent.update import MAX_REWARD
-from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
+from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation, warn_of_one_sided
 from law_lightning.callbacks.general import GeneralRule
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
@@ -169,6 +169,7 @@ class LAWCallback(WeightingCallback):
         """Raise an error where a reference or a validation is impossible."""
         if self.mode == "search":
             refuse_search(trainer, module)
+            warn_of_one_sided(trainer, self, "target")
         elif self.validates:
             refuse_validation(trainer)
         if self.mode == "search" and self.keep == "best":
@@ -188,7 +189,7 @@ class LAWCallback(WeightingCallback):
                 "seed_pool=0 or with another scheduler."
             )
         if self.mode == "search" and not self._reference_is_known:
-            self._reference.copied()  # to find out now, not when the warm-up ends
+            self._reference.copied({})  # to find out now, not when the warm-up ends
         self._evaluator = None
         if self.mode == "search" or self.validates:
             self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)

@@ -341,8 +341,8 @@ class WeightingCallback(L.Callback):
         self._unwrap(pl_module)
 
     def _unwrap(self, module: L.LightningModule) -> None:
-        unwrap(module, "training_step")
-        unwrap(module, "configure_optimizers")
+        for name in ("training_step", "configure_optimizers", "optimizer_step"):
+            unwrap(module, name)
 
     def _close(self) -> None:
         for part in self._acting.values():

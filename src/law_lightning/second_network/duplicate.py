@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from law_lightning._compat import hooks_of, is_compiled, mark_uncompiled
+from law_lightning._compat import copy_hooks, hooks_of, is_compiled, mark_uncompiled
 from law_lightning.capture.wrap import WRAPPED
 from law_lightning.utilities.randomness import replaying
 
@@ -104,6 +104,17 @@ def detach_into(memo: dict[int, Any], value: Any) -> None:
     elif isinstance(value, (Mapping, list, tuple, set)):
         for entry in value.values() if isinstance(value, Mapping) else value:
             detach_into(memo, entry)
+
+
+def give_hooks(pairs: Iterable[tuple[Any, Any]], memo: dict[int, Any]) -> None:
+    """Give the copies of parameters and optimizers the originals' hooks, which may scale, clip or mask gradients."""
+    for own, copied in pairs:
+        if own is not copied:  # a frozen part may be shared
+            copy_hooks(own, copied, lambda hook: _hook_of_copy(hook, memo))
+
+
+def _hook_of_copy(hook: Any, memo: dict[int, Any]) -> Any:
+    return _rebound(hook, memo) if isinstance(hook, FunctionType) else copy.deepcopy(hook, memo)
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:

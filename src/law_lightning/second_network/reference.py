@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
 from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.capture.wrap import wrap
 from law_lightning.second_network.second_network import SecondNetwork, StepRecord
 from law_lightning.stages.statistics import StageStatistics
-from law_lightning.utilities.randomness import replaying
+from law_lightning.utilities.randomness import random_states, replaying
 
 
 class Reference(SecondNetwork):
@@ -33,11 +36,25 @@ class Reference(SecondNetwork):
         super().start(trainer, module)
         self._target_loss = None
         self._unchecked: list[str] | None = None
+        self._random: dict[str, Any] | None = None
 
     def fork(self) -> None:
         """Copy the user's module as it is now, with the state of its optimizer."""
         super().fork()
         self._unchecked = []
+        if is_overridden("optimizer_step", self._target, L.LightningModule):
+            wrap(self._target, "optimizer_step", self._optimizer_step)
+
+    def _optimizer_step(self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **of: Any) -> Any:
+        """The module's own, which may draw random numbers before ``training_step``."""
+        self._random = random_states()
+        return original(*args, **of)
+
+    def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record what the step begins with."""
+        super().before_step(args, kwargs)
+        if self._record is not None and self._random is not None:
+            self._record.random, self._random = self._random, None
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note in the first step, which both networks take from the same point, which parameters have a gradient."""
@@ -77,7 +94,7 @@ class Reference(SecondNetwork):
 
         self._follow_target()
         with replaying(record.random):
-            self._run(closure, record.options)
+            self._run(closure, record, batch_idx)
         output, capture = results[0]
         target, self._target_loss = self._target_loss, None
         if output and capture.samples and target is not None:
