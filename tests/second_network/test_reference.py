@@ -1,5 +1,6 @@
 """The reference where the module, or other code, makes it hard: it is plain training, or is refused or told of."""
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,6 +154,33 @@ def test_a_copy_that_would_not_train_is_refused(module, match):
     with pytest.raises(MisconfigurationException, match=match):
         make_trainer([callback], max_epochs=2).fit(own, *loaders())
     assert (callback.schedule.total_steps, len(callback.history)) == (12, module is Table)
+
+
+class Thaw(L.Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            pl_module.frozen.requires_grad_(True)
+            trainer.optimizers[0].add_param_group({"params": list(pl_module.frozen.parameters())})
+
+
+class FrozenShared(Base):
+    """Its copies may share a part that is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = Itself().requires_grad_(False)
+
+    def forward(self, x):
+        return self.net(x) + self.frozen(x)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+
+def test_a_shared_part_may_be_frozen_but_not_trained_later():
+    fit(FrozenShared, [law()], max_epochs=2)
+    with pytest.raises(MisconfigurationException, match=r"optimizer trains frozen\.linear\.weight"):
+        fit(FrozenShared, [law(), Thaw()], max_epochs=2)
 
 
 # -- what the module does between backward and the end of a step -----------------------------------------------------

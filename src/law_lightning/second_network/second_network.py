@@ -95,20 +95,23 @@ class SecondNetwork(Part):
         """
         optimizer = self._trainer.optimizers[0]
         twin = duplicate(self._trainer, self._target, memo)
-        mine, names = _parameters(optimizer), {id(each): name for name, each in self._target.named_parameters()}
+        mine = _parameters(optimizer)
         expected = [memo.get(id(each)) for each in mine]
         twin_optimizer = _copy_optimizer(optimizer, memo)
         for own, copied, found in zip(mine, expected, _parameters(twin_optimizer), strict=True):
             if copied is None or copied is own or copied is not found:
-                name = names.get(id(own), f"a parameter of shape {list(own.shape)} outside of it")
-                raise MisconfigurationException(
-                    f"A copy of {type(self._target).__name__} is to train beside it, but its optimizer trains {name}, "
-                    "of which the copy has none of its own: make it an attribute of the module, and let a __deepcopy__ "
-                    "copy it."
-                )
+                raise self._without_copy(own)
         parameters = zip(self._target.parameters(), twin.parameters(), strict=True)
         give_hooks([*parameters, (optimizer, twin_optimizer)], memo)
         return twin, twin_optimizer
+
+    def _without_copy(self, parameter: Tensor) -> MisconfigurationException:
+        names = {id(each): name for name, each in self._target.named_parameters()}
+        name = names.get(id(parameter), f"a parameter of shape {list(parameter.shape)} outside of it")
+        return MisconfigurationException(
+            f"A copy of {type(self._target).__name__} is to train beside it, but its optimizer trains {name}, of which "
+            "the copy has none of its own: make it an attribute of the module, and let a __deepcopy__ copy it."
+        )
 
     def fork(self) -> None:
         """Copy the user's module as it is now, with the state of its optimizer."""
@@ -245,6 +248,9 @@ class SecondNetwork(Part):
             if mine.requires_grad != theirs.requires_grad:
                 mine.requires_grad_(theirs.requires_grad)
         for group in self._trainer.optimizers[0].param_groups[len(self.optimizer.param_groups) :]:
+            for each in group["params"]:
+                if twins.get(each, each) is each:
+                    raise self._without_copy(each)
             self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
 
     def _forward(self, record: StepRecord, capture: LossCapture) -> Any:
