@@ -32,9 +32,7 @@ def unreached(callback, callbacks=(), data=loaders, **kwargs):
     ("scheduling", "options", "steps", "first"),
     [
         ({0: 2}, {}, 12, True),
-        ({0: 2}, {}, 12, False),
         ({0: 4}, {}, 8, True),  # 6 batches are two steps
-        ({3: 1}, {}, 24, True),
         ({0: 3, 2: 3}, {"max_steps": 6}, 6, True),
         ({0: 8}, {"max_epochs": 6}, 6, False),
     ],
@@ -103,7 +101,7 @@ def test_data_that_are_loaded_anew_with_fewer_batches():
         trainer.fit(Reloading())
 
 
-@pytest.mark.parametrize("options", [{}, {"max_steps": 17}, {"max_steps": 20, "max_epochs": -1, "data": of(Unsized)}])
+@pytest.mark.parametrize("options", [{"max_steps": 17}, {"max_steps": 20, "max_epochs": -1, "data": of(Unsized)}])
 def test_a_training_of_its_own_length_is_not_warned_of(options):
     assert unreached(law("apply"), [EarlyStopping("val_loss", patience=99)], **options) is None
 
@@ -112,7 +110,6 @@ def test_a_training_of_its_own_length_is_not_warned_of(options):
     "make",
     [
         law,
-        lambda **kwargs: law("apply", **kwargs),
         lambda **kwargs: WeightingCallback(lambda samples, phase: None, num_stages=5, **kwargs),
         lambda **kwargs: CoTeachingCallback(0.2, num_stages=5, **kwargs),
         lambda **kwargs: L2RWCallback(num_stages=5, **kwargs),
@@ -130,7 +127,6 @@ def test_stages_with_a_length_of_their_own(make):
     ("options", "callbacks"),
     [
         ({"max_epochs": -1, "data": of(Unsized)}, [Stop(15)]),
-        ({"max_epochs": 3, "data": of(Unsized)}, []),
         ({}, [GradientAccumulationScheduler({0: 1, 2: 2})]),
         ({"max_epochs": 1000, "max_time": "00:24:00:00"}, [Stop(13)]),
     ],
@@ -150,11 +146,9 @@ def test_a_length_of_their_own_that_the_training_does_not_reach():
     [
         (LAWCallback, True),
         (LAWCallback, 7),
-        (lambda: law(num_stages=4, warmup_stages=3), 3),
-        (lambda: law("apply", total_steps=50), 2),
+        (lambda: law(num_stages=4, warmup_stages=3, total_steps=50), 3),
         (lambda: LAWCallback("digits_noise40", mode="apply"), True),
         (lambda: CoTeachingCallback(0.2, keep="best"), 2),
-        (L2RWCallback, True),
     ],
 )
 def test_fast_dev_run_passes_and_weights(make, steps, caplog):
