@@ -6,6 +6,7 @@ No other module uses one (``tests/test_compat.py``). Where a version lacks a nam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -110,6 +111,19 @@ def logged_step(trainer: L.Trainer) -> int:
     return step
 
 
+@contextmanager
+def at_step(trainer: L.Trainer, step: int) -> Iterator[None]:
+    """Have ``trainer.global_step``, which can only be read, be that of the step that a copy repeats."""
+    feature = "Training a second network"
+    progress = _private(trainer.fit_loop.epoch_loop.automatic_optimization, "optim_progress", feature)
+    total = progress.optimizer.step.total
+    now, total.completed = total.completed, step
+    try:
+        yield
+    finally:
+        total.completed = now
+
+
 def log_at_less_cost(trainer: L.Trainer) -> None:
     """Let what modules log in a fit that has not begun cost less: a tenth of the time of a search's small networks.
 
@@ -170,6 +184,22 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def hooks_of(module: nn.Module) -> list[dict[int, Callable[..., Any]]]:
     """A module's hooks: those that are bound to it must be bound to its copy."""
     return [_private(module, name, "Copying a module") for name in _HOOKS]
+
+
+#: Where parameters and optimizers keep their hooks, and what registers one.
+_REGISTERED_BY = {
+    "_backward_hooks": "register_hook",
+    "_post_accumulate_grad_hooks": "register_post_accumulate_grad_hook",
+    "_optimizer_step_pre_hooks": "register_step_pre_hook",
+    "_optimizer_step_post_hooks": "register_step_post_hook",
+}
+
+
+def copy_hooks(own: Any, copied: Any, of_copy: Callable[[Any], Any]) -> None:
+    """Register ``of_copy(hook)`` for each hook of a parameter or an optimizer on its copy; deepcopy leaves them out."""
+    for name, register in _REGISTERED_BY.items():
+        for hook in (getattr(own, name, None) or {}).values():
+            getattr(copied, register)(of_copy(hook))
 
 
 def is_compiled(module: L.LightningModule) -> bool:

@@ -33,6 +33,13 @@ def test_an_uneven_division_by_hand():
     assert [schedule.stage(step) for step in (0, 1, 2, 4, 5, 10, 11)] == [0, 0, 1, 1, 2, 3, 3]
 
 
+@pytest.mark.parametrize(("steps", "stages"), [(1, [4]), (3, [1, 3, 4]), (5, [0, 1, 2, 3, 4])])
+def test_stages_without_a_step_are_passed_over(steps, stages):
+    schedule = StageSchedule(steps, num_stages=5, may_be_short=True)
+    assert [schedule.stage(step) for step in range(steps)] == stages
+    assert [schedule.following(stage) for stage in stages] == [*stages[1:], 5]
+
+
 def test_the_papers_stages():
     assert (StageSchedule(100).num_stages, StageSchedule(100).warmup_stages) == (20, 0)  # the paper's
 

@@ -9,8 +9,12 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
+    Callback,
+    Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
+    ProgressBar,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -22,14 +26,20 @@ from lightning.pytorch.strategies import (
     XLAStrategy,
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from law_lightning._compat import comm_hook
 from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD
+from law_lightning.stages.clock import StageClock
 from law_lightning.stages.schedule import StageSchedule
 
 #: Strategies that inherit from DDP or a single device, but run the training step in an engine of their own.
 OTHER_ENGINES = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
+
+
+#: In these hooks a callback may change gradients or parameters in the course of a step.
+_HOOKS_IN_STEP = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad", "on_train_batch_end")
 
 
 def _allows_copies(trainer: L.Trainer) -> bool:
@@ -38,17 +48,20 @@ def _allows_copies(trainer: L.Trainer) -> bool:
     return isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and not isinstance(strategy, OTHER_ENGINES)
 
 
-def check_fit(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Raise a MisconfigurationException for manual optimization and for training without an end."""
+def check_fit(trainer: L.Trainer, module: L.LightningModule, total_steps: int | None = None) -> None:
+    """Raise a MisconfigurationException for manual optimization and for training without an end.
+
+    With ``total_steps`` of their own the stages end, whether the training does or not.
+    """
     if not module.automatic_optimization:
         raise MisconfigurationException(
             f"{type(module).__name__} uses manual optimization, in which no callback can weight the loss: set "
             "automatic_optimization = True, or weight the loss in its training_step."
         )
-    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+    if trainer.max_epochs == -1 and trainer.max_steps == -1 and total_steps is None:
         raise MisconfigurationException(
             "LAW cuts a training into stages, so it must end: set max_epochs or max_steps in the Trainer, which "
-            "has max_epochs=-1."
+            "has max_epochs=-1, or give the stages a length of their own by the callback's total_steps."
         )
 
 
@@ -93,6 +106,11 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
         raise MisconfigurationException(
             f"{who} does not keep the random states of Apple's GPUs, so the second network would change what the "
             f"first one draws: use accelerator='cpu' or a CUDA device.{instead}"
+        )
+    if _others(trainer, ModelPruning):
+        raise MisconfigurationException(
+            f"{who} trains a second network beside the first, but ModelPruning replaces parameters of the first alone: "
+            f"prune the network after this training, in one without a second network.{instead}"
         )
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         raise MisconfigurationException(
@@ -142,6 +160,31 @@ def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
         )
 
 
+def warn_of_one_sided(trainer: L.Trainer, own: Callback, keep: str) -> None:
+    """Warn of callbacks that may change a step of the user's network, but not that of the second network of ``own``.
+
+    Lightning's own do not (:class:`LambdaCallback` calls the user's functions), nor do progress bars and savers.
+    """
+    others = [each for each in trainer.callbacks if each is not own]  # type: ignore[attr-defined]
+    found = {type(each).__name__: hooks for each in others if (hooks := _hooks_in_step(each))}
+    if found:
+        names = "; ".join(f"{name} ({', '.join(hooks)})" for name, hooks in found.items())
+        rank_zero_warn(
+            f"{type(own).__name__} trains a second network, and callbacks are called for the first alone: {names}. If "
+            "they change gradients or parameters (clip, clamp, prune, project, swap in an average), the second network "
+            "lacks that: it is not what plain training gives, and keep='best' may leave it in the module; "
+            f"use keep={keep!r}, or do it in the module's own hooks, which are run on both. If they only read, nothing "
+            "is lost."
+        )
+
+
+def _hooks_in_step(callback: Callback) -> list[str]:
+    if isinstance(callback, (Checkpoint, ProgressBar)):
+        return []
+    ours = ("lightning.pytorch.", "law_lightning.")
+    return [hook for hook in _HOOKS_IN_STEP if not str(getattr(callback, hook).__module__).startswith(ours)]
+
+
 def check_optimizers(module: L.LightningModule, configure: Callable[[], Any]) -> Any:
     """What ``configure_optimizers`` returns, if it is one optimizer; the Trainer's error would mislead."""
     configured = configure()
@@ -155,25 +198,62 @@ def check_optimizers(module: L.LightningModule, configure: Callable[[], Any]) ->
     return configured
 
 
-def schedule_of(trainer: L.Trainer, num_stages: int, warmup_stages: int) -> StageSchedule:
-    """The stages of a fit that is about to begin.
+def schedule_of(
+    trainer: L.Trainer, num_stages: int, warmup_stages: int, total_steps: int | None = None
+) -> StageSchedule:
+    """The stages of a fit that is about to begin, cut from ``total_steps`` if these are given.
 
     Raises:
         MisconfigurationException: the number of its steps is not known, or is smaller than that of its stages.
     """
-    total = trainer.estimated_stepping_batches
+    short = bool(getattr(trainer, "fast_dev_run", False))
+    total = total_steps if total_steps is not None and not short else _steps(trainer)
+    try:
+        schedule = StageSchedule(int(total), num_stages, warmup_stages, may_be_short=short)
+    except ValueError as error:
+        raise MisconfigurationException(str(error)) from error
+    if short:
+        rank_zero_info(
+            f"fast_dev_run: its optimizer steps, at most {total}, fall into {min(int(total), num_stages)} of LAW's "
+            f"{num_stages} stages, the last among them; the others are passed over."
+        )
+    return schedule
+
+
+def _steps(trainer: L.Trainer) -> float:
+    """Optimizer steps of a fit that is about to begin."""
+    factors = {n for each in _others(trainer, GradientAccumulationScheduler) for n in each.scheduling.values()}
+    if len(factors) > 1:
+        raise MisconfigurationException(
+            "With a GradientAccumulationScheduler that changes the accumulation, the number of steps is not known "
+            "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches, or give the stages a length "
+            "of their own by the callback's total_steps."
+        )
+    now = trainer.accumulate_grad_batches
+    trainer.accumulate_grad_batches = max({now, *factors})  # a scheduler itself sets it when the first epoch begins
+    try:
+        total = trainer.estimated_stepping_batches
+    finally:
+        trainer.accumulate_grad_batches = now
     if not 0 < total < math.inf:  # -1 or inf: unknown
         raise MisconfigurationException(
             "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
-            "max_steps, or the training data a length."
+            "max_steps, the training data a length, or the callback total_steps."
         )
-    if any(len(each.scheduling) > 1 for each in _others(trainer, GradientAccumulationScheduler)):
-        raise MisconfigurationException(
-            "With a GradientAccumulationScheduler that changes the accumulation, the number of steps is not known "
-            "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches."
-        )
-    try:
-        return StageSchedule(int(total), num_stages, warmup_stages)
-    except ValueError as error:
-        hint = " (fast_dev_run takes a step or a few.)" if getattr(trainer, "fast_dev_run", False) else ""
-        raise MisconfigurationException(f"{error}{hint}") from error
+    return total
+
+
+def warn_of_unreached(trainer: L.Trainer, who: str, clock: StageClock) -> None:
+    """Warn at the end of a fit that was shorter than its stages; ``who`` is the callback."""
+    steps = trainer.global_step
+    reached = clock.reached(steps)
+    if reached == clock.num_stages:
+        return
+    plain = f", none after the warm-up of {clock.warmup_stages}: every sample weighed 1"
+    found = f"{reached} of {clock.num_stages} stages" + (plain if reached <= clock.warmup_stages else "")
+    rank_zero_warn(
+        f"The training took {steps} of the {clock.total_steps} optimizer steps that {who} cut into stages, and reached "
+        f"{found}. Their length is that of max_epochs, max_steps and the data; where a training ends before "
+        "(EarlyStopping, max_time, data that are shorter than they state), give them one of their own: "
+        f"{who}(..., total_steps={max(steps, clock.num_stages)})."
+    )

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning._compat import has_validation_data
-from law_lightning.callbacks.checks import refuse_averages, refuse_second_network
+from law_lightning.callbacks.checks import refuse_averages, refuse_second_network, warn_of_one_sided
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
@@ -56,6 +56,7 @@ class CoTeachingCallback(WeightingCallback):
         smoothing: see :class:`WeightingCallback`.
         analyse_labels: record ``weight_clean`` and ``weight_wrong``, here the mean weights of samples with a right and
             a wrong label as the user's network chooses them for the peer (see :class:`WeightingCallback`).
+        total_steps: optimizer steps to cut into stages (see :class:`WeightingCallback`).
 
     Attributes:
         peer: the second network; None before a fit, on the CPU after it.
@@ -83,6 +84,7 @@ class CoTeachingCallback(WeightingCallback):
         num_stages: int = 20,
         smoothing: float = 0.5,
         analyse_labels: bool = False,
+        total_steps: int | None = None,
     ) -> None:
         if not 0 <= forget_rate < 1:
             raise ValueError(f"forget_rate must be in [0, 1), not {forget_rate}.")
@@ -92,7 +94,13 @@ class CoTeachingCallback(WeightingCallback):
             raise ValueError(f"exponent must be above 0 and finite, not {exponent}.")
         if keep not in ("first", "best"):
             raise ValueError(f"keep must be 'first' or 'best', not {keep!r}.")
-        super().__init__(self._choose, num_stages=num_stages, smoothing=smoothing, analyse_labels=analyse_labels)
+        super().__init__(
+            self._choose,
+            num_stages=num_stages,
+            smoothing=smoothing,
+            analyse_labels=analyse_labels,
+            total_steps=total_steps,
+        )
         self.forget_rate = forget_rate
         self.gradual_epochs = gradual_epochs
         self.exponent = exponent
@@ -115,6 +123,7 @@ class CoTeachingCallback(WeightingCallback):
     def check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Raise an error where no second network can run."""
         refuse_second_network(trainer, module, "CoTeachingCallback")
+        warn_of_one_sided(trainer, self, "first")
         if self.keep == "best":
             refuse_averages(trainer, "CoTeachingCallback", "first")
             if not has_validation_data(trainer):

@@ -38,6 +38,7 @@ class L2RWCallback(WeightingCallback):
         num_stages: of the history's records.
         warmup_stages: the first stages, in which every sample weighs 1.
         smoothing: see :class:`WeightingCallback`.
+        total_steps: optimizer steps to cut into stages (see :class:`WeightingCallback`).
         options: ``clean_batch_size``, ``products`` and ``seed``, see
             :class:`~law_lightning.second_network.clean_gradient.CleanGradient`.
 
@@ -52,9 +53,16 @@ class L2RWCallback(WeightingCallback):
         num_stages: int = 20,
         warmup_stages: int = 0,
         smoothing: float = 0.5,
+        total_steps: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(unweighted, num_stages=num_stages, warmup_stages=warmup_stages, smoothing=smoothing)
+        super().__init__(
+            unweighted,
+            num_stages=num_stages,
+            warmup_stages=warmup_stages,
+            smoothing=smoothing,
+            total_steps=total_steps,
+        )
         self._clean = CleanGradient(type(self).__name__, clean, **options)
         self._products: Iterator[Tensor] = iter(())
 

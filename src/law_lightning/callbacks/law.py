@@ -17,7 +17,7 @@ from law_lightning import functional as LF
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.agent.resolve import resolve_agent
 from law_lightning.agent.update import MAX_REWARD
-from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation
+from law_lightning.callbacks.checks import refuse_averages, refuse_search, refuse_validation, warn_of_one_sided
 from law_lightning.callbacks.general import GeneralRule
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
@@ -62,6 +62,8 @@ class LAWCallback(WeightingCallback):
         reference_record: the reference's validation accuracy by stage, from an earlier fit with the same seeds. With
             all stages after the warm-up in it, no reference is trained and rewards are the same, bit for bit
             (``loss_gap`` is then None); otherwise this fit fills it in. Needs ``keep="target"`` and no ``recover``.
+        total_steps: optimizer steps to cut into stages, for a training whose end is open (see
+            :class:`WeightingCallback`).
 
     Attributes:
         agent: the strategy.
@@ -99,6 +101,7 @@ class LAWCallback(WeightingCallback):
         reward_scale: float = 1.0,
         analyse_labels: bool = False,
         reference_record: dict[int, float] | None = None,
+        total_steps: int | None = None,
     ) -> None:
         if mode not in ("search", "apply"):
             raise ValueError(f"mode must be 'search' or 'apply', not {mode!r}.")
@@ -117,6 +120,7 @@ class LAWCallback(WeightingCallback):
             warmup_stages=self.agent.warmup_stages if warmup_stages is None else warmup_stages,
             smoothing=smoothing,
             analyse_labels=analyse_labels,
+            total_steps=total_steps,
         )
         self.weighting: LAWWeighting
         self.mode = mode
@@ -165,13 +169,14 @@ class LAWCallback(WeightingCallback):
         """Raise an error where a reference or a validation is impossible."""
         if self.mode == "search":
             refuse_search(trainer, module)
+            warn_of_one_sided(trainer, self, "target")
         elif self.validates:
             refuse_validation(trainer)
         if self.mode == "search" and self.keep == "best":
             refuse_averages(trainer, type(self).__name__, "target")
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Check the validation data on one batch."""
+        """Try a copy, and check the validation data on one batch."""
         self.weighting.theta = self._accuracies = self.kept = None
         record, weighted = self.reference_record, range(self.warmup_stages, self.num_stages)
         self._reference_is_known = record is not None and record.keys() >= set(weighted)
@@ -183,6 +188,8 @@ class LAWCallback(WeightingCallback):
                 "follows the target's rate: it differs from episode to episode and cannot be recorded. Search with "
                 "seed_pool=0 or with another scheduler."
             )
+        if self.mode == "search" and not self._reference_is_known:
+            self._reference.copied({})  # to find out now, not when the warm-up ends
         self._evaluator = None
         if self.mode == "search" or self.validates:
             self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)

@@ -64,6 +64,7 @@ class MetaWeightNetCallback(WeightingCallback):
         num_stages: of the history's records.
         warmup_stages: the first stages, in which every sample weighs 1.
         smoothing: see :class:`WeightingCallback`.
+        total_steps: optimizer steps to cut into stages (see :class:`WeightingCallback`).
         options: ``clean_batch_size`` and ``products``, see
             :class:`~law_lightning.second_network.clean_gradient.CleanGradient`.
 
@@ -85,9 +86,16 @@ class MetaWeightNetCallback(WeightingCallback):
         num_stages: int = 20,
         warmup_stages: int = 0,
         smoothing: float = 0.5,
+        total_steps: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(unweighted, num_stages=num_stages, warmup_stages=warmup_stages, smoothing=smoothing)
+        super().__init__(
+            unweighted,
+            num_stages=num_stages,
+            warmup_stages=warmup_stages,
+            smoothing=smoothing,
+            total_steps=total_steps,
+        )
         self._clean = CleanGradient(type(self).__name__, clean, seed=seed, **options)
         if hidden < 1 or not lr > 0 or not weight_decay >= 0:
             raise ValueError(

@@ -11,7 +11,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning._compat import logged_step
-from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_another, refuse_others, schedule_of
+from law_lightning.callbacks.checks import (
+    check_fit,
+    check_optimizers,
+    refuse_another,
+    refuse_others,
+    schedule_of,
+    warn_of_unreached,
+)
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.resume import ResumePoint, damage_as_misconfiguration, fit_state, load_fit_state, upgraded
 from law_lightning.capture.part import Part
@@ -41,12 +48,18 @@ class WeightingCallback(L.Callback):
         analyse_labels: at every stage end, go through the training data once more and record ``weight_clean`` and
             ``weight_wrong``, the mean weights of samples with a right and with a wrong label. Needs a data module that
             knows which are wrong; the training itself does not change.
+        total_steps: optimizer steps to cut into stages, for a training whose end is open (EarlyStopping, ``max_time``,
+            ``max_epochs=-1``); a longer training stays in the last stage. By default those of the whole training, as
+            far as the Trainer knows them.
 
     Attributes:
         history: a record per finished stage, as plain numbers: ``stage``, ``step``, ``epoch``, ``loss``, ``accuracy``
             (both of training), ``loss_smooth``, ``acc_smooth``, ``noise_smooth`` and the weights' ``weight_mean``,
             ``weight_std``, ``weight_min``, ``weight_max``, ``weight_per_class``.
         schedule: the stages of the fit; None before it begins.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -57,11 +70,17 @@ class WeightingCallback(L.Callback):
         warmup_stages: int = 0,
         smoothing: float = 0.5,
         analyse_labels: bool = False,
+        total_steps: int | None = None,
     ) -> None:
         if not callable(weighting):
             raise ValueError(f"weighting must be a function of samples and phase, not {weighting!r}.")
         self.weighting = weighting
         self.analyse_labels = analyse_labels
+        self.total_steps = total_steps
+        if total_steps is not None and not (isinstance(total_steps, int) and total_steps >= num_stages):
+            raise ValueError(
+                f"total_steps must be a whole number of at least num_stages={num_stages}, not {total_steps}."
+            )
         self.clock = StageClock(num_stages, warmup_stages, smoothing)
         self.statistics = StageStatistics()
         self._resume_point = ResumePoint()
@@ -174,7 +193,7 @@ class WeightingCallback(L.Callback):
         self._unwrap(pl_module)  # an earlier fit may have failed
         self._close()
         refuse_another(trainer, WeightingCallback)
-        check_fit(trainer, pl_module)
+        check_fit(trainer, pl_module, self.total_steps)
         self.check(trainer, pl_module)
         wrap(pl_module, "configure_optimizers", check_optimizers)
 
@@ -195,7 +214,7 @@ class WeightingCallback(L.Callback):
 
     def _begin(self, trainer: L.Trainer, module: L.LightningModule, prepare: Callable[..., None] | None = None) -> None:
         """Start all parts, and restore their states if the fit is resumed."""
-        self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages))
+        self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages, self.total_steps))
         self._acting = {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
         self._step = WeightedStep(self._weigh_and_record, self.attached, self._acting.values())
         for part in self._acting.values():
@@ -297,7 +316,11 @@ class WeightingCallback(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last step was taken."""
-        self.finish(trainer, pl_module)
+        self._finish(trainer, pl_module)
+
+    def _finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        warn_of_unreached(trainer, type(self).__name__, self.clock)
+        self.finish(trainer, module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A fit that resumes from the end of another has no step to take: it ends as that one would have."""
@@ -305,7 +328,7 @@ class WeightingCallback(L.Callback):
             finished = self._loaded["ended"]
             self._begin(trainer, pl_module)
             if not finished:
-                self.finish(trainer, pl_module)
+                self._finish(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the module as it was."""
@@ -318,8 +341,8 @@ class WeightingCallback(L.Callback):
         self._unwrap(pl_module)
 
     def _unwrap(self, module: L.LightningModule) -> None:
-        unwrap(module, "training_step")
-        unwrap(module, "configure_optimizers")
+        for name in ("training_step", "configure_optimizers", "optimizer_step"):
+            unwrap(module, name)
 
     def _close(self) -> None:
         for part in self._acting.values():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from law_lightning._compat import hooks_of, is_compiled, mark_uncompiled
+from law_lightning._compat import copy_hooks, hooks_of, is_compiled, mark_uncompiled
 from law_lightning.capture.wrap import WRAPPED
+from law_lightning.utilities.randomness import replaying
 
 LOG_METHODS = ("log", "log_dict")
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
@@ -28,20 +32,24 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
     ``memo`` is shared with further deep copies, of what refers to the module's parameters.
 
     Raises:
-        MisconfigurationException: the module cannot be copied.
+        MisconfigurationException: the module cannot be copied, or the copy has other parameters or buffers.
     """
     memo = {} if memo is None else memo
     for part in module.modules():  # tensors with a graph, kept on self for convenience, cannot be deep-copied
         for value in vars(part).values():
             detach_into(memo, value)
     try:
-        twin: L.LightningModule = copy.deepcopy(module, memo)
+        # With gradients a scripted module's copy would have a graph to the original's parameters; a part's own
+        # __deepcopy__ may draw initial values.
+        with torch.no_grad(), replaying():
+            twin: L.LightningModule = copy.deepcopy(module, memo)
     except Exception as error:
         raise MisconfigurationException(
             f"A copy of {type(module).__name__} is needed to run beside it, but copy.deepcopy failed: "
             f"{error!r}. Keep what cannot be copied (open files, locks, generators) out of the module, or leave it "
             "out in __getstate__."
         ) from error
+    _pair(module, twin, memo)
     for part in twin.modules():
         for name, value in list(vars(part).items()):
             if hasattr(value, WRAPPED):  # the callback's: the copy gets the method that it wraps
@@ -62,6 +70,32 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
     return twin
 
 
+@torch.no_grad()
+def _pair(module: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
+    """Let ``memo`` know the copy of every parameter and buffer, and the copy have its value.
+
+    It does not know those of a part that is copied in a way of its own, such as a scripted one or one with a
+    ``__deepcopy__``, so they are paired by their position.
+    """
+    ours, theirs = ([*each.named_parameters(), *each.named_buffers()] for each in (module, twin))
+    for own, copied in itertools.zip_longest(map(_described, ours), map(_described, theirs)):
+        if own != copied:
+            raise MisconfigurationException(
+                f"A copy of {type(module).__name__} is needed to run beside it, but copy.deepcopy gives one with "
+                f"{copied or 'nothing'} in the place of {own or 'nothing'}: let the __deepcopy__ of the part that it "
+                "belongs to copy all of it, and pass on its memo, or leave __deepcopy__ out."
+            )
+    for (_, own), (_, copied) in zip(ours, theirs, strict=True):
+        if memo.get(id(own), own) is not copied:
+            copied.requires_grad_(own.requires_grad).copy_(own)
+            memo[id(own)] = copied
+
+
+def _described(named: tuple[str, Tensor]) -> str:
+    name, tensor = named
+    return name if is_lazy(tensor) else f"{name} {list(tensor.shape)}"
+
+
 def detach_into(memo: dict[int, Any], value: Any) -> None:
     """Let a deep copy take tensors with a graph, also those within containers, without it."""
     if isinstance(value, Tensor):
@@ -70,6 +104,17 @@ def detach_into(memo: dict[int, Any], value: Any) -> None:
     elif isinstance(value, (Mapping, list, tuple, set)):
         for entry in value.values() if isinstance(value, Mapping) else value:
             detach_into(memo, entry)
+
+
+def give_hooks(pairs: Iterable[tuple[Any, Any]], memo: dict[int, Any]) -> None:
+    """Give the copies of parameters and optimizers the originals' hooks, which may scale, clip or mask gradients."""
+    for own, copied in pairs:
+        if own is not copied:  # a frozen part may be shared
+            copy_hooks(own, copied, lambda hook: _hook_of_copy(hook, memo))
+
+
+def _hook_of_copy(hook: Any, memo: dict[int, Any]) -> Any:
+    return _rebound(hook, memo) if isinstance(hook, FunctionType) else copy.deepcopy(hook, memo)
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:

@@ -149,7 +149,7 @@ class Peer(SecondNetwork):
             return given.get("loss")
 
         with replaying():
-            self._run(closure, record.options)
+            self._run(closure, record, batch_idx)
         self._end_step()
         return given
 

@@ -7,6 +7,7 @@ step is the one that the Trainer would take.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,17 +16,22 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from law_lightning._compat import scales_gradients, share_buffers, through_wrapper, wrapped_by
+from law_lightning._compat import at_step, scales_gradients, share_buffers, through_wrapper, wrapped_by
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
-from law_lightning.second_network.duplicate import duplicate, release
+from law_lightning.second_network.duplicate import duplicate, give_hooks, release
 from law_lightning.utilities.randomness import random_states, replaying
+
+#: Methods of a module that give what is the Trainer's.
+_OF_TRAINER = ("optimizers", "lr_schedulers")
 
 
 @dataclass
@@ -36,18 +42,31 @@ class StepRecord:
         args: arguments of ``training_step``.
         kwargs: likewise.
         random: the global random states at its beginning.
+        global_step: the Trainer's optimizer steps at its beginning.
         options: the optimizer's options (learning rates and the like) if it stepped, else None.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     random: dict[str, Any] = field(default_factory=random_states)
+    global_step: int = 0
     options: list[dict[str, Any]] | None = None
 
     def copy(self) -> StepRecord:
         """A record with tensors of its own, as a step may change its batch in place."""
         args, kwargs = apply_to_collection((self.args, self.kwargs), Tensor, Tensor.clone)
         return replace(self, args=args, kwargs=kwargs)
+
+
+class _WrappedOptimizer(LightningOptimizer):
+    """An optimizer as the copy's hooks get it; ``step`` takes its step."""
+
+    def __init__(self, optimizer: Optimizer, step: Callable[..., Any]) -> None:
+        super().__init__(optimizer)
+        self._take_step = step
+
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+        return self._take_step(closure, **kwargs)
 
 
 class SecondNetwork(Part):
@@ -68,11 +87,39 @@ class SecondNetwork(Part):
         self._trainer, self._target = trainer, module
         self.module, self.active, self._record = None, False, None
 
+    def copied(self, memo: dict[int, Any]) -> tuple[L.LightningModule, Optimizer]:
+        """Copies of the user's module and of its optimizer, which trains the copied module; ``memo`` is deepcopy's.
+
+        Raises:
+            MisconfigurationException: there can be none.
+        """
+        optimizer = self._trainer.optimizers[0]
+        twin = duplicate(self._trainer, self._target, memo)
+        mine = _parameters(optimizer)
+        expected = [memo.get(id(each)) for each in mine]
+        twin_optimizer = _copy_optimizer(optimizer, memo)
+        for own, copied, found in zip(mine, expected, _parameters(twin_optimizer), strict=True):
+            if copied is None or copied is own or copied is not found:
+                raise self._without_copy(own)
+        parameters = zip(self._target.parameters(), twin.parameters(), strict=True)
+        give_hooks([*parameters, (optimizer, twin_optimizer)], memo)
+        return twin, twin_optimizer
+
+    def _without_copy(self, parameter: Tensor) -> MisconfigurationException:
+        names = {id(each): name for name, each in self._target.named_parameters()}
+        name = names.get(id(parameter), f"a parameter of shape {list(parameter.shape)} outside of it")
+        return MisconfigurationException(
+            f"A copy of {type(self._target).__name__} is to train beside it, but its optimizer trains {name}, of which "
+            "the copy has none of its own: make it an attribute of the module, and let a __deepcopy__ copy it."
+        )
+
     def fork(self) -> None:
         """Copy the user's module as it is now, with the state of its optimizer."""
         trainer, memo = self._trainer, {}  # type: tuple[L.Trainer, dict[int, Any]]
-        self.module = self._twin = twin = duplicate(trainer, self._target, memo)
-        self.optimizer = _copy_optimizer(trainer.optimizers[0], memo)
+        twin, self.optimizer = self.copied(memo)
+        self.module = self._twin = twin
+        self._wrapped_optimizer = _WrappedOptimizer(self.optimizer, self._step)
+        vars(twin).update(zip(_OF_TRAINER, self._of_trainer(memo), strict=True))
         scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
         self._scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self._prepare(twin)
@@ -83,6 +130,21 @@ class SecondNetwork(Part):
             self._wrapped = wrapped_by(trainer.strategy, twin)
             copy_tensors(iter(own), twin.buffers())
         self.active = True
+
+    def _of_trainer(self, memo: dict[int, Any]) -> tuple[Callable[..., Any], Callable[[], Any]]:
+        """The copy's ``optimizers`` and ``lr_schedulers``: those of the Trainer are not the copy's to change."""
+
+        @functools.cache
+        def schedulers() -> list[Any]:
+            return [copy.deepcopy(each.scheduler, memo) for each in self._trainer.lr_scheduler_configs]
+
+        def lr_schedulers() -> Any:
+            return schedulers() if len(schedulers()) > 1 else next(iter(schedulers()), None)
+
+        def optimizers(use_pl_optimizer: bool = True) -> Any:
+            return self._wrapped_optimizer if use_pl_optimizer else self.optimizer
+
+        return optimizers, lr_schedulers
 
     def _prepare(self, twin: L.LightningModule) -> None:
         """Change the copy in a subclass, before it is wrapped for several processes."""
@@ -107,7 +169,7 @@ class SecondNetwork(Part):
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record what the step begins with; LBFGS calls it several times."""
         if self.active and self._record is None:
-            self._record = StepRecord(args, kwargs).copy()
+            self._record = StepRecord(args, kwargs, global_step=self._trainer.global_step).copy()
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Record the options (learning rates and the like) with which the user's network steps."""
@@ -130,18 +192,28 @@ class SecondNetwork(Part):
         """
         raise NotImplementedError
 
-    def _run(self, closure: Callable[[], Tensor | None], options: list[dict[str, Any]] | None) -> None:
-        """Step as the user's network did, with its ``options``; only accumulate gradients if it did not step (None)."""
-        trainer, module, optimizer, scaler = self._trainer, self._twin, self.optimizer, self._scaler
-        if options is None:
+    def _run(self, closure: Callable[[], Tensor | None], record: StepRecord, batch_idx: int) -> None:
+        """Run the copy's ``optimizer_step`` if the Trainer ran that of the user's module; else accumulate gradients."""
+        trainer, self._options = self._trainer, record.options
+        if trainer.global_step == record.global_step:
             with self._sharing(False):
                 closure()
             return
-        for group, given in zip(optimizer.param_groups, options, strict=True):
-            group.update(given)
+        self._follow_options()  # an optimizer_step may read them
+        with at_step(trainer, record.global_step):
+            self._twin.optimizer_step(trainer.current_epoch, batch_idx, self._wrapped_optimizer, closure)
+
+    def _follow_options(self) -> None:
+        if self._options is not None:
+            for group, given in zip(self.optimizer.param_groups, self._options, strict=True):
+                group.update(given)
+
+    def _step(self, closure: Callable[[], Tensor | None] | None = None, **kwargs: Any) -> Any:
+        """What the Trainer does when the module's ``optimizer_step`` lets the optimizer step."""
+        trainer, module, optimizer, scaler = self._trainer, self._twin, self.optimizer, self._scaler
 
         def whole() -> Tensor | None:
-            loss = closure()
+            loss = None if closure is None else closure()
             if loss is not None and not scales_gradients(optimizer):
                 scaler.unscale_(optimizer)
             module.on_before_optimizer_step(optimizer)
@@ -152,11 +224,14 @@ class SecondNetwork(Part):
             )
             return loss
 
+        self._follow_options()
         if not scaler.is_enabled():
-            optimizer.step(whole)  # type: ignore[arg-type]
-        elif whole() is not None:
-            scaler.step(optimizer)
-            scaler.update()
+            return optimizer.step(whole, **kwargs)  # type: ignore[arg-type]
+        if whole() is None:
+            return None
+        output = scaler.step(optimizer, **kwargs)
+        scaler.update()
+        return output
 
     def _sharing(self, shared: bool) -> AbstractContextManager[None]:
         """A context in which processes share gradients or, while these accumulate, do not."""
@@ -173,6 +248,9 @@ class SecondNetwork(Part):
             if mine.requires_grad != theirs.requires_grad:
                 mine.requires_grad_(theirs.requires_grad)
         for group in self._trainer.optimizers[0].param_groups[len(self.optimizer.param_groups) :]:
+            for each in group["params"]:
+                if twins.get(each, each) is each:
+                    raise self._without_copy(each)
             self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
 
     def _forward(self, record: StepRecord, capture: LossCapture) -> Any:
@@ -196,8 +274,8 @@ class SecondNetwork(Part):
             module.optimizer_zero_grad(trainer.current_epoch, batch_idx, self.optimizer)
         if loss is None:
             return {}
-        scaled = loss / trainer.accumulate_grad_batches if trainer.accumulate_grad_batches > 1 else loss
-        scaled = self._scaler.scale(scaled)
+        loss = loss / trainer.accumulate_grad_batches if trainer.accumulate_grad_batches > 1 else loss
+        scaled = self._scaler.scale(loss)
         module.on_before_backward(scaled)
         module.backward(scaled)
         module.on_after_backward()
@@ -253,9 +331,11 @@ class SecondNetwork(Part):
     def close(self) -> None:
         """Take the copy off the accelerator and the Trainer; a plain module remains."""
         if self.active:
+            for name in _OF_TRAINER:
+                vars(self._twin).pop(name, None)
             self.optimizer.zero_grad(set_to_none=True)
             release(self._twin)
-        for name in ("_twin", "optimizer", "_scaler", "_wrapped", "_trainer", "_target"):
+        for name in ("_twin", "optimizer", "_wrapped_optimizer", "_scaler", "_wrapped", "_trainer", "_target"):
             vars(self).pop(name, None)
         self.active, self._record = False, None
 
@@ -272,6 +352,10 @@ def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> Non
         if new.shape != old.shape:  # torch would broadcast a single number
             raise ValueError(f"a tensor of the network has shape {list(old.shape)}, but {list(new.shape)} was given")
         old.copy_(new)
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:

@@ -47,8 +47,8 @@ class StageClock:
     def start(self, schedule: StageSchedule | None) -> None:
         """A fit begins."""
         self.schedule = schedule
-        self.stage = 0
-        self.phase = TrainingPhase(0, self.num_stages, loss_smooth=1.0, acc_smooth=0.0)
+        self.stage = 0 if schedule is None else schedule.stage(0)
+        self.phase = TrainingPhase(self.stage, self.num_stages, loss_smooth=1.0, acc_smooth=0.0)
         self.history: list[Record] = []
 
     @property
@@ -71,18 +71,28 @@ class StageClock:
         """Whether the stage ends with this number of optimizer steps done."""
         return not self.is_over and self.schedule is not None and step >= self.schedule.end(self.stage)
 
+    def reached(self, step: int) -> int:
+        """How many stages a training of this number of optimizer steps has reached."""
+        assert self.schedule is not None
+        return self.schedule.stage(step - 1) + 1 if step else 0
+
     def next_phase(self, loss: float, accuracy: float, noise: float = 0.0) -> TrainingPhase:
         """s_{T+1} after a stage of this loss, in the unit of l_smooth, this accuracy, in [0, 1], and label noise."""
-        phase = self.phase
-        old = (phase.loss_smooth, phase.acc_smooth, phase.noise_smooth) if self.stage else (None, None, None)
+        phase, following = self.phase, self._following
+        old = (phase.loss_smooth, phase.acc_smooth, phase.noise_smooth) if self.history else (None, None, None)
         smooth = [LF.smooth(*pair, self.smoothing) for pair in zip(old, (loss, accuracy, noise), strict=True)]
-        return TrainingPhase(min(self.stage + 1, self.num_stages - 1), self.num_stages, *smooth)
+        return TrainingPhase(min(following, self.num_stages - 1), self.num_stages, *smooth)
+
+    @property
+    def _following(self) -> int:
+        assert self.schedule is not None
+        return self.schedule.following(self.stage)
 
     def advance(self, record: Record, phase: TrainingPhase) -> None:
         """The stage has ended and the next one begins in ``phase``."""
         self.history.append(record)
         self.phase = phase
-        self.stage += 1
+        self.stage = self._following
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""

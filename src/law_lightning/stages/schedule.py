@@ -16,6 +16,7 @@ class StageSchedule:
         total_steps: optimizer steps of the whole run (accumulation already counted).
         num_stages: T_max.
         warmup_stages: the first stages, in which every sample weighs 1.
+        may_be_short: allow fewer steps than stages; some stages then have no step, the first among them.
 
     Raises:
         ValueError: fewer steps than stages, no stages, or nothing left after the warm-up.
@@ -31,6 +32,7 @@ class StageSchedule:
     total_steps: int
     num_stages: int = 20
     warmup_stages: int = 0
+    may_be_short: bool = False
 
     def __post_init__(self) -> None:
         if self.num_stages < 1:
@@ -39,7 +41,7 @@ class StageSchedule:
             raise ValueError(
                 f"warmup_stages must be at least 0 and below num_stages={self.num_stages}, not {self.warmup_stages}."
             )
-        if self.total_steps < self.num_stages:
+        if self.total_steps < (1 if self.may_be_short else self.num_stages):
             raise ValueError(
                 f"The training has {self.total_steps} optimizer steps, fewer than its {self.num_stages} stages: train "
                 f"longer (max_epochs, max_steps) or set num_stages to at most {self.total_steps}."
@@ -57,6 +59,10 @@ class StageSchedule:
     def end(self, stage: int) -> int:
         """How many optimizer steps are done at the end of ``stage``."""
         return self.total_steps * (stage + 1) // self.num_stages
+
+    def following(self, stage: int) -> int:
+        """The next stage that has a step; ``num_stages`` after the last."""
+        return bisect_right(self.boundaries, self.end(stage))
 
 
 @dataclass(frozen=True)
