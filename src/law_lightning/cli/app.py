@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from law_lightning.cli.own import keep_own_options, own_classes, place_of
 from law_lightning.search.workers import WorkerLostError
 
 Task = Callable[[DictConfig], Any]
@@ -39,7 +41,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
 def guarded(task: Task, name: str) -> Task:
     """A task whose user errors end the program with one line that begins with ``name``.
 
-    ``HYDRA_FULL_ERROR=1`` shows their traceback.
+    So does any error where a module or a data module is the user's own. ``HYDRA_FULL_ERROR=1`` shows their traceback.
     """
 
     @functools.wraps(task)
@@ -47,9 +49,12 @@ def guarded(task: Task, name: str) -> Task:
         try:
             _refuse_ddp_sweep(config)
             quiet()
+            keep_own_options(config)
             return task(config)
-        except _USER_ERRORS as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        except Exception as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (
+                isinstance(error, _USER_ERRORS) or own_classes(config)
+            ):
                 raise
             raise SystemExit(f"{name}: {plain_message(error)}") from error
 
@@ -64,7 +69,10 @@ def plain_message(error: BaseException) -> str:
         last = str(error).rstrip().rsplit("\n", 1)[-1]
         where = f" (config key: {last.removeprefix('full_key: ')})" if last.startswith("full_key: ") else ""
         return f"{plain_message(error.__cause__)}{where}"
-    return str(error)
+    if isinstance(error, _USER_ERRORS):
+        return str(error)
+    text = traceback.format_exception_only(error)[0].strip()
+    return f"{text}{place_of(error)}. HYDRA_FULL_ERROR=1 shows the traceback."
 
 
 def quiet() -> None:
