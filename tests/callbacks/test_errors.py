@@ -139,6 +139,7 @@ def test_an_accumulation_that_changes():
     ("make", "kwargs", "match"),
     [
         (LAWCallback, {"mode": "both"}, "mode must be"),
+        (LAWCallback, {"mode": "apply", "features": ["loss"]}, "mode='apply' needs a strategy that was found before"),
         (LAWCallback, {"keep": "worst"}, "keep must be"),
         (LAWCallback, {"smoothing": 1.0}, "smoothing must be"),
         (LAWCallback, {"warmup_stages": 20}, "warmup_stages must be"),
