@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from law_lightning.callbacks.checks import check_package
 from law_lightning.cli.own import parameters, requires
 
 _SHAPE = ("in_shape", "num_classes")
@@ -52,7 +53,7 @@ def factories(
         shape |= read_shape(data, wanted)
         data = _ready(make_data())  # reading may have moved generators of the first
     make_model = partial(build_model, model, **shape)
-    make_model()  # a mistake in the model's options shows now
+    check_package(make_model(), data)  # a mistake in the model's options shows now
     return make_model, make_data, data
 
 

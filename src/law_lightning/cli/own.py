@@ -46,9 +46,9 @@ def keep_own_options(config: DictConfig) -> None:
     groups = compose(hydra.job.config_name, [*hydra.overrides.hydra, *chosen])
     named = [text.lstrip("+").split("=")[0] + "." for text in hydra.overrides.task]
     for part, target in own.items():
-        if part in hydra.runtime.choices and groups[part]._target_ != target:
-            needs = takes if _inherits(target, groups[part]._target_) else requires
-            of_group, given = _plain(groups[part]), _plain(config[part])
+        of_group, given = _plain(groups[part]), _plain(config[part])
+        if part in hydra.runtime.choices and of_group["_target_"] != target:
+            needs = takes if _inherits(target, of_group["_target_"]) else requires
             for name in [name for name in of_group if not name.startswith("_") and name in given]:
                 is_set = given[name] != of_group[name] or any(each.startswith(f"{part}.{name}.") for each in named)
                 if not (is_set or needs(target, name)):
