@@ -69,6 +69,27 @@ class Mute(Base):
         return F.cross_entropy(self.net(batch[0]), batch[1])
 
 
+class Both(Mute):
+    def forward(self, x, target):
+        return F.cross_entropy(self.net(x), target)
+
+
+class Keyed(Mute):
+    def forward(self, batch):
+        return self.net(batch["image"])
+
+
+class Unpacking(Mute):
+    def forward(self, batch):
+        x, _ = batch
+        return self.net(x)
+
+
+class Vmapped(Base):
+    def training_step(self, batch, batch_idx):
+        return torch.vmap(F.cross_entropy)(self.net(batch[0]), batch[1]).mean()
+
+
 class OwnIterator(Base):
     def training_step(self, dataloader_iter):
         batch, _, _ = next(dataloader_iter)
@@ -109,6 +130,10 @@ BOTH = [law, lambda: law(mode="apply")]
         (DropoutMLP, "2 optimizer steps, fewer than its 5 stages", {"max_epochs": -1, "max_steps": 2}, BOTH),
         (DropoutMLP, OUT_OF_RANGE, {"train": DataLoader(TensorDataset(X, Y + 2), 8)}, BOTH),
         (Mute, "cannot find the validation accuracy of Mute", {}, BOTH),
+        (Both, r"cannot find the validation accuracy of Both.* TypeError: .*missing 1 required .*'target'", {}, BOTH),
+        (Keyed, "cannot find the validation accuracy of Keyed.* IndexError", {}, [law]),
+        (Unpacking, "cannot find the validation accuracy of Unpacking.* ValueError: too many values", {}, [law]),
+        (Vmapped, "Vmapped.training_step reveals no per-sample loss", {}, [law]),
         (OwnIterator, "takes a dataloader_iter", {}, [law]),
         (Uncopyable, "copy.deepcopy failed", {}, BOTH),
     ],
