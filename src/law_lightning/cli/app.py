@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -28,18 +29,19 @@ _USER_ERRORS = (
 )
 
 
-def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
+def command(config_name: str, resumes: bool = False) -> Callable[[Task], Callable[[], None]]:
     """Make a task the entry point of a command: a Hydra app with the config groups of this package.
 
     Args:
         config_name: Name of the primary config, such as ``law_search``.
+        resumes: Whether the same command goes on in its ``run_dir`` where it was stopped.
     """
     app = hydra.main(version_base="1.3", config_path="pkg://law_lightning.conf", config_name=config_name)
-    return lambda task: app(guarded(task, config_name.replace("_", "-")))
+    return lambda task: app(guarded(task, config_name.replace("_", "-"), resumes))
 
 
-def guarded(task: Task, name: str) -> Task:
-    """A task whose user errors end the program with one line that begins with ``name``.
+def guarded(task: Task, name: str, resumes: bool = False) -> Task:
+    """A task whose user errors, and Ctrl-C, end the program with one line that begins with ``name``.
 
     So does any error where a module or a data module is the user's own. ``HYDRA_FULL_ERROR=1`` shows their traceback.
     """
@@ -51,14 +53,30 @@ def guarded(task: Task, name: str) -> Task:
             quiet()
             keep_own_options(config)
             return task(config)
-        except Exception as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (
-                isinstance(error, _USER_ERRORS) or own_classes(config)
-            ):
+        except BaseException as error:
+            message = _message(error, config, resumes)
+            if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            raise SystemExit(f"{name}: {plain_message(error)}") from error
+            raise SystemExit(f"{name}: {message}") from error
 
     return run
+
+
+def _message(error: BaseException, config: DictConfig, resumes: bool) -> str | None:
+    """What the user is told of an error; None for what is not the user's."""
+    folder = OmegaConf.select(config, "run_dir")
+    again = (
+        f"The same command with run_dir={folder} goes on after what was saved."
+        if resumes
+        else "The same command starts over."
+    )
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):  # the Trainer's exit
+        return f"stopped. {again}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{str(error).rstrip('.')}. Make room on that disk, or name a folder on another. {again}"
+    if isinstance(error, _USER_ERRORS) or (isinstance(error, Exception) and own_classes(config)):
+        return plain_message(error)
+    return None
 
 
 def plain_message(error: BaseException) -> str:

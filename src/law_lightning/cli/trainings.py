@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -184,6 +185,7 @@ def outcomes_of(trainings: Sequence[Training], workers: int, on_epoch: Callable[
 
 
 def _run_alone(training: Training) -> Outcome:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, but the first process ends all
     torch.set_num_threads(1)
     quiet()
     return training.run()
