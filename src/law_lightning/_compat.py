@@ -241,3 +241,12 @@ def switch_tangents(func: Any, args: tuple[Any, ...]) -> None:
     """
     if func is torch._C._set_grad_enabled:  # what torch.no_grad and its like call
         torch._C._set_fwd_grad_enabled(*args)
+
+
+def is_transformed(tensor: torch.Tensor) -> bool:
+    """Whether it stands for others within ``torch.vmap``, ``torch.func.grad`` and the like: its values are not there.
+
+    Where a version lacks the name, torch's own error says so.
+    """
+    wrapped: Callable[[torch.Tensor], bool] | None = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", None)
+    return wrapped is not None and wrapped(tensor)

@@ -1,5 +1,6 @@
 """Bad input: one clear message before the first step, and nothing changed by it."""
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from law_lightning import LAWCallback, StrategyAgent, StrategySearch, WeightingCallback
+from law_lightning import (
+    CoTeachingCallback,
+    L2RWCallback,
+    LAWCallback,
+    StrategyAgent,
+    StrategySearch,
+    WeightingCallback,
+)
 from law_lightning.agent.resolve import shipped_strategies
 from zoo import CLASSES, Base, DropoutMLP, assert_identical, loaders, make_data, make_trainer
 
@@ -61,6 +69,27 @@ class Mute(Base):
         return F.cross_entropy(self.net(batch[0]), batch[1])
 
 
+class Both(Mute):
+    def forward(self, x, target):
+        return F.cross_entropy(self.net(x), target)
+
+
+class Keyed(Mute):
+    def forward(self, batch):
+        return self.net(batch["image"])
+
+
+class Unpacking(Mute):
+    def forward(self, batch):
+        x, _ = batch
+        return self.net(x)
+
+
+class Vmapped(Base):
+    def training_step(self, batch, batch_idx):
+        return torch.vmap(F.cross_entropy)(self.net(batch[0]), batch[1]).mean()
+
+
 class OwnIterator(Base):
     def training_step(self, dataloader_iter):
         batch, _, _ = next(dataloader_iter)
@@ -100,6 +129,10 @@ BOTH = [law, lambda: law(mode="apply")]
         (DropoutMLP, "2 optimizer steps, fewer than its 5 stages", {"max_epochs": -1, "max_steps": 2}, BOTH),
         (DropoutMLP, OUT_OF_RANGE, {"train": DataLoader(TensorDataset(X, Y + 2), 8)}, BOTH),
         (Mute, "cannot find the validation accuracy of Mute", {}, BOTH),
+        (Both, r"cannot find the validation accuracy of Both.* TypeError: .*missing 1 required .*'target'", {}, BOTH),
+        (Keyed, "cannot find the validation accuracy of Keyed.* IndexError", {}, [law]),
+        (Unpacking, "cannot find the validation accuracy of Unpacking.* ValueError: too many values", {}, [law]),
+        (Vmapped, "Vmapped.training_step reveals no per-sample loss", {}, [law]),
         (OwnIterator, "takes a dataloader_iter", {}, [law]),
         (Uncopyable, "copy.deepcopy failed", {}, BOTH),
     ],
@@ -138,6 +171,7 @@ def test_an_accumulation_that_changes():
     ("make", "kwargs", "match"),
     [
         (LAWCallback, {"mode": "both"}, "mode must be"),
+        (LAWCallback, {"mode": "apply", "features": ["loss"]}, "mode='apply' needs a strategy that was found before"),
         (LAWCallback, {"keep": "worst"}, "keep must be"),
         (LAWCallback, {"smoothing": 1.0}, "smoothing must be"),
         (LAWCallback, {"warmup_stages": 20}, "warmup_stages must be"),
@@ -220,3 +254,46 @@ def test_gradients_that_are_shared_by_a_hook():
     with pytest.raises(MisconfigurationException, match=r"has a ddp_comm_hook.*leave it out"):
         law().setup(trainer, DropoutMLP(), "fit")
     law(mode="apply").setup(trainer, DropoutMLP(), "fit")
+
+
+def of_other_package(base, name):
+    """A class as pytorch_lightning has it: the name is the same, the class is not."""
+    return type(name, (base,), {"__module__": f"pytorch_lightning.{name.lower()}"})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        law,
+        lambda: law(mode="apply"),
+        lambda: LAWCallback(StrategyAgent(phase_accuracy="training"), mode="apply"),
+        lambda: WeightingCallback(lambda samples, phase: None),
+        lambda: CoTeachingCallback(forget_rate=0.4),
+        L2RWCallback,
+    ],
+)
+def test_pytorch_lightning_is_refused_by_name(make):
+    trainer = make_trainer([callback := make()])
+    trainer.__class__ = of_other_package(L.Trainer, "Trainer")
+    with pytest.raises(
+        MisconfigurationException, match=r"Trainer is made with .* pytorch_lightning.*lightning\.pytorch"
+    ):
+        callback.setup(trainer, DropoutMLP(), "fit")
+    with pytest.raises(MisconfigurationException, match="DropoutMLP is made with the package pytorch_lightning"):
+        callback.setup(make_trainer([callback]), of_other_package(DropoutMLP, "DropoutMLP")(), "fit")
+
+
+def test_pytorch_lightning_is_refused_in_a_search():
+    data = of_other_package(L.LightningDataModule, "Data")
+    search = StrategySearch(episodes=1, trainer_kwargs={"accelerator": "cpu"}, progress=False)
+    with pytest.raises(MisconfigurationException, match="Data is made with the package pytorch_lightning"):
+        search.run(DropoutMLP, data)
+
+
+@pytest.mark.parametrize("name", ["StochasticWeightAveraging", "WeightAveraging"])
+def test_callbacks_of_pytorch_lightning_are_known(name):
+    average = of_other_package(L.Callback, name)
+    for kind in (average, type("Own", (average,), {})):
+        trainer = make_trainer([callback := law(), kind()])
+        with pytest.raises(MisconfigurationException, match=f"{kind.__name__} leaves the average of the first there"):
+            callback.setup(trainer, DropoutMLP(), "fit")

@@ -353,6 +353,25 @@ def test_other_reductions_are_left_alone(loss, options):
     assert capture.samples == []
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "transformed",
+    [
+        lambda z, y: torch.vmap(F.cross_entropy)(z, y).mean(),
+        lambda z, y: torch.vmap(BCE)(z, F.one_hot(y, z.shape[1]).float()).mean(),
+        lambda z, y: torch.func.grad(F.cross_entropy)(z, y).sum(),
+        lambda z, y: torch.func.jvp(lambda z: F.nll_loss(z.log_softmax(1), y), (z,), (torch.ones_like(z),))[1],
+    ],
+)
+def test_losses_within_transforms_are_left_alone(transformed, training):
+    z, y = CASES[0].draw()
+    with LossCapture(lambda s: torch.zeros(5), training=training, check_labels=True) as capture:
+        assert torch.equal(transformed(z, y), transformed(z, y))
+        assert capture.samples == []
+        F.cross_entropy(z, y)  # beside them
+    assert len(capture.samples) == 1
+
+
 def test_losses_without_gradient_are_left_alone_in_training_and_seen_in_validation():
     z, y = CASES[0].draw()
     with LossCapture(lambda s: torch.zeros(5)) as capture:

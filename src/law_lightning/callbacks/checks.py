@@ -48,11 +48,27 @@ def _allows_copies(trainer: L.Trainer) -> bool:
     return isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and not isinstance(strategy, OTHER_ENGINES)
 
 
+def check_package(*given: Any) -> None:
+    """Raise a MisconfigurationException for a Trainer, module or data module of the package pytorch_lightning."""
+    for each in given:
+        if any(map(_is_of_other_package, type(each).__mro__)):
+            raise MisconfigurationException(
+                f"{type(each).__name__} is made with the package pytorch_lightning, but law-lightning works with "
+                "lightning, whose classes of the same names are others: import everything from lightning.pytorch, as "
+                "in import lightning.pytorch as pl."
+            )
+
+
+def _is_of_other_package(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "pytorch_lightning"
+
+
 def check_fit(trainer: L.Trainer, module: L.LightningModule, total_steps: int | None = None) -> None:
-    """Raise a MisconfigurationException for manual optimization and for training without an end.
+    """Raise a MisconfigurationException for pytorch_lightning, manual optimization and training without an end.
 
     With ``total_steps`` of their own the stages end, whether the training does or not.
     """
+    check_package(trainer, module, getattr(trainer, "datamodule", None))
     if not module.automatic_optimization:
         raise MisconfigurationException(
             f"{type(module).__name__} uses manual optimization, in which no callback can weight the loss: set "
@@ -119,9 +135,17 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
         )
 
 
+def is_a(each: Any, *kinds: type) -> bool:
+    """Whether it is of one of these kinds of lightning's, or of those that pytorch_lightning has by the same names."""
+    names = {kind.__name__ for kind in kinds}
+    return isinstance(each, kinds) or any(
+        kind.__name__ in names and _is_of_other_package(kind) for kind in type(each).__mro__
+    )
+
+
 def _others(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[Any]:
     """The Trainer's callbacks of these kinds."""
-    return [each for each in trainer.callbacks if isinstance(each, kinds)]  # type: ignore[attr-defined]
+    return [each for each in trainer.callbacks if is_a(each, *kinds)]  # type: ignore[attr-defined]
 
 
 def refuse_others(trainer: L.Trainer, module: L.LightningModule, resumes: bool) -> None:

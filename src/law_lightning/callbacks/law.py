@@ -105,6 +105,11 @@ class LAWCallback(WeightingCallback):
     ) -> None:
         if mode not in ("search", "apply"):
             raise ValueError(f"mode must be 'search' or 'apply', not {mode!r}.")
+        if mode == "apply" and agent is None and features is not None:
+            raise ValueError(
+                "mode='apply' needs a strategy that was found before: give agent=PATH, an agent, or leave features out "
+                "for the rule 'general'. features alone names a new strategy, which learns in mode='search'."
+            )
         if keep not in ("best", "target"):
             raise ValueError(f"keep must be 'best' or 'target', not {keep!r}.")
         if reference_record is not None and (mode == "apply" or keep == "best" or recover):

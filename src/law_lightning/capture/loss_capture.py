@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from law_lightning._compat import is_transformed
 from law_lightning.capture.losses import ARGUMENTS, TAKE_APART, check_target
 from law_lightning.capture.samples import Samples
 
@@ -35,7 +36,7 @@ class LossCapture(TorchFunctionMode):
 
     Several losses in one step: a further loss on the same target tensor (an auxiliary head) shares the weights of
     the first; a loss on another target (mixup's second) is weighted by its own samples. Losses with another
-    reduction, and losses of logits that need no gradient, are left alone.
+    reduction, losses of logits that need no gradient and those within ``torch.vmap`` and the like are left alone.
 
     Args:
         weigh: gives the weights [B] of samples, or None to leave a loss as it is; by default all are left.
@@ -76,6 +77,8 @@ class LossCapture(TorchFunctionMode):
         if not averaged or old_style or (self._training and not self.needs_gradient(given["input"])):
             return func(**given)
         target = given["target"]
+        if is_transformed(given["input"]) or is_transformed(target):
+            return func(**given)
         labels = (given["input"], target, given.get("ignore_index", -100))
         if self._check_labels:
             check_target(*labels)

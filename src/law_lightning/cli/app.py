@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from law_lightning.cli.own import keep_own_options, own_classes, place_of
 from law_lightning.search.workers import WorkerLostError
 
 Task = Callable[[DictConfig], Any]
@@ -26,20 +29,21 @@ _USER_ERRORS = (
 )
 
 
-def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
+def command(config_name: str, resumes: bool = False) -> Callable[[Task], Callable[[], None]]:
     """Make a task the entry point of a command: a Hydra app with the config groups of this package.
 
     Args:
         config_name: Name of the primary config, such as ``law_search``.
+        resumes: Whether the same command goes on in its ``run_dir`` where it was stopped.
     """
     app = hydra.main(version_base="1.3", config_path="pkg://law_lightning.conf", config_name=config_name)
-    return lambda task: app(guarded(task, config_name.replace("_", "-")))
+    return lambda task: app(guarded(task, config_name.replace("_", "-"), resumes))
 
 
-def guarded(task: Task, name: str) -> Task:
-    """A task whose user errors end the program with one line that begins with ``name``.
+def guarded(task: Task, name: str, resumes: bool = False) -> Task:
+    """A task whose user errors, and Ctrl-C, end the program with one line that begins with ``name``.
 
-    ``HYDRA_FULL_ERROR=1`` shows their traceback.
+    So does any error where a module or a data module is the user's own. ``HYDRA_FULL_ERROR=1`` shows their traceback.
     """
 
     @functools.wraps(task)
@@ -47,13 +51,32 @@ def guarded(task: Task, name: str) -> Task:
         try:
             _refuse_ddp_sweep(config)
             quiet()
+            keep_own_options(config)
             return task(config)
-        except _USER_ERRORS as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        except BaseException as error:
+            message = _message(error, config, resumes)
+            if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            raise SystemExit(f"{name}: {plain_message(error)}") from error
+            raise SystemExit(f"{name}: {message}") from error
 
     return run
+
+
+def _message(error: BaseException, config: DictConfig, resumes: bool) -> str | None:
+    """What the user is told of an error; None for what is not the user's."""
+    folder = OmegaConf.select(config, "run_dir")
+    again = (
+        f"The same command with run_dir={folder} goes on after what was saved."
+        if resumes
+        else "The same command starts over."
+    )
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):  # the Trainer's exit
+        return f"stopped. {again}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{str(error).rstrip('.')}. Make room on that disk, or name a folder on another. {again}"
+    if isinstance(error, _USER_ERRORS) or (isinstance(error, Exception) and own_classes(config)):
+        return plain_message(error)
+    return None
 
 
 def plain_message(error: BaseException) -> str:
@@ -64,7 +87,10 @@ def plain_message(error: BaseException) -> str:
         last = str(error).rstrip().rsplit("\n", 1)[-1]
         where = f" (config key: {last.removeprefix('full_key: ')})" if last.startswith("full_key: ") else ""
         return f"{plain_message(error.__cause__)}{where}"
-    return str(error)
+    if isinstance(error, _USER_ERRORS):
+        return str(error)
+    text = traceback.format_exception_only(error)[0].strip()
+    return f"{text}{place_of(error)}. HYDRA_FULL_ERROR=1 shows the traceback."
 
 
 def quiet() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,14 @@ from typing import Any, cast
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from law_lightning.callbacks.checks import check_package
+from law_lightning.cli.own import parameters, requires
+
+_SHAPE = ("in_shape", "num_classes")
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -20,10 +27,13 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 def build_model(model: dict[str, Any], in_shape: tuple[int, ...] | None, num_classes: int | None) -> L.LightningModule:
-    """A new module with freshly drawn weights; a ``network`` among its options is given the shape of the data."""
-    options = dict(model)
-    if options.get("network") is not None:
-        options["network"] = {**options["network"], "in_shape": in_shape, "num_classes": num_classes}
+    """A new module with freshly drawn weights; it and its network are given what they take of the data's shape."""
+    known = {name: value for name, value in zip(_SHAPE, (in_shape, num_classes), strict=True) if value is not None}
+    options, *network = (
+        {name: value for name, value in known.items() if name in parameters(node["_target_"])} | node
+        for node in _called(model)
+    )
+    options |= {"network": network[0]} if network else {}
     return cast(L.LightningModule, instantiate(options, _convert_="all"))
 
 
@@ -35,13 +45,51 @@ def factories(
     The functions can be pickled, so worker processes can call them.
     """
     make_data = partial(instantiate, plain(config.data), _convert_="all")
-    data = make_data()
+    data, model = _ready(make_data()), plain(config.model)
+    shape = {name: getattr(data, name, None) for name in _SHAPE}
+    unknown = {name for name in _SHAPE if shape[name] is None}
+    wanted = {name for node in _called(model) for name in unknown - node.keys() if requires(node["_target_"], name)}
+    if wanted:
+        shape |= read_shape(data, wanted)
+        data = _ready(make_data())  # reading may have moved generators of the first
+    make_model = partial(build_model, model, **shape)
+    check_package(make_model(), data)  # a mistake in the model's options shows now
+    return make_model, make_data, data
+
+
+def read_shape(data: L.LightningDataModule, names: Collection[str]) -> dict[str, Any]:
+    """``in_shape`` or ``num_classes`` of data, or both, from the pairs (inputs, class indices) of its training loader.
+
+    Raises:
+        ValueError: Its batches are no such pairs.
+    """
+    shape: dict[str, Any] = {}
+    with isolate_rng():
+        for batch in data.train_dataloader():
+            inputs, target = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (None, None)
+            if not isinstance(inputs, Tensor) or not isinstance(target, Tensor) or target.is_floating_point():
+                raise ValueError(
+                    f"The network is made for the shape of the data, but {type(data).__name__} has no "
+                    f"{' and '.join(sorted(names))}, and its training batches are not (inputs [B, ...], class indices "
+                    "[B]), which would tell: give it these attributes, or set them, as in +model.network.num_classes=2."
+                )
+            classes = max(shape.get("num_classes", 0), int(target.max()) + 1)
+            shape = {"in_shape": tuple(inputs.shape[1:]), "num_classes": classes}
+            if "num_classes" not in names:
+                break
+    return {name: shape[name] for name in names}
+
+
+def _ready(data: L.LightningDataModule) -> L.LightningDataModule:
     data.prepare_data()
     data.setup("fit")
-    shapes = (getattr(data, "in_shape", None), getattr(data, "num_classes", None))
-    make_model = partial(build_model, plain(config.model), *shapes)
-    make_model()  # a mistake in the model's options shows now
-    return make_model, make_data, data
+    return data
+
+
+def _called(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """The configs of a module and of a network among its options."""
+    network = model.get("network")
+    return [model, network] if isinstance(network, dict) and "_target_" in network else [model]
 
 
 def trainer_options(config: Mapping[str, Any]) -> dict[str, Any]:

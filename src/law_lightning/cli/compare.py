@@ -22,7 +22,7 @@ from law_lightning.report.records import read_outcomes, write_rows
 _FREE = ("run_dir", "seeds", "strategy", "confidence", "workers")
 
 
-@command("law_compare")
+@command("law_compare", resumes=True)
 def main(config: DictConfig) -> float | None:
     """Train every method on every seed; finished trainings of an interrupted comparison are not repeated.
 

@@ -19,6 +19,8 @@ _ADDED = {
     "agent.renormalize": None,
     "data.corrupt_validation": False,
     "method.gce.q": None,
+    "test_metric": "test/acc",
+    "val_metric": "val/acc",
 }
 #: The resolved configuration of a run, in its folder.
 CONFIG_FILE = "config.yaml"

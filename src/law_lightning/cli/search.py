@@ -22,7 +22,7 @@ _FREE = (
 )  # fmt: skip
 
 
-@command("law_search")
+@command("law_search", resumes=True)
 def main(config: DictConfig) -> float:
     """Search in the run folder, or resume the search that was started there.
 

@@ -36,7 +36,9 @@ def main(config: DictConfig) -> float:
         extra = _RECORD_REFERENCE if config.reference else {"mode": "apply"}
         law = LAWCallback(config.strategy, **{**plain(config.law), "analyse_labels": known, **extra})
     checkpoints = folder / "checkpoints"
-    best = ModelCheckpoint(checkpoints, filename="best", monitor="val/acc", mode="max", enable_version_counter=False)
+    best = ModelCheckpoint(
+        checkpoints, filename="best", monitor=config.val_metric, mode="max", enable_version_counter=False
+    )
     # Not save_last: it copies the checkpoint saved last, which is that of the best epoch.
     last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     options = trainer_options(config)
@@ -47,17 +49,17 @@ def main(config: DictConfig) -> float:
         module = make_module()
         loggers = [CSVLogger(folder, name="", version=""), *([] if logger is None else [logger])]
         trainer = L.Trainer(**{**options, "logger": loggers, "callbacks": callbacks})
-        acc_last, acc_best = fit_and_test(trainer, module, data, best)
+        acc_last, acc_best = fit_and_test(trainer, module, data, best, config.test_metric)
 
     best_val = float(best.best_model_score or 0.0)
     if trainer.is_global_zero:
         OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
-        print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")
-        if acc_best is not None:
-            print(f"Test accuracy, best epoch by validation ({100 * best_val:.2f} %): {100 * acc_best:.2f} %")
         print(f"  checkpoints  {checkpoints}")
         print(f"  metrics      {folder / 'metrics.csv'}")
         if law is not None:
             write_rows(law.history, folder / "history.csv")
             print(f"  stages       {folder / 'history.csv'}")
+        print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")
+        if acc_best is not None:
+            print(f"Test accuracy, best epoch by validation ({100 * best_val:.2f} %): {100 * acc_best:.2f} %")
     return best_val

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -48,6 +49,9 @@ NEEDS = {
     **dict.fromkeys(("l2rw", "meta_weight_net"), "clean validation data"),
     "co_teaching": "the rate of wrong labels",
 }
+
+#: The settings that name the accuracies which a module logs.
+_METRICS = {"validation": "val_metric", "test": "test_metric"}
 
 
 def method_callbacks(
@@ -98,11 +102,13 @@ class Training:
         L.seed_everything(self.seed, workers=True, verbose=False)
         module, data = self.make_module(), self.make_data()
         with tempfile.TemporaryDirectory() as folder:
-            best = ModelCheckpoint(folder, "{epoch}", monitor="val/acc", mode="max", save_weights_only=True)
+            best = ModelCheckpoint(
+                folder, "{epoch}", monitor=self.config["val_metric"], mode="max", save_weights_only=True
+            )
             tick = LambdaCallback(on_train_epoch_end=lambda trainer, module: on_epoch())
             callbacks = [*options.pop("callbacks", []), *callbacks, best, tick]
             trainer = L.Trainer(**{**options, "logger": False, "callbacks": callbacks})
-            acc_last, acc_best = fit_and_test(trainer, module, data, best)
+            acc_last, acc_best = fit_and_test(trainer, module, data, best, self.config["test_metric"])
         epoch = re.search(r"epoch=(\d+)[^/\\]*$", best.best_model_path)
         return Outcome(self.method, self.seed, acc_last, acc_best, epoch and int(epoch[1]))
 
@@ -114,7 +120,7 @@ class Training:
 
 
 def fit_and_test(
-    trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, best: ModelCheckpoint
+    trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, best: ModelCheckpoint, test_metric: str
 ) -> tuple[float, float | None]:
     """Train, and test the network as the last epoch left it, and as the best by validation accuracy did.
 
@@ -123,23 +129,33 @@ def fit_and_test(
         module: The network.
         data: The data module.
         best: Keeps the checkpoint of the best epoch.
+        test_metric: The name under which the module logs the share of test samples that are classified right.
 
     Returns:
         Both test accuracies, in [0, 1]; the second is None without validation data.
 
     Raises:
-        ValueError: The module's ``test_step`` logs no ``test/acc``.
+        ValueError: The module logs no such number, or none by the name that ``best`` monitors.
     """
+
+    def check(step: str, metrics: Mapping[str, Any], metric: str | None) -> None:
+        if metric not in metrics:
+            raise ValueError(
+                f"{type(module).__name__}.{step}_step logs {sorted(metrics)}, but the commands need {metric!r}, the "
+                f"share of right samples in [0, 1]; another name is given with {_METRICS[step]}=NAME."
+            )
+
+    def check_validation(trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            check("validation", trainer.callback_metrics, best.monitor)
+
+    trainer.callbacks.insert(0, LambdaCallback(on_validation_end=check_validation))  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=data)
     accuracies = []
     for checkpoint in [None, best.best_model_path] if best.best_model_path else [None]:
         metrics = trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)[0]
-        if "test/acc" not in metrics:
-            raise ValueError(
-                f"{type(module).__name__}.test_step logs {sorted(metrics)}, but the commands need 'test/acc': "
-                "the share of test samples that are classified right, in [0, 1]."
-            )
-        accuracies.append(float(metrics["test/acc"]))
+        check("test", metrics, test_metric)
+        accuracies.append(float(metrics[test_metric]))
     return accuracies[0], accuracies[1] if len(accuracies) == 2 else None
 
 
@@ -169,6 +185,7 @@ def outcomes_of(trainings: Sequence[Training], workers: int, on_epoch: Callable[
 
 
 def _run_alone(training: Training) -> Outcome:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, but the first process ends all
     torch.set_num_threads(1)
     quiet()
     return training.run()

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from law_lightning._compat import log_at_less_cost
 from law_lightning.callbacks import LAWCallback
+from law_lightning.callbacks.checks import check_package, is_a
 from law_lightning.second_network.evaluation import Evaluator
 from law_lightning.utilities.randomness import derived_seed
 
@@ -92,7 +94,7 @@ class FinalAccuracy(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate as usual where a scheduler or early stopping follows a validation metric."""
         followed = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
-        if followed or trainer.early_stopping_callbacks:
+        if followed or any(is_a(each, EarlyStopping) for each in trainer.callbacks):  # type: ignore[attr-defined]
             trainer.check_val_every_n_epoch = self._check_val
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -126,6 +128,7 @@ def run_episode(
     with isolate_rng(), quiet_lightning():
         L.seed_everything(seed, verbose=False)
         module = make_module()
+        check_package(module, datamodule)
         trainer = L.Trainer(**options)
         log_at_less_cost(trainer)
         trainer.fit(module, datamodule=datamodule)

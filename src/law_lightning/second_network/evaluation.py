@@ -168,17 +168,22 @@ class Evaluator:
                     capture.take_output(output)
                 if capture.samples:
                     return Predictions.of(capture.samples[0])
+            cause: Exception | None = None
             if isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[1], Tensor):
                 inputs, target = batch
-                logits = twin(inputs)
+                try:
+                    logits = twin(inputs)
+                except (AttributeError, LookupError, TypeError, ValueError) as error:  # it takes something else
+                    logits, cause = None, error
                 if isinstance(logits, Tensor) and logits.ndim == 2 and target.shape == logits.shape[:1]:
                     check_target(logits, target)
                     return Predictions.of(Samples(torch.zeros(len(target)), logits, target, valid=target != -100))
         raise MisconfigurationException(
             f"LAW cannot find the validation accuracy of {type(twin).__name__}: its validation_step should compute a "
             "mean F.cross_entropy, F.nll_loss or F.binary_cross_entropy_with_logits or return a dict with 'losses', "
-            "'logits' and 'target'; or the batches should be (x, target) with forward(x) giving logits [B, C]."
-        )
+            "'logits' and 'target'; or the batches should be (x, target) with forward(x) giving logits [B, C]"
+            f"{f', which ended with {type(cause).__name__}: {cause}' if cause else ''}."
+        ) from cause
 
 
 def _known(batches: Sequence[Predictions]) -> list[Tensor]:

@@ -12,9 +12,6 @@ from torch import Tensor
 from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
 
-Weighting = Callable[[Samples, TrainingPhase], "Tensor | None"]
-"""From the samples of a step, detached, and the training phase to weights [B] around 1, constants; None for ones."""
-
 
 def unweighted(samples: Samples, phase: TrainingPhase) -> None:
     """Weights of one."""
@@ -42,6 +39,13 @@ class BaseWeighting:
     def __call__(self, samples: Samples, phase: TrainingPhase) -> Tensor | None:
         """Weights [B] of a batch; None for weights of one."""
         raise NotImplementedError
+
+
+Weighting = BaseWeighting | Callable[[Samples, TrainingPhase], Any]
+"""From the samples of a step, detached, and the training phase to weights [B] around 1, constants; None for ones.
+
+The class by itself lets LightningCLI build a weighting of this package, the second kind takes any function.
+"""
 
 
 def checked_weights(weighting: Weighting, samples: Samples, phase: TrainingPhase) -> Tensor | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from law_lightning.utilities.files import write_whole
 
 _FORMAT = "law_lightning.corruption_record.v2"
 
@@ -57,8 +60,14 @@ class CorruptionRecord:
         return (self.labels != self.true_labels).nonzero().flatten()
 
     def save(self, path: str | Path) -> None:
-        """Write the record to ``path``: tensors and plain Python values only."""
-        torch.save({"format": _FORMAT} | {field.name: getattr(self, field.name) for field in fields(self)}, path)
+        """Write the record to ``path``: tensors and plain Python values only.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        content = io.BytesIO()  # writing to a full disk, torch raises no OSError
+        torch.save({"format": _FORMAT} | {field.name: getattr(self, field.name) for field in fields(self)}, content)
+        write_whole(path, content.getbuffer())
 
     @classmethod
     def load(cls, path: str | Path) -> CorruptionRecord:
