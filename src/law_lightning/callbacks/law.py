@@ -10,7 +10,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from law_lightning import functional as LF
@@ -132,6 +132,7 @@ class LAWCallback(WeightingCallback):
         self.keep = keep
         self.buffer = ReplayBuffer() if buffer is None else buffer
         is_rule = agent == "general" or (agent is None and features is None)
+        self._blind = is_rule and mode == "apply"
         self.explore = not is_rule if explore is None else explore
         self.learn = self.explore if learn is None else learn
         self.recover = mode == "search" and (is_rule and reference_record is None if recover is None else recover)
@@ -177,6 +178,12 @@ class LAWCallback(WeightingCallback):
             warn_of_one_sided(trainer, self, "target")
         elif self.validates:
             refuse_validation(trainer)
+        if self._blind:
+            rank_zero_warn(
+                "With mode='apply' the rule general trains no reference, so it cannot see where it harms: on clean "
+                "labels that the network is far from fitting it cost up to 12 points (docs/general.md). LAWCallback() "
+                "trains a reference, and goes on from it where it is better."
+            )
         if self.mode == "search" and self.keep == "best":
             refuse_averages(trainer, type(self).__name__, "target")
 
