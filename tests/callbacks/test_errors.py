@@ -117,8 +117,6 @@ BOTH = [law, lambda: law(mode="apply")]
     [
         (DropoutMLP, "there is no validation data", {"val": None}, [law]),
         (DropoutMLP, "there is no validation data", {"limit_val_batches": 0}, [law]),
-        (DropoutMLP, r"there is no validation data.*phase_accuracy='training'", {"val": None}, BOTH[1:]),
-        (DropoutMLP, r"limit_val_batches=0.*phase_accuracy='training'", {"limit_val_batches": 0}, BOTH[1:]),
         (Manual, "Manual uses manual optimization", {}, BOTH),
         (TwoOptimizers, "TwoOptimizers.configure_optimizers returns 2 optimizers", {}, BOTH),
         (Tuple, "returns 2 optimizers", {}, [law]),

@@ -13,6 +13,7 @@ from torch import nn
 import zoo
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent, WeightingCallback
 from law_lightning import functional as LF
+from methods import bold_agent
 from run_folders import rows
 from zoo import CLASSES, AdamCosine, Base, DropoutMLP, assert_identical, fit, loaders, make_trainer
 
@@ -283,3 +284,21 @@ def test_a_compiled_module():
     make_trainer([law]).fit(compiled, *loaders())
     assert_identical(law.reference.state_dict(), plain.state_dict())
     assert any(record["acc_target"] != record["acc_reference"] for record in law.history)
+
+
+@pytest.mark.parametrize("options", [{"data": lambda: loaders()[:1]}, {"limit_val_batches": 0}])
+@pytest.mark.parametrize("general", [False, True])
+def test_without_validation_data_a_strategy_follows_the_training_with_a_warning(general, options):
+    agent = None if general else bold_agent()
+    law = LAWCallback(agent, mode="apply", warmup_stages=1, num_stages=5)
+    with pytest.warns(UserWarning, match="There is no validation data, whose accuracy this strategy follows"):
+        fit(DropoutMLP, [law], **options)
+    smooth = noise = None
+    for record in law.history:
+        assert record["acc_target"] is None
+        smooth = record["accuracy"] if smooth is None else (smooth + record["accuracy"]) / 2
+        assert record["acc_smooth"] == pytest.approx(smooth)
+        if general:
+            noise = record["confident_error"] if noise is None else (noise + record["confident_error"]) / 2
+            assert record["noise_smooth"] == pytest.approx(noise)
+    assert any(record["weight_std"] > 0 for record in law.history)

@@ -56,7 +56,7 @@ def test_without_validation_data_there_is_a_last_epoch_only(command, small, stra
     write_cifar(tmp_path / "data", monkeypatch, train=60, test=20)
     options = [option for option in small if not option.startswith("data.")]
     options += ["data=cifar10", "data.batch_size=20", "data.num_workers=0", "split=full"]
-    with pytest.raises(SystemExit, match="validation accuracy, but there is no validation data"):
+    with pytest.warns(UserWarning, match="There is no validation data, whose accuracy this strategy follows"):
         command(main, *options, f"strategy={strategy}", "run_dir=none")
     state = load_state(strategy, "strategy")
     state["hparams"]["phase_accuracy"] = "training"

@@ -30,7 +30,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from law_lightning._compat import comm_hook
-from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD
+from law_lightning.second_network.evaluation import NO_REWARD
 from law_lightning.stages.clock import StageClock
 from law_lightning.stages.schedule import StageSchedule
 
@@ -98,8 +98,6 @@ def refuse_validation(trainer: L.Trainer) -> None:
             f"every stage's end; {type(trainer.strategy).__name__} does not allow that: use a single device, "
             "strategy='ddp', or a strategy that was searched with StrategyAgent(phase_accuracy='training')."
         )
-    if trainer.limit_val_batches == 0:
-        raise MisconfigurationException(NO_PHASE)
 
 
 def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: str, instead: str = "") -> None:

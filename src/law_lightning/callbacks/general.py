@@ -49,17 +49,18 @@ class GeneralRule(Part):
                 "LAWCallback(StrategyAgent())."
             )
 
-    def measure(self, evaluator: Evaluator, record: Record) -> float:
+    def measure(self, evaluator: Evaluator | None, record: Record) -> float:
         """The noise of the labels: of confident predictions on validation data, or in training if these are worse.
 
         Training labels may be worse than those of the validation data, but a network that has fitted them no longer
         contradicts them. And a network that is weighted by its own predictions becomes confident of them, so the
-        reference's count where it may take over.
+        reference's count where it may take over. Without validation data the training tells alone.
         """
-        self._predictions: list[Predictions] = evaluator.predictions()
-        chosen = self._predictions[0 if self._reference is None else -1]
-        held_out = LF.confident_error(chosen.confidence, chosen.accuracy)
-        record["confident_error"] = max(record["confident_error"], held_out)
+        self._predictions: list[Predictions] = [] if evaluator is None else evaluator.predictions()
+        if self._predictions:
+            chosen = self._predictions[0 if self._reference is None else -1]
+            held_out = LF.confident_error(chosen.confidence, chosen.accuracy)
+            record["confident_error"] = max(record["confident_error"], held_out)
         return float(record["confident_error"])
 
     def end_stage(self, history: Sequence[Record], record: Record) -> None:
@@ -71,8 +72,9 @@ class GeneralRule(Part):
 
         seen = zip_longest(*(each["count_per_class"] for each in [*history, record]), fillvalue=0)  # heads may differ
         given = torch.tensor([sum(column) for column in seen])
-        wanted = torch.bincount(self._predictions[0].target, minlength=len(given))[: len(given)]
-        self._weighting.class_ratio = LF.class_ratio(wanted, given)
+        if self._predictions:
+            wanted = torch.bincount(self._predictions[0].target, minlength=len(given))[: len(given)]
+            self._weighting.class_ratio = LF.class_ratio(wanted, given)
 
         accuracies = [each.accuracy for each in self._predictions]
         worse = self._reference is not None and len(accuracies) == 2 and LF.is_worse(*accuracies)

@@ -21,7 +21,7 @@ from law_lightning.callbacks.checks import refuse_averages, refuse_search, refus
 from law_lightning.callbacks.general import GeneralRule
 from law_lightning.callbacks.weighting import WeightingCallback
 from law_lightning.capture.part import Part
-from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD, Evaluator
+from law_lightning.second_network.evaluation import NO_PHASE, NO_REWARD, Evaluator, validation_loaders
 from law_lightning.second_network.reference import Reference
 from law_lightning.stages.clock import Record, phase_loss
 from law_lightning.stages.schedule import TrainingPhase
@@ -203,9 +203,15 @@ class LAWCallback(WeightingCallback):
         if self.mode == "search" and not self._reference_is_known:
             self._reference.copied({})  # to find out now, not when the warm-up ends
         self._evaluator = None
-        if self.mode == "search" or self.validates:
+        if self.mode == "search" or (self.validates and validation_loaders(trainer)):
             self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)
             self._evaluator([module], limit=1)
+        elif self.validates:
+            rank_zero_warn(
+                "There is no validation data, whose accuracy this strategy follows: it takes the training accuracy "
+                "in its place, which it was not made for, and the rule general, if it is that, sees wrong labels in "
+                "the training batches alone. Give the Trainer val_dataloaders; their labels may be noisy."
+            )
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """An episode begins."""
@@ -243,11 +249,9 @@ class LAWCallback(WeightingCallback):
         elif self._evaluator is not None:
             (record["acc_target"],) = self._evaluator([module])
         loss = phase_loss(record, self.agent.hparams["relative_loss"])
-        of_validation = self.agent.hparams["phase_accuracy"] == "validation"
+        of_validation = self.agent.hparams["phase_accuracy"] == "validation" and self._evaluator is not None
         accuracy = record["acc_target" if of_validation else "accuracy"]
-        if self._rule is None or self._evaluator is None:
-            return loss, accuracy, 0.0
-        return loss, accuracy, self._rule.measure(self._evaluator, record)
+        return loss, accuracy, 0.0 if self._rule is None else self._rule.measure(self._evaluator, record)
 
     def _validate(self, module: L.LightningModule) -> tuple[float, float]:
         """Validation accuracies of target and reference; one network stands for both in the warm-up."""

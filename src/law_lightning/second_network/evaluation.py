@@ -47,10 +47,10 @@ def validation_loaders(trainer: L.Trainer) -> list[Any]:
     if not has_validation_data(trainer):
         return []
     if trainer.val_dataloaders is not None:
-        return list(CombinedLoader(trainer.val_dataloaders, "sequential").flattened)
+        return [loader for loader in CombinedLoader(trainer.val_dataloaders, "sequential").flattened if loader != []]
     with replaying():  # the Trainer makes them only if the module has a validation_step
         given, made = make_validation_loaders(trainer)
-        return [made(loader) for loader in CombinedLoader(given, "sequential").flattened]
+        return [made(loader) for loader in CombinedLoader(given, "sequential").flattened if loader != []]
 
 
 class Predictions(NamedTuple):
