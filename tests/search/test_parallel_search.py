@@ -9,6 +9,7 @@ import time
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -197,6 +198,17 @@ def test_what_workers_cannot_be_given(monkeypatch):
         new_search(workers=3, seed_pool=2)
     with pytest.raises(MisconfigurationException, match=r"make_module cannot be sent"):
         new_search(workers=2).run(lambda: make_module(), make_data)
+    main = SimpleNamespace(__spec__=None, made_here=make_module)  # a notebook's
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for name, value in {"__module__": "__main__", "__qualname__": "made_here"}.items():
+        monkeypatch.setattr(make_module, name, value)
+    for given in (make_module, partial(make_module)):
+        with pytest.raises(MisconfigurationException, match=r"make_module needs from a notebook.*workers=1"):
+            new_search(workers=2).run(given, make_data)
+    monkeypatch.setattr(main, "__file__", "<stdin>", raising=False)
+    with pytest.raises(MisconfigurationException, match=r"trainer_kwargs needs from a notebook"):
+        new_search(workers=2).run(search_parts.make_data, make_data)
+    monkeypatch.undo()
     for name, value in {"RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4",
                         "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)

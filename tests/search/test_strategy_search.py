@@ -115,6 +115,19 @@ def test_bad_arguments_are_named(options, message):
         search(**options)
 
 
+def test_objects_in_place_of_functions_are_named():
+    for given, name in (
+        ((make_module(), make_data), r"make_module must be a function .* lambda: \w+\(\.\.\.\), but it is a"),
+        ((make_module, make_data()), "make_datamodule must be a function"),
+        ((make_module, "data"), r"make_datamodule must be a function .* it is a str"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            search().run(*given)
+    same = make_module()
+    with pytest.raises(MisconfigurationException, match="make_module returned the network of an earlier episode"):
+        search().run(lambda: same, make_data)
+
+
 def test_a_search_with_a_capacity_goes_on_where_it_ended(tmp_path):
     """Updates learn from the newest transitions alone; the run folder keeps all, so that nothing is lost."""
     whole = search(capacity=5).run(make_module, make_data)

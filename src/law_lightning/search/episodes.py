@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import lightning as L
 import torch
@@ -25,6 +26,9 @@ from law_lightning.second_network.evaluation import Evaluator
 from law_lightning.utilities.randomness import derived_seed
 
 MakeModule = Callable[[], L.LightningModule]
+
+#: The networks of episodes, as long as they exist.
+_trained: WeakSet[L.LightningModule] = WeakSet()
 
 _NOT_SHOWN = (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*")
 
@@ -129,6 +133,12 @@ def run_episode(
         L.seed_everything(seed, verbose=False)
         module = make_module()
         check_package(module, datamodule)
+        if module in _trained:
+            raise MisconfigurationException(
+                "make_module returned the network of an earlier episode, but every episode trains a new one from its "
+                "own seed: let it make a new module at every call."
+            )
+        _trained.add(module)
         trainer = L.Trainer(**options)
         log_at_less_cost(trainer)
         trainer.fit(module, datamodule=datamodule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from law_lightning.search.gain import Gain
 from law_lightning.search.loop import SearchLoop, SearchOptions
 from law_lightning.search.processes import in_processes
 from law_lightning.search.state import SearchState
-from law_lightning.search.workers import Report, Workers, check_workers, packed, unpacked
+from law_lightning.search.workers import Report, Workers, check_workers, launched_outside, packed, unpacked
 
 MakeDataModule = Callable[[], L.LightningDataModule]
 
@@ -167,11 +168,17 @@ class StrategySearch:
 
         Raises:
             MisconfigurationException: ``run_dir`` holds a search with other settings.
-            ValueError: a file in ``run_dir`` is damaged.
+            ValueError: a file in ``run_dir`` is damaged, or an argument is an instance and not a function.
             WorkerLostError: a worker died; the search goes on from its last checkpoint when it is run again.
             OSError: a checkpoint could not be written; the one before is whole.
         """
         options = self.options
+        for name, given in {"make_module": make_module, "make_datamodule": make_datamodule}.items():
+            if not callable(given) or isinstance(given, L.LightningModule):
+                raise ValueError(
+                    f"{name} must be a function that makes a new object at every call, such as a class or "
+                    f"lambda: {type(given).__name__}(...), but it is a {type(given).__name__}."
+                )
         if options.run_dir is not None:
             self._state = SearchState.read(options.run_dir, options.settings, self.agent) or self._state
         try:
@@ -238,12 +245,22 @@ def search_in_worker(
 
 
 def _check_picklable(options: SearchOptions, make_module: MakeModule, make_datamodule: MakeDataModule) -> None:
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    interactive = getattr(main, "__spec__", None) is None and not (file and Path(file).is_file())
     given = {"trainer_kwargs": options.trainer_kwargs, "law_kwargs": options.law_kwargs}
     for name, value in (given | {"make_module": make_module, "make_datamodule": make_datamodule}).items():
         try:
-            pickle.dumps(value)
+            sent = pickle.dumps(value)
         except Exception as error:  # an object's own reduction may raise any
             raise MisconfigurationException(
                 f"Workers are processes of their own, but {name} cannot be sent to them ({error}): use functions at "
                 "the top level of a module (functools.partial gives them arguments), or workers=1."
             ) from error
+        # Where a program has a name, such as <stdin>, each process opens it.
+        if interactive and (file or b"__main__" in sent) and launched_outside() is None:
+            raise MisconfigurationException(
+                f"Workers are processes of their own, which cannot find what {name} needs from a notebook or an "
+                "interactive session: put the functions and classes into a file, such as parts.py, and import them "
+                "from there, or use workers=1."
+            )
