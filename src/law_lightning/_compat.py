@@ -211,3 +211,8 @@ def switch_tangents(func: Any, args: tuple[Any, ...]) -> None:
     """
     if func is torch._C._set_grad_enabled:  # what torch.no_grad and its like call
         torch._C._set_fwd_grad_enabled(*args)
+
+
+def function_modes() -> int:
+    """How many modes such as ours and ``torch.device`` see the calls of torch's functions; known to torch.compile."""
+    return torch._C._len_torch_function_stack()

@@ -9,15 +9,33 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.capture.loss_capture import TWO_WAYS, LossCapture, Weigh
+from law_lightning.capture.loss_capture import LossCapture, Weigh
+from law_lightning.capture.losses import THREE_WAYS
 from law_lightning.capture.part import Part
+from law_lightning.capture.samples import Samples
 
 
 class WeightedStep:
-    """Runs the parts and the capture around a ``training_step``; for ``weigh`` see :class:`LossCapture`."""
+    """Runs the parts and the capture around a ``training_step``.
 
-    def __init__(self, weigh: Weigh, attached: bool, parts: Iterable[Part]) -> None:
-        self._weigh, self._attached, self._parts = weigh, attached, list(parts)
+    Args:
+        weigh: see :class:`LossCapture`.
+        attached: likewise.
+        differentiable: likewise.
+        record: called at each step with each of its samples and their weights.
+        parts: see :class:`Part`.
+    """
+
+    def __init__(
+        self,
+        weigh: Weigh,
+        attached: bool,
+        differentiable: bool,
+        record: Callable[[Samples, Tensor | None], None],
+        parts: Iterable[Part],
+    ) -> None:
+        self._weigh, self._attached, self._differentiable = weigh, attached, differentiable
+        self._record, self._parts = record, list(parts)
         self._found_samples = self._loss_is_used = False
 
     def __call__(self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -31,6 +49,7 @@ class WeightedStep:
         with LossCapture(
             self._weigh,
             attached=self._attached,
+            differentiable=self._differentiable,
             check_labels=not self._found_samples,
             on_use=None if self._loss_is_used else self._note_use,
         ) as capture:
@@ -38,10 +57,13 @@ class WeightedStep:
         output = capture.take_output(output)
         if not capture.samples and not self._found_samples and output is not None:
             raise MisconfigurationException(
-                f"{type(module).__name__}.training_step reveals no per-sample loss, so LAW cannot weight it. {TWO_WAYS}"
+                f"{type(module).__name__}.training_step reveals no per-sample loss, so LAW cannot weight it. "
+                f"{THREE_WAYS}"
             )
         # A step that returns None is skipped: it does not tell whether its losses are used.
         self._found_samples = self._found_samples or (bool(capture.samples) and output is not None)
+        for samples, weights in capture.weighed:
+            self._record(samples, weights)
         for part in self._parts:
             part.after_step(capture)
         return output
@@ -58,5 +80,5 @@ class WeightedStep:
         if self._found_samples and not self._loss_is_used:
             raise MisconfigurationException(
                 f"{type(module).__name__}.training_step computes a classification loss, but what it returns does "
-                f"not depend on it, so LAW would weight nothing. {TWO_WAYS}"
+                f"not depend on it, so LAW would weight nothing. {THREE_WAYS}"
             )
