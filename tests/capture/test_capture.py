@@ -608,6 +608,22 @@ def test_own_losses_among_others():
     torch.testing.assert_close(torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0])
 
 
+def test_own_losses_of_what_was_weighed_for_another_loss():
+    """A mean loss needs its weights, and all before it get theirs, in the order in which every network gets them."""
+    z, y = CASES[0].draw()
+    calls = []
+    with LossCapture(lambda s: calls.append(s) or by_loss(s)) as capture:
+        inner = F.cross_entropy(z, y, reduction="none")
+        loss = F.cross_entropy(z, y.flip(0))
+        loss = loss + weighted(2 * inner, z, y).mean()
+    capture.take_output(loss)
+    assert [samples.target.tolist() for samples in capture.samples] == [y.tolist(), y.flip(0).tolist()]
+    assert len(calls) == 2
+    first, last = per_sample(z, y), per_sample(z, y.flip(0))
+    expected = naive_mean((first, 2 * first), (last, last))
+    torch.testing.assert_close(torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0])
+
+
 def test_own_losses_of_weighted_means_are_refused():
     z, y = CASES[0].draw()
     with LossCapture(by_loss), pytest.raises(MisconfigurationException, match="call that with reduction='none'"):
@@ -630,6 +646,20 @@ def test_own_losses_of_other_shapes_are_named(losses, logits, target):
     with LossCapture(lambda s: None), pytest.raises(ValueError, match=message):
         weighted(losses.requires_grad_(), logits, target)
     assert weighted(losses, logits, target) is losses
+
+
+def test_own_losses_within_what_is_compiled():
+    z, y = CASES[0].draw()
+
+    def step(z):
+        return weighted(smoothed(z, y), z, y).mean()
+
+    (gradient,) = torch.autograd.grad(torch.compile(step, backend="eager", fullgraph=True)(z), z)
+    with LossCapture(lambda s: torch.zeros(len(s))) as capture:
+        value = torch.compile(step, backend="eager")(z)
+    capture.take_output(value)
+    assert torch.equal(torch.autograd.grad(value, z)[0], 0 * gradient)
+    assert len(capture.samples) == 1
 
 
 def test_labels_of_own_losses():

@@ -200,7 +200,7 @@ class LossCapture(TorchFunctionMode):
         samples = samples if self._attached else samples.detach()
         for seen in self._targets:
             if _same(seen.target, target):
-                if sure and not seen.sure and not (seen.known and not self._differentiable):
+                if sure and not seen.sure and not self._is_final(seen):
                     seen.samples, seen.sure, seen.known = samples, True, False
                 return seen
         self._targets.append(_Target(target, samples, sure))
@@ -214,11 +214,15 @@ class LossCapture(TorchFunctionMode):
                 each.weights = None if self._weigh is None else self._weigh(each.samples)
 
     def _drop(self, uses: Iterable[_Use]) -> None:
-        """Let these losses have no effect, nor a target that has no other."""
+        """Let these losses have no effect, nor a target that has no other and was not weighed for good."""
         for use in uses:
             use.active = False
         kept = {use.of for _, use in self._nodes if use.active}
-        self._targets = [each for each in self._targets if each in kept]
+        self._targets = [each for each in self._targets if each in kept or self._is_final(each)]
+
+    def _is_final(self, target: _Target) -> bool:
+        """Whether its weights were found and stay: those with a graph may have been found too early."""
+        return target.known and (target.sure or not self._differentiable)
 
     def _replace_parts(self, losses: Tensor) -> None:
         """Drop captured losses that these losses, of the user's own, are computed from: each is weighted once."""
