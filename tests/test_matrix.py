@@ -14,7 +14,7 @@ SEARCHED = {"1 reference", "2 reference", "2 rewards"}
 BOTH = {"2 weights of one", "5 belongings", "5 belongings resumed"}
 SLOW = ("compiled", "compiled_loss")
 #: What processes share matters most in these.
-TWO_PROCESSES = tuple(CELLS) if LONG else ("plateau", "stream", "own_sampler", "shared_norm")
+TWO_PROCESSES = tuple(CELLS) if LONG else ("plateau", "kept", "stream", "own_sampler", "shared_norm")
 
 
 def assert_kept(found, name, mode):

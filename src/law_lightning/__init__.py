@@ -12,6 +12,7 @@ from law_lightning.callbacks import (
     MetaWeightNetCallback,
     WeightingCallback,
 )
+from law_lightning.capture.losses import weighted
 from law_lightning.capture.samples import Samples
 from law_lightning.search import SearchResult, StrategySearch
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
@@ -44,4 +45,5 @@ __all__ = [
     "TrainingPhase",
     "WeightingCallback",
     "functional",
+    "weighted",
 ]

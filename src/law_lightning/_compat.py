@@ -250,3 +250,8 @@ def is_transformed(tensor: torch.Tensor) -> bool:
     """
     wrapped: Callable[[torch.Tensor], bool] | None = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", None)
     return wrapped is not None and wrapped(tensor)
+
+
+def function_modes() -> int:
+    """How many modes such as ours and ``torch.device`` see the calls of torch's functions; known to torch.compile."""
+    return torch._C._len_torch_function_stack()

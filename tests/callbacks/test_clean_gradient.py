@@ -15,6 +15,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
+from law_lightning import weighted
 from law_lightning.callbacks.l2rw import L2RWCallback, reweighted
 from law_lightning.callbacks.meta_weight_net import MetaWeightNetCallback, WeightNet
 from law_lightning.second_network.clean_gradient import CleanBatches, endless_order
@@ -77,7 +78,24 @@ class Ignored(Smooth):
     options: ClassVar[dict] = {"weight": torch.tensor([4.0, 1.0, 0.5, 2.0]), "ignore_index": 3}
 
 
-LOSSES = pytest.mark.parametrize("module_class", [Smooth, ClassWeights, Ignored])
+class Summed(Smooth):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1], reduction="sum")
+
+    def divisor(self, y):
+        return 1
+
+
+class Own(Smooth):
+    """The losses of a torch function, which are not weighted twice."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        return weighted(self.losses(logits, y), logits, y).mean()
+
+
+LOSSES = pytest.mark.parametrize("module_class", [Smooth, ClassWeights, Ignored, Summed, Own])
 
 
 def fit_and_repeat(callback, module_class, drawn, loss_of, **tolerance):
@@ -115,6 +133,17 @@ def test_l2rw_is_the_two_step_definition(module_class, drawn):
         return (weights.detach() * module.losses(module(x), y)).sum()
 
     fit_and_repeat(L2RWCallback(num_stages=5), module_class, drawn, loss_of, rtol=2e-3, atol=2e-4)
+
+
+class OtherTarget(Own):
+    def losses(self, logits, y):
+        return F.cross_entropy(logits, F.one_hot(y, 4).float(), reduction="none")
+
+
+def test_losses_that_forward_mode_cannot_tell_apart():
+    with pytest.raises(MisconfigurationException, match="finds 2 losses in forward mode, but 1 in the step"):
+        fit(OtherTarget, [L2RWCallback(num_stages=5)])
+    fit(OtherTarget, [L2RWCallback(num_stages=5, products="double_backward")])
 
 
 def test_no_sample_helps():

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from law_lightning import Samples
+from law_lightning import Samples, weighted
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.losses import check_target
 
@@ -164,6 +164,131 @@ def test_any_weights_equal_the_naive_loop(case, seed):
     value = case.weighted(z, y, weights)
     torch.testing.assert_close(found, (value.detach(), *torch.autograd.grad(value, z)), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(case.weighted(z, y, torch.ones_like(weights)), case.call(z, y))  # the loop itself
+
+
+# -- losses that are added up, or not reduced --------------------------------------------------------------------
+
+KEEPS = ("sum", "none")
+
+
+def squashed(value):
+    """What a user may compute of a sum, or of losses sample by sample: here with a mask, and a focal factor."""
+    if value.ndim == 0:
+        return value / 7
+    mask = (torch.arange(value.numel()).view(value.shape) % 3 > 0).float()
+    return ((1 - (-value).exp()) ** 2 * value * mask).sum()
+
+
+@every_case
+@pytest.mark.parametrize("reduction", KEEPS)
+def test_weights_of_one_change_no_bit_of_other_reductions(case, reduction):
+    z, y = case.draw()
+    plain = case.loss(z, y, reduction=reduction, **case.options)
+    (gradient,) = torch.autograd.grad(squashed(plain), z)
+    for capture in (LossCapture(lambda s: torch.ones(len(s))), LossCapture(lambda s: None), LossCapture()):
+        with capture:
+            value = case.loss(z, y, reduction=reduction, **case.options)
+        assert capture.take_output(None) is None
+        assert torch.equal(value, plain)
+        assert torch.equal(torch.autograd.grad(squashed(value), z)[0], gradient)
+        assert len(capture.samples) == 1
+
+
+@every_case
+@pytest.mark.parametrize("reduction", KEEPS)
+@pytest.mark.parametrize("attached", [False, True])
+def test_gradients_of_other_reductions_equal_the_naive_loop(case, reduction, attached):
+    z, y = case.draw(1)
+    weights = 2 * torch.rand(len(case.rows(z, y)), generator=torch.Generator().manual_seed(1))
+    weights[0] = 0.0
+
+    def weigh(samples):
+        return weights * (0.1 * samples.logits).sum(1).exp() if attached else weights
+
+    with LossCapture(weigh, attached=attached, differentiable=attached) as capture:
+        value = case.loss(z, y, reduction=reduction, **case.options)
+    capture.take_output(None)
+    plain = case.loss(z, y, reduction=reduction, **case.options)
+    assert torch.equal(value, plain)  # the values stay
+    rows, factors = case.elements(z, y), weights
+    if attached:
+        shaped = capture.samples[0].logits
+        factors = weights * (0.1 * shaped).sum(1).exp()
+    # The gradient that reaches each loss, times its weight; where gradients flow through the weight, those too.
+    (reached,) = torch.autograd.grad(squashed(plain), plain)
+    upstream = reached.reshape(len(rows), -1) if plain.ndim else [reached] * len(rows)
+    expected = sum((u * k * row).sum() for u, k, row in zip(upstream, factors, rows, strict=True))
+    found = torch.autograd.grad(squashed(value), z)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(expected, z)[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+@pytest.mark.parametrize(
+    ("options", "reduction"),
+    [
+        ({}, "none"),
+        ({"size_average": False}, "sum"),
+        ({"reduce": True}, "mean"),
+        ({"reduce": False}, "none"),
+        ("sum",) * 2,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss, BCE])
+@pytest.mark.filterwarnings("ignore:size_average and reduce")
+def test_reductions_in_any_words(loss, options, reduction, weight):
+    """Old and new ones; the one without a name comes after all other positional arguments."""
+    z, y = torch.randn(5, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 0])
+    y, between = (F.one_hot(y, 4).float(), (None,) * 3) if loss is BCE else (y, (None, None, -100, None))
+    args, options = ((*between, "sum"), {}) if options == "sum" else ((), options or {"reduction": "none"})
+    (gradient,) = torch.autograd.grad(loss(z, y, reduction=reduction).sum(), z)
+    with LossCapture(lambda s: torch.full((5,), weight)) as capture:
+        value = loss(z, y, *args, **options)
+    capture.take_output(None)
+    torch.testing.assert_close(torch.autograd.grad(value.sum(), z)[0], weight * gradient)
+    assert value.shape == loss(z, y, reduction=reduction).shape
+
+
+def test_losses_changed_in_place_and_gradients_of_gradients():
+    z, y = CASES[0].draw()
+    weights = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0])
+    with LossCapture(lambda s: weights) as capture:
+        losses = F.cross_entropy(z, y, reduction="none")
+        (slope,) = torch.autograd.grad(losses.sum(), z, retain_graph=True)  # within the step: of the plain losses
+        losses[1] = 0.0
+        losses *= 3
+    capture.take_output(None)
+    torch.testing.assert_close(slope, torch.autograd.grad(per_sample(z, y).sum(), z)[0])
+    kept = weights.clone()
+    kept[1] = 0
+    expected, found = (3 * kept * per_sample(z, y)).sum(), losses.sum()
+    (first,), (wanted,) = (torch.autograd.grad(each, z, create_graph=True) for each in (found, expected))
+    torch.testing.assert_close(first, wanted)
+    penalties = [torch.autograd.grad(each.square().sum(), z)[0] for each in (first, wanted)]
+    torch.testing.assert_close(*penalties)
+
+
+def test_one_target_has_one_set_of_weights_whatever_the_reductions():
+    z, y = CASES[0].draw()
+    calls = []
+
+    def weigh(samples):
+        calls.append(samples)
+        return by_loss(samples)
+
+    with LossCapture(weigh) as capture:
+        losses = F.cross_entropy(z, y, reduction="none")
+        assert calls == []  # the dict may still say what the samples are
+        loss = losses.mean() + F.cross_entropy(-z, y) + F.cross_entropy(2 * z, y, reduction="sum")
+        assert len(calls) == 1  # by the mean loss, which nothing else can stand for
+        other = F.cross_entropy(z, y.flip(0), reduction="none").mean()
+    capture.take_output(loss)
+    first, last = per_sample(-z, y), per_sample(z, y.flip(0))
+    expected = naive_mean((first, per_sample(z, y)), (first, first), (last, last))
+    expected = expected + 5 * naive_mean((first, per_sample(2 * z, y)))
+    (found,), (wanted,) = (torch.autograd.grad(each, z) for each in (loss + other, expected))
+    torch.testing.assert_close(found, wanted)
+    assert len(calls) == len(capture.samples) == 2
 
 
 # -- what is revealed ------------------------------------------------------------------------------------------
@@ -336,23 +461,6 @@ def test_other_terms_are_left_alone():
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-#: Old and new words for other reductions; the one without a name comes after all other positional arguments.
-OTHERS = [{"reduction": "sum"}, {"reduction": "none"}, {"size_average": False}, {"reduce": True}, "sum"]
-
-
-@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss, BCE])
-@pytest.mark.parametrize("options", OTHERS, ids=str)
-@pytest.mark.filterwarnings("ignore:size_average and reduce")
-def test_other_reductions_are_left_alone(loss, options):
-    z, y = torch.randn(5, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 0])
-    y, between = (F.one_hot(y, 4).float(), (None,) * 3) if loss is BCE else (y, (None, None, -100, None))
-    args, options = ((*between, "sum"), {}) if options == "sum" else ((), options)
-    with LossCapture(lambda s: torch.zeros(5)) as capture:
-        value = loss(z, y, *args, **options)
-    assert torch.equal(value, loss(z, y, *args, **options))
-    assert capture.samples == []
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     "transformed",
@@ -442,6 +550,146 @@ def test_torchs_own_errors_pass():
         F.cross_entropy(z, torch.tensor([0, 1]))
 
 
+# -- losses of one's own -------------------------------------------------------------------------------------
+
+
+def smoothed(z, y):
+    """As timm's LabelSmoothingCrossEntropy, before its mean."""
+    log_p = z.log_softmax(dim=-1)
+    return 0.9 * -log_p.gather(dim=-1, index=y.unsqueeze(1)).squeeze(1) + 0.1 * -log_p.mean(dim=-1)
+
+
+def soft(z, y):
+    """As timm's SoftTargetCrossEntropy, before its mean."""
+    return torch.sum(-y * z.log_softmax(dim=-1), dim=-1)
+
+
+def masked(z, y):
+    return F.cross_entropy(z, y, reduction="none") * torch.tensor([1.0, 0, 2, 1, 1])
+
+
+def margins(z, y):
+    """Squared hinge: no logarithm in it."""
+    return (1 + z - z.gather(1, y[:, None])).clamp_min(0).square().sum(1)
+
+
+@pytest.mark.parametrize("losses", [smoothed, soft, masked, margins])
+@pytest.mark.parametrize("attached", [False, True])
+def test_own_losses_are_weighted(losses, attached):
+    z, y = torch.randn(5, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 0])
+    y = y if losses is not soft else 0.1 + 0.6 * F.one_hot(y, 4)
+    weights = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0])
+
+    def weigh(samples):
+        return weights * (0.1 * samples.logits).sum(1).exp() if attached else weights
+
+    given = losses(z, y)
+    assert weighted(given, z, y) is given  # nothing without a callback
+    with LossCapture(weigh, attached=attached, differentiable=attached) as capture:
+        value = weighted(losses(z, y), z, y)
+    capture.take_output(None)
+    assert torch.equal(value, given)
+    factor, reached = weigh(Samples(given, z, y)), 2 * given.detach() / 5  # the gradient that reaches each loss
+    (found,) = torch.autograd.grad(value.square().mean(), z)
+    (wanted,) = torch.autograd.grad((reached * factor * given).sum(), z, retain_graph=True)
+    torch.testing.assert_close(found, wanted)
+    (samples,) = capture.samples
+    assert torch.equal(samples.loss, given)
+    assert samples.target.tolist() == [0, 1, 2, 3, 0]
+    assert samples.one_label == (losses is not soft)
+    with LossCapture(lambda s: torch.ones(5)) as capture:
+        value = weighted(losses(z, y), z, y)
+    capture.take_output(None)
+    assert torch.equal(*(torch.autograd.grad(each.square().mean(), z)[0] for each in (value, given)))
+
+
+def test_own_losses_among_others():
+    """What they are computed from is not weighted twice; a further loss on the same target shares their weights."""
+    z, y = CASES[0].draw()
+    with LossCapture(by_loss) as capture:
+        inner = F.cross_entropy(z, y, reduction="none")
+        further = F.cross_entropy(-z, y, reduction="none")
+        own = weighted(weighted(inner.square() + 1, z, y), z, y)
+        loss = own.mean() + further.mean()
+    capture.take_output(loss)
+    (samples,) = capture.samples
+    losses = per_sample(z, y).square() + 1
+    torch.testing.assert_close(samples.loss, losses.detach())
+    expected = naive_mean((losses, losses), (losses, per_sample(-z, y)))
+    torch.testing.assert_close(torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0])
+    # Of another target, which was seen first: it is left out.
+    with LossCapture(by_loss) as capture:
+        inner = F.cross_entropy(z, F.one_hot(y, 4).float(), reduction="none")
+        loss = weighted(inner, z, y).mean()
+    capture.take_output(loss)
+    assert len(capture.samples) == 1
+    expected = naive_mean((per_sample(z, y), per_sample(z, y)))
+    torch.testing.assert_close(torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0])
+
+
+def test_own_losses_of_what_was_weighed_for_another_loss():
+    """A mean loss needs its weights, and all before it get theirs, in the order in which every network gets them."""
+    z, y = CASES[0].draw()
+    calls = []
+    with LossCapture(lambda s: calls.append(s) or by_loss(s)) as capture:
+        inner = F.cross_entropy(z, y, reduction="none")
+        loss = F.cross_entropy(z, y.flip(0))
+        loss = loss + weighted(2 * inner, z, y).mean()
+    capture.take_output(loss)
+    assert [samples.target.tolist() for samples in capture.samples] == [y.tolist(), y.flip(0).tolist()]
+    assert len(calls) == 2
+    first, last = per_sample(z, y), per_sample(z, y.flip(0))
+    expected = naive_mean((first, 2 * first), (last, last))
+    torch.testing.assert_close(torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0])
+
+
+def test_own_losses_of_weighted_means_are_refused():
+    z, y = CASES[0].draw()
+    with LossCapture(by_loss), pytest.raises(MisconfigurationException, match="call that with reduction='none'"):
+        weighted(torch.stack([F.cross_entropy(row, label) for row, label in zip(z, y, strict=True)]), z, y)
+
+
+@pytest.mark.parametrize(
+    ("losses", "logits", "target"),
+    [
+        (torch.ones(()), torch.ones(5, 4), torch.ones(5).long()),
+        (torch.ones(5, 1), torch.ones(5, 4), torch.ones(5).long()),
+        (torch.ones(5), torch.ones(5), torch.ones(5).long()),
+        (torch.ones(5), torch.ones(5, 4), torch.ones(5)),
+        (torch.ones(5), torch.ones(5, 4), torch.ones(5, 4).long()),
+        (torch.ones(4), torch.ones(5, 4), torch.ones(5).long()),
+    ],
+)
+def test_own_losses_of_other_shapes_are_named(losses, logits, target):
+    message = re.escape(f"got losses {list(losses.shape)}, logits {list(logits.shape)} and target")
+    with LossCapture(lambda s: None), pytest.raises(ValueError, match=message):
+        weighted(losses.requires_grad_(), logits, target)
+    assert weighted(losses, logits, target) is losses
+
+
+def test_own_losses_within_what_is_compiled():
+    z, y = CASES[0].draw()
+
+    def step(z):
+        return weighted(smoothed(z, y), z, y).mean()
+
+    (gradient,) = torch.autograd.grad(torch.compile(step, backend="eager", fullgraph=True)(z), z)
+    with LossCapture(lambda s: torch.zeros(len(s))) as capture:
+        value = torch.compile(step, backend="eager")(z)
+    capture.take_output(value)
+    assert torch.equal(torch.autograd.grad(value, z)[0], 0 * gradient)
+    assert len(capture.samples) == 1
+
+
+def test_labels_of_own_losses():
+    z, y = torch.randn(3, 4, requires_grad=True), torch.tensor([0, -100, 4])
+    with LossCapture(check_labels=True), pytest.raises(ValueError, match=r"\[4\].*4 classes"):
+        weighted(z.sum(1), z, y)
+    with torch.no_grad(), LossCapture(training=False) as capture:
+        weighted(z.sum(1), z, y.clamp_max(3))
+    assert capture.samples[0].valid.tolist() == [True, False, True]
+
+
 # -- the explicit dict -----------------------------------------------------------------------------------------
 
 
@@ -480,6 +728,27 @@ def test_outputs_without_losses_are_left_alone(output):
     assert capture.samples == []
 
 
+@pytest.mark.parametrize("attached", [False, True])
+def test_the_dict_says_what_losses_that_keep_their_values_are(attached):
+    """Its losses are computed from them: each sample is weighted once, by the dict."""
+    z, y = CASES[0].draw()
+    calls = []
+
+    def weigh(samples):
+        calls.append(samples)
+        return torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0])
+
+    with LossCapture(weigh, attached=attached, differentiable=attached) as capture:
+        losses = F.cross_entropy(z, y, reduction="none") + 0.5 * z.square().sum(1)
+        output = {"loss": losses.mean(), "losses": losses, "logits": z, "target": y}
+    found = capture.take_output(output)["loss"]
+    expected = (weigh(None) * (per_sample(z, y) + 0.5 * z.square().sum(1))).mean()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, z)[0], torch.autograd.grad(expected, z)[0])
+    assert len(capture.samples) == 1
+    assert len(calls) == 2 + attached  # one is the test's own; weights with a graph cannot wait for the dict
+
+
 def test_a_dict_is_left_alone_without_weights_and_after_a_loss_that_was_captured():
     _, output = explicit()
     assert (capture := LossCapture()).take_output(output) is output
@@ -502,7 +771,7 @@ def test_a_dict_is_left_alone_without_weights_and_after_a_loss_that_was_captured
 )
 def test_entries_missing_from_the_dict_are_named(changes, named):
     _, output = explicit(**changes)
-    with pytest.raises(MisconfigurationException, match=rf"(?s)without a tensor {named}\. .*two ways.*\(2\)"):
+    with pytest.raises(MisconfigurationException, match=rf"(?s)without a tensor {named}\. .*three ways.*\(2\)"):
         LossCapture().take_output(output)
 
 

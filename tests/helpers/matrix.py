@@ -36,6 +36,20 @@ class ClassWeights(Base):
         return F.cross_entropy(self(batch[0]), batch[1], weight=self.weight)
 
 
+class Kept(Base):
+    """Losses whose values stay as they are: one that is not reduced, one that is added up."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.Linear(36, 4)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        losses = F.cross_entropy(self(x), y, reduction="none")
+        added = F.cross_entropy(self.auxiliary(x.flatten(1)), y, reduction="sum")
+        return ((1 - (-losses).exp()) * losses).mean() + 0.3 * added / len(x)
+
+
 class SharedPlateau(Plateau):
     """Every process sees the same validation loss, without which their rates would part."""
 
@@ -175,6 +189,7 @@ CELLS = {
     "adam": Cell("MLP with dropout, AdamW, cosine per epoch, own `optimizer_step`", AdamCosine),
     "mixup": Cell("mixup", Mixup),
     "class_weights": Cell("class weights", ClassWeights),
+    "kept": Cell('losses with `reduction="none"` and `"sum"`', Kept),
     "plateau": Cell("`ReduceLROnPlateau`", SharedPlateau),
     "clip_norm": Cell("clipping by norm", BatchNormCNN, TRAINERS["clip_norm"]),
     "clip_value": Cell("clipping by value", AdamCosine, TRAINERS["clip_value"]),

@@ -216,7 +216,9 @@ class WeightingCallback(L.Callback):
         """Start all parts, and restore their states if the fit is resumed."""
         self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages, self.total_steps))
         self._acting = {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
-        self._step = WeightedStep(self._weigh_and_record, self.attached, self._acting.values())
+        through = getattr(self.weighting, "attached", False)
+        parts = self._acting.values()
+        self._step = WeightedStep(self._weights_of_stage, self.attached, through, self.statistics.add, parts)
         for part in self._acting.values():
             part.start(trainer, module)
         if isinstance(self.weighting, BaseWeighting):
@@ -262,11 +264,6 @@ class WeightingCallback(L.Callback):
 
     def _weights_of_stage(self, samples: Samples) -> Tensor | None:
         return None if self.clock.in_warmup else self.weights(samples)
-
-    def _weigh_and_record(self, samples: Samples) -> Tensor | None:
-        weights = self._weights_of_stage(samples)
-        self.statistics.add(samples.detach(), None if weights is None else weights.detach())
-        return weights
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer

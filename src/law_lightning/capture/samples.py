@@ -20,8 +20,8 @@ class Samples:
         valid: False for samples without a target (``ignore_index``), [B]; None where all have one.
         one_label: whether each sample has exactly one label: not one for each of many positions, not one for each of C
             classes, and not a distribution over the classes.
-        denominator: what the mean reduction divides each loss by, a scalar or [B]: ``(loss / denominator).sum()`` is
-            the plain loss. None for B.
+        denominator: what the reduction divides each loss by, a scalar or [B]: ``(loss / denominator).sum()`` is the
+            plain loss. None for B. Of a loss that is not reduced, what a mean over all its elements divides by.
     """
 
     loss: Tensor

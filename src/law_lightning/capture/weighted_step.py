@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from law_lightning.capture.loss_capture import TWO_WAYS, LossCapture, Weigh
+from law_lightning.capture.first_step import warn_of_samples, warn_of_share, why_none
+from law_lightning.capture.loss_capture import LossCapture, Weigh
+from law_lightning.capture.losses import THREE_WAYS
 from law_lightning.capture.part import Part
+from law_lightning.capture.samples import Samples
 
 
 class WeightedStep:
-    """Runs the parts and the capture around a ``training_step``; for ``weigh`` see :class:`LossCapture`."""
+    """Runs the parts and the capture around a ``training_step``.
 
-    def __init__(self, weigh: Weigh, attached: bool, parts: Iterable[Part]) -> None:
-        self._weigh, self._attached, self._parts = weigh, attached, list(parts)
-        self._found_samples = self._loss_is_used = False
+    Args:
+        weigh: see :class:`LossCapture`.
+        attached: likewise.
+        differentiable: likewise.
+        record: called at each step with each of its samples and their weights.
+        parts: see :class:`Part`.
+    """
+
+    def __init__(
+        self,
+        weigh: Weigh,
+        attached: bool,
+        differentiable: bool,
+        record: Callable[[Samples, Tensor | None], None],
+        parts: Iterable[Part],
+    ) -> None:
+        self._weigh, self._attached, self._differentiable = weigh, attached, differentiable
+        self._record, self._parts = record, list(parts)
+        self._found_samples = self._checked = self._running = self._leads_past = False
+        self._used: list[Tensor] = []  # before the check: see ``on_use`` of the capture
+        self._returned: list[Tensor] = []  # likewise, of what the step returned
 
     def __call__(self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What ``original`` returns for these arguments, with its losses weighted (Equation 7).
@@ -31,32 +55,61 @@ class WeightedStep:
         with LossCapture(
             self._weigh,
             attached=self._attached,
+            differentiable=self._differentiable,
             check_labels=not self._found_samples,
-            on_use=None if self._loss_is_used else self._note_use,
+            on_use=None if self._checked else self._note_use,
         ) as capture:
+            self._running = True
             output = original(*args, **kwargs)
+        self._running = False
         output = capture.take_output(output)
         if not capture.samples and not self._found_samples and output is not None:
             raise MisconfigurationException(
-                f"{type(module).__name__}.training_step reveals no per-sample loss, so LAW cannot weight it. {TWO_WAYS}"
+                f"{_name(module)} reveals no per-sample loss, so LAW cannot weight it. "
+                f"{why_none(capture.left)}{THREE_WAYS}"
             )
+        if not self._found_samples and output is not None:
+            warn_of_samples(_name(module), capture.samples, (*args, *kwargs.values()))
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if not self._checked and isinstance(loss, Tensor) and loss.requires_grad:
+            loss.register_hook(functools.partial(self._note_returned, loss.detach()))
+            self._leads_past = self._leads_past or capture.leads_past(loss)
         # A step that returns None is skipped: it does not tell whether its losses are used.
         self._found_samples = self._found_samples or (bool(capture.samples) and output is not None)
+        for samples, weights in capture.weighed:
+            self._record(samples, weights)
         for part in self._parts:
             part.after_step(capture)
         return output
 
-    def _note_use(self, gradient: Tensor) -> None:
-        self._loss_is_used = True
+    def _note_use(self, contributions: Tensor) -> None:
+        if not self._running:  # a step may differentiate by itself
+            self._used.append(contributions)
+
+    def _note_returned(self, loss: Tensor, gradient: Tensor) -> None:
+        self._returned.append((loss * gradient).sum())
 
     def check_use(self, module: L.LightningModule) -> None:
-        """Check, once the gradients are computed, that the losses took part in them.
+        """Check, once the gradients of the first step are computed, that the losses took part in them, and how much.
 
         Raises:
             MisconfigurationException: the module does not train on the losses that its step computes.
         """
-        if self._found_samples and not self._loss_is_used:
+        if self._checked or not self._found_samples:
+            return
+        if not self._used:
             raise MisconfigurationException(
-                f"{type(module).__name__}.training_step computes a classification loss, but what it returns does "
-                f"not depend on it, so LAW would weight nothing. {TWO_WAYS}"
+                f"{_name(module)} computes a classification loss, but what it returns does "
+                f"not depend on it, so LAW would weight nothing. {THREE_WAYS}"
             )
+        self._checked = True
+        plain, weighted = torch.stack(self._used).sum(dim=0).tolist()
+        rest = float(torch.stack(self._returned).sum()) - weighted
+        self._used, self._returned = [], []
+        whole = abs(plain) + abs(rest)
+        if self._leads_past and 0 < whole < math.inf and abs(plain) < whole / 2:
+            warn_of_share(_name(module), abs(plain) / whole)
+
+
+def _name(module: L.LightningModule) -> str:
+    return f"{type(module).__name__}.training_step"

@@ -17,6 +17,7 @@ from torch.nn import Parameter
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from law_lightning._compat import to_device
+from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
 from law_lightning.second_network.evaluation import validation_loaders
 from law_lightning.second_network.second_network import StepRecord
@@ -67,6 +68,7 @@ class CleanGradient(Part):
             raise ValueError(f"clean_batch_size must be at least 1, not {clean_batch_size}.")
         self._name, self._clean, self._batch_size, self._products = name, clean, clean_batch_size, products
         self._seed, self._taken = seed, 0
+        self._count: int | None = None  # of the losses of this step, as the copy found them
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """A fit begins: find the clean data, and try one batch of them.
@@ -109,7 +111,20 @@ class CleanGradient(Part):
         if self._epoch != self._trainer.current_epoch:
             self._epoch = self._trainer.current_epoch
             self._copy.renew()
-        self._step, self._asked = StepRecord(args, kwargs).copy(), False
+        self._step, self._asked, self._count = StepRecord(args, kwargs).copy(), False, None
+
+    def after_step(self, capture: LossCapture) -> None:
+        """Refuse products that may be of other losses than those of the step.
+
+        Raises:
+            MisconfigurationException: the copy, whose losses have no graph, could not tell them apart.
+        """
+        if self._count not in (None, len(capture.samples)):
+            raise MisconfigurationException(
+                f"{self._name} finds {self._count} losses in forward mode, but {len(capture.samples)} in the step: "
+                "weighted() gets losses that are computed from a torch loss on another target tensor. Give weighted() "
+                "the target that the torch loss has, or use products='double_backward'."
+            )
 
     def begins_step(self) -> bool:
         """Whether this is the first call in the present step: a step may have several losses."""
@@ -161,7 +176,9 @@ class CleanGradient(Part):
 
     def products(self, direction: Sequence[Tensor]) -> list[Tensor]:
         """Inner products of the gradients of this step's samples with a direction: [B] for each of its losses."""
-        return self._copy.products(self._step, direction)
+        products = self._copy.products(self._step, direction)
+        self._count = len(products)
+        return products
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean of each tensor over all processes of the Trainer, all in one reduction."""

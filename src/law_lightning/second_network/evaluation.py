@@ -179,9 +179,10 @@ class Evaluator:
                     check_target(logits, target)
                     return Predictions.of(Samples(torch.zeros(len(target)), logits, target, valid=target != -100))
         raise MisconfigurationException(
-            f"LAW cannot find the validation accuracy of {type(twin).__name__}: its validation_step should compute a "
-            "mean F.cross_entropy, F.nll_loss or F.binary_cross_entropy_with_logits or return a dict with 'losses', "
-            "'logits' and 'target'; or the batches should be (x, target) with forward(x) giving logits [B, C]"
+            f"LAW cannot find the validation accuracy of {type(twin).__name__}: its validation_step should compute "
+            "F.cross_entropy, F.nll_loss or F.binary_cross_entropy_with_logits, call weighted(losses, logits, target) "
+            "from law_lightning, or return a dict with 'losses', 'logits' and 'target'; or the batches should be "
+            "(x, target) with forward(x) giving logits [B, C]"
             f"{f', which ended with {type(cause).__name__}: {cause}' if cause else ''}."
         ) from cause
 

@@ -15,29 +15,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from law_lightning._compat import reset_of
-from law_lightning.capture.loss_capture import LossCapture, excess_weights
+from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.samples import Samples
 from law_lightning.second_network.second_network import SecondNetwork, StepRecord, copy_tensors, tensors
 from law_lightning.utilities.randomness import replaying
-
-
-class _LateCorrection(torch.autograd.Function):
-    """A value of 0 with the gradient of mean((K - 1) L), whose weights K are given after the forward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, elements: Tensor, denominator: Tensor | int, weights: list[Tensor | None], position: int
-    ) -> Tensor:
-        ctx.shape, ctx.denominator, ctx.weights, ctx.position = elements.shape, denominator, weights, position
-        return elements.new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
-        weights = ctx.weights[ctx.position]
-        if weights is None:
-            return None, None, None, None
-        excess = excess_weights(weights, ctx.denominator, len(ctx.shape)).to(gradient.dtype)
-        return (gradient * excess).expand(ctx.shape), None, None, None
 
 
 class LateCapture(LossCapture):
@@ -46,14 +27,12 @@ class LateCapture(LossCapture):
     The losses keep their unweighted values; their gradients are those of the weighted ones.
     """
 
+    late = True
+
     def settle(self, weights: Sequence[Tensor | None]) -> None:
         """Give the weights [B], or None for ones, of each entry of ``samples``."""
-        assert len(weights) == len(self.samples)
-        self._weights[:] = weights
-
-    def _weighted(self, plain: Tensor, position: int, elements: Tensor, denominator: Tensor | int) -> Tensor:
-        correction: Tensor = _LateCorrection.apply(elements, denominator, self._weights, position)
-        return plain + correction
+        for each, given in zip(self._targets, weights, strict=True):
+            each.weights = given
 
 
 class Peer(SecondNetwork):

@@ -77,7 +77,7 @@ class Reference(SecondNetwork):
     def after_step(self, capture: LossCapture) -> None:
         """Record the target's unweighted loss; the first where there are several."""
         if self._record is not None and self._target_loss is None and capture.samples:
-            self._target_loss = capture.samples[0].mean_loss
+            self._target_loss = capture.samples[0].mean_loss.detach()
 
     def learn(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
         """Train on one batch exactly as the plain Trainer would."""

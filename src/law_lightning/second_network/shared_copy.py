@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from law_lightning._compat import switch_tangents
 from law_lightning.capture.loss_capture import LossCapture
-from law_lightning.capture.samples import Samples
 from law_lightning.second_network.duplicate import LOG_METHODS, detach_into, duplicate
 from law_lightning.second_network.second_network import StepRecord
 from law_lightning.utilities.randomness import replaying
@@ -110,24 +109,23 @@ class SharedCopy:
         return [each.float() * length for each in found]
 
     def _forward(self, step: StepRecord, direction: Sequence[Tensor]) -> list[Tensor]:
-        found: list[Tensor] = []
-
-        def note(samples: Samples) -> None:
-            tangent = fw.unpack_dual(samples.loss).tangent
-            found.append(torch.zeros_like(samples.loss) if tangent is None else tangent.detach().clone())
+        def tangent_of(loss: Tensor) -> Tensor:
+            tangent = fw.unpack_dual(loss).tangent
+            return torch.zeros_like(loss) if tangent is None else tangent.detach().clone()
 
         with fw.dual_level():
             duals = [fw.make_dual(p.detach(), d.to(p.dtype)) for p, d in zip(self.parameters(), direction, strict=True)]
-            with self._running(step, duals, graph=False), _TangentCapture(note, attached=True) as capture:
-                capture.take_output(self._training_step(step))
-        return found
+            with self._running(step, duals, graph=False):
+                with _TangentCapture(attached=True) as capture:
+                    capture.take_output(self._training_step(step))
+                return [tangent_of(samples.loss) for samples in capture.samples]
 
     def _double_backward(self, step: StepRecord, direction: Sequence[Tensor], check: bool) -> list[Tensor]:
-        losses: list[Tensor] = []
         with self._running(step, self.parameters()):
-            with LossCapture(lambda samples: losses.append(samples.loss), attached=True) as capture:
+            with LossCapture(attached=True) as capture:
                 capture.take_output(self._training_step(step))
-            return [inner_products(loss, _trained(self._twin), direction, check) for loss in losses]
+            trained = _trained(self._twin)
+            return [inner_products(samples.loss, trained, direction, check) for samples in capture.samples]
 
     def _training_step(self, step: StepRecord) -> Any:
         step = step.copy()
