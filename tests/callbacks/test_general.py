@@ -92,12 +92,16 @@ def test_other_strategies_explore_as_before():
         LAWCallback("general", features=["loss"])
 
 
-def test_one_line_says_which_network_is_kept(monkeypatch):
+@pytest.mark.parametrize("keep", ["best", "target"])
+def test_one_line_says_which_network_is_kept(monkeypatch, keep):
     lines = []
     monkeypatch.setattr("law_lightning.callbacks.law.rank_zero_info", lines.append)
-    law = LAWCallback(warmup_stages=1, **STAGES)
+    law = LAWCallback(warmup_stages=1, keep=keep, **STAGES)
+    assert law.accuracies is None
     fit(DropoutMLP, [law])
     (line,) = lines
+    assert law.accuracies == {name: law.history[-1][f"acc_{name}"] for name in ("target", "reference")}
+    assert law.kept == ("target" if keep == "target" else max(law.accuracies, key=law.accuracies.get))
     target, reference = (f"{law.history[-1][f'acc_{name}']:.1%}" for name in ("target", "reference"))
     assert line.startswith(f"LAW keeps the {law.kept}: validation accuracy {target} with weights")
     assert f"{reference} without" in line

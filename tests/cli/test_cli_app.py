@@ -1,3 +1,4 @@
+import errno
 import importlib
 import sys
 import types
@@ -35,6 +36,40 @@ def test_errors_of_the_user_are_one_line(monkeypatch, error, full, shown):
     monkeypatch.setattr(app, "quiet", lambda: None)
     with pytest.raises(type(shown), match=f"^{shown}$"):
         app.guarded(task, "law-search")(OmegaConf.create({}))
+
+
+def interrupted():
+    """As a Trainer ends on Ctrl-C."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def full():
+    raise OSError(errno.ENOSPC, "No space left on device", "file")
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"),
+    [
+        (ctrl_c, r"stopped\."),
+        (interrupted, r"stopped\."),
+        (full, r"\[Errno 28\] No space left on device: 'file'\. Make room on that disk, .*\."),
+    ],
+)
+@pytest.mark.parametrize("resumes", [False, True])
+def test_what_ends_a_command_says_how_to_go_on(monkeypatch, end, shown, resumes):
+    monkeypatch.setattr(app, "quiet", lambda: None)
+    again = "with run_dir=runs/a goes on after what was saved" if resumes else "starts over"
+    with pytest.raises(SystemExit, match=rf"^law-any: {shown} The same command {again}\.$"):
+        app.guarded(lambda config: end(), "law-any", resumes)(OmegaConf.create({"run_dir": "runs/a"}))
+    with pytest.raises(SystemExit, match=r"^3$"):
+        app.guarded(lambda config: sys.exit(3), "law-any", resumes)(OmegaConf.create({}))
 
 
 def test_a_module_without_network_is_built_as_its_config_says():

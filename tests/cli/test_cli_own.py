@@ -138,15 +138,13 @@ def train_own(command, tmp_path, monkeypatch):
     "overrides",
     [
         "model._target_=own.Bare",
-        "~model +model={_target_:own.Bare}",
         "model._target_=own.Defaults schedule=cifar200",
         "model._target_=own.Options model.lr=0.1 +model.width=3",
         "model._target_=own.Required",
         "model._target_=own.Keywords schedule=cifar200 model.network.hidden=[4]",
         "data._target_=own.Data model.network.hidden=[4]",
         "~data +data={_target_:own.Data}",
-        "data=cifar10 data._target_=own.Sized",
-        "model._target_=own.Bare data=arrays data._target_=own.Sized",
+        "~model +model={_target_:own.Bare} data=arrays data._target_=own.Sized",
     ],
 )
 def test_it_is_called_with_what_the_user_sets_and_it_requires(train_own, tmp_path, overrides):

@@ -174,6 +174,9 @@ def test_a_saved_record_is_the_same_in_plain_python(tmp_path):
         "1 discard": {"classes": (1,), "share": 0.5, "seed": 0},
         "2 uniform_noise": {"rate": 0.5, "seed": 3, "exclude_true": False},
     }
+    (tmp_path / "noise.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"noise\.pt could not be written: No space left"):
+        record.save(tmp_path / "noise.pt")
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,16 @@ def test_what_workers_cannot_be_given(monkeypatch):
         check_workers(2)
 
 
+def test_workers_that_end_in_the_users_script_are_named(tmp_path, monkeypatch):
+    """Each runs it first; more than a pipe holds is to be sent to them."""
+    script = tmp_path / "script.py"
+    script.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit(3)")
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=None, __file__=str(script)))
+    with pytest.raises(WorkerLostError, match=r"died with exit code \d .* under if __name__ =="):
+        in_processes(2, gathered, (bytes(10**6),), silent)
+    assert (tmp_path / "ran").is_file()
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
 def test_what_is_sent_to_workers_opens_no_files():
     """A process may have 1,024 of them on most machines, and torch opens one for every tensor that it sends."""

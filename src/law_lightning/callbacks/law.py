@@ -69,6 +69,7 @@ class LAWCallback(WeightingCallback):
         agent: the strategy.
         buffer: the transitions so far.
         kept: which network is in the user's module after a search, ``"target"`` or ``"reference"``; None before.
+        accuracies: the validation accuracies of ``"target"`` and ``"reference"``, in [0, 1], by which it was chosen.
         theta: that of the current stage, [F + 1]; None in the warm-up.
         history: as for :class:`WeightingCallback`, and ``theta``, ``reward``, ``acc_target``, ``acc_reference``,
             ``loss_gap`` (training loss of the target minus that of the reference), ``weighted_loss_gap`` (likewise,
@@ -153,6 +154,13 @@ class LAWCallback(WeightingCallback):
     def theta(self) -> Tensor | None:
         """The action of the current stage, [F + 1]; None while every sample weighs 1."""
         return self.weighting.theta
+
+    @property
+    def accuracies(self) -> dict[str, float] | None:
+        """Validation accuracy of target and reference, as last measured: by them ``kept`` is chosen; None before."""
+        return (
+            None if self._accuracies is None else dict(zip(("target", "reference"), self._accuracies[1:], strict=True))
+        )
 
     @property
     def reference(self) -> L.LightningModule | None:
@@ -295,6 +303,7 @@ class LAWCallback(WeightingCallback):
             if self._accuracies[2] > self._accuracies[1]:
                 self._reference.give_to(module)
                 self.kept = "reference"
+        if self._accuracies is not None and self._accuracies[0] == trainer.global_step:
             _, target, reference = self._accuracies
             rank_zero_info(
                 f"LAW keeps the {self.kept}: validation accuracy {target:.1%} with weights (the target), "

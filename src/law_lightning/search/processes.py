@@ -9,6 +9,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -48,11 +49,15 @@ def in_processes(workers: int, function: Callable[..., Any], args: tuple[Any, ..
     try:
         for rank in range(workers):
             # Not a queue: its lock would stay locked if a worker were killed while it writes.
-            reader, writer = context.Pipe(duplex=False)
-            process = context.Process(target=_run_spawned, args=(store.port, writer, rank, workers, function, args))
+            reader, writer = context.Pipe()
+            process = context.Process(target=_run_spawned, args=(store.port, writer, rank, workers))
             processes[reader] = process
             process.start()
             writer.close()  # so that the pipe ends with the worker
+        for reader in processes:
+            # Not with the process: where it dies in the user's script, more than 64 KiB would wait for it for ever.
+            with suppress(OSError):  # it has died, which is noticed below
+                reader.send((function, args))
         return _relay(processes, report)
     finally:
         for reader, process in processes.items():
@@ -76,11 +81,11 @@ def _relay(processes: dict[Connection, Any], report: Report) -> dict[str, Any]:
                 open_pipes.remove(pipe)
                 processes[pipe].join()
                 if code := processes[pipe].exitcode:
-                    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+                    how = f"by {signal.Signals(-code).name} (out of memory, perhaps)" if code < 0 else _ended(code)
                     raise WorkerLostError(
-                        f"Worker {list(processes).index(pipe)} of the search died {how} (out of memory, perhaps). What "
-                        "was saved after the last round of episodes is whole: the same command goes on from there, "
-                        "also with another number of workers."
+                        f"Worker {list(processes).index(pipe)} of the search died {how}. What was saved after the last "
+                        "round of episodes is whole: the same command goes on from there, also with another number of "
+                        "workers."
                     ) from None
                 continue
             if event == "error":
@@ -95,9 +100,14 @@ def _relay(processes: dict[Connection, Any], report: Report) -> dict[str, Any]:
     return found
 
 
-def _run_spawned(
-    port: int, writer: Connection, rank: int, workers: int, function: Callable[..., Any], args: tuple[Any, ...]
-) -> None:
+def _ended(code: int) -> str:
+    return (
+        f"with exit code {code} (its error is above; the script that starts a search must do so under "
+        "if __name__ == '__main__')"
+    )
+
+
+def _run_spawned(port: int, writer: Connection, rank: int, workers: int) -> None:
     """The main function of a worker. Ctrl-C reaches it too, but the process that the user started ends all workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, name="law-search orphan", daemon=True).start()
@@ -109,6 +119,7 @@ def _run_spawned(
         writer.send((event, content))
 
     try:
+        function, args = writer.recv()
         store = dist.TCPStore(_HOST, port, is_master=False)  # type: ignore[attr-defined]
         result = _in_group(store, rank, workers, function, report, args)
         if rank == 0:
