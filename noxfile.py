@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, faults, lint, types, bench, fdu, workers, large, rivals, build.
+"""Sessions: demo, tests, faults, third_party, lint, types, bench, fdu, workers, large, rivals, build.
 
 They share one environment, as torch is large.
 """
@@ -136,6 +136,22 @@ def faults(session: nox.Session) -> None:
     """Run the tests and doctests, every case of them. Arguments go to pytest."""
     long = {"LAW_FAULTS": "long", **THREADS}
     session.run(tool(session, "python"), "-m", "pytest", "-n", "2", *session.posargs, env=long)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def third_party(session: nox.Session) -> None:
+    """Run the tests with models of other packages, which are installed apart. Arguments go to pytest."""
+    python, site = tool(session, "python"), Path(session.create_tmp()).resolve() / "packages"
+    wanted = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["third-party"]
+    shutil.rmtree(site, ignore_errors=True)
+    # Unlike --target, --prefix leaves out what the shared environment has.
+    session.run(python, "-m", "pip", "install", "--quiet", "--prefix", str(site), *wanted, "-c", "constraints.txt")
+    env = {"PYTHONPATH": os.pathsep.join(map(str, site.rglob("site-packages"))), "HF_HUB_OFFLINE": "1", **THREADS}
+    # The tests skip what cannot be imported; here all must be.
+    names = "jsonargparse, segmentation_models_pytorch, timm, torch_geometric, transformers"
+    session.run(python, "-c", f"import {names}", env=env)
+    tests = session.posargs or ["tests/third_party", "tests/callbacks/test_lightning_cli.py"]
+    session.run(python, "-m", "pytest", *tests, env=env)
 
 
 @nox.session(venv_backend="none", requires=["env"])
