@@ -69,6 +69,10 @@ class Mute(Base):
         return F.cross_entropy(self.net(batch[0]), batch[1])
 
 
+class Formless(Mute):
+    forward = L.LightningModule.forward
+
+
 class Both(Mute):
     def forward(self, x, target):
         return F.cross_entropy(self.net(x), target)
@@ -132,6 +136,7 @@ BOTH = [law, lambda: law(mode="apply")]
         (DropoutMLP, "2 optimizer steps, fewer than its 5 stages", {"max_epochs": -1, "max_steps": 2}, BOTH),
         (DropoutMLP, OUT_OF_RANGE, {"train": DataLoader(TensorDataset(X, Y + 2), 8)}, BOTH),
         (Mute, "cannot find the validation accuracy of Mute", {}, BOTH),
+        (Formless, "cannot find the validation accuracy of Formless.* NotImplementedError", {}, [law]),
         (Both, r"cannot find the validation accuracy of Both.* TypeError: .*missing 1 required .*'target'", {}, BOTH),
         (Keyed, "cannot find the validation accuracy of Keyed.* IndexError", {}, [law]),
         (Unpacking, "cannot find the validation accuracy of Unpacking.* ValueError: too many values", {}, [law]),

@@ -173,7 +173,13 @@ class Evaluator:
                 inputs, target = batch
                 try:
                     logits = twin(inputs)
-                except (AttributeError, LookupError, TypeError, ValueError) as error:  # it takes something else
+                except (
+                    AttributeError,
+                    LookupError,
+                    NotImplementedError,
+                    TypeError,
+                    ValueError,
+                ) as error:  # it takes something else
                     logits, cause = None, error
                 if isinstance(logits, Tensor) and logits.ndim == 2 and target.shape == logits.shape[:1]:
                     check_target(logits, target)
