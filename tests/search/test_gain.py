@@ -30,8 +30,8 @@ def test_the_interval_is_as_wide_as_the_variances_say(deviations):
 
 
 def test_the_interval_covers_the_true_mean_and_more_candidates_widen_it():
-    rates = [Gain.of(crossed(0.02, 0.02, 0.3, 0.3, (8, 200)), candidates=1) for _ in range(60)]
-    assert 0.85 < sum(gain.low <= 0.02 <= gain.high for gain in rates) / 60 < 1.0
+    rates = [Gain.of(crossed(0.02, 0.02, 0.3, 0.3, (8, 200)), candidates=1) for _ in range(24)]
+    assert sum(gain.low <= 0.02 <= gain.high for gain in rates) in range(20, 25)
     gains = crossed(0.02, 0.02, 0.3, 0.3)
     widths = [gain.high - gain.low for gain in (Gain.of(gains, candidates) for candidates in (1, 2, 7))]
     assert widths == sorted(set(widths))

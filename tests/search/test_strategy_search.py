@@ -11,6 +11,7 @@ from law_lightning.models import MLP
 from law_lightning.search import loop
 from law_lightning.search.episodes import episode_seed, run_episode
 from law_lightning.search.gain import Gain
+from law_lightning.search.workers import Workers
 from naive_ddpg import same
 from run_folders import rows
 from search_parts import TRAINER, Plateau, count_steps, everything, make_data, make_module
@@ -51,9 +52,8 @@ def test_the_gain_is_that_of_fresh_trainings():
     assert any(gains)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_gain_is_measured_on_fresh_seeds_once(tmp_path, monkeypatch, workers):
-    result = search(tmp_path, episodes=2, bias=BIAS, check_seeds=3, workers=workers).run(make_module, make_data)
+def test_the_gain_is_measured_on_fresh_seeds_once(tmp_path, monkeypatch):
+    result = search(tmp_path, episodes=2, bias=BIAS, check_seeds=3).run(make_module, make_data)
     gains = []
     for index in range(3):
         given = episode_seed(0, "check", index), make_module, make_data(), TRAINER
@@ -66,6 +66,31 @@ def test_the_gain_is_measured_on_fresh_seeds_once(tmp_path, monkeypatch, workers
     assert search(tmp_path, episodes=2, check_seeds=3).run(make_module, make_data).gain == result.gain
     assert steps == []
     assert search(tmp_path, episodes=2, check_seeds=2).run(make_module, make_data).gain.seeds == 2
+
+
+def test_workers_share_the_seeds_of_the_check():
+    """The second of two leaves its part; the first joins both to what one worker alone finds."""
+    gathered = []
+
+    class Worker(Workers):
+        size = 2
+
+        def __init__(self, rank):
+            self.rank = rank
+
+        def gather(self, mine):
+            gathered.append(mine)
+            return gathered[::-1]
+
+    gains = []
+    for workers in (Workers(), Worker(1), Worker(0)):
+        begun = search(bias=BIAS, check_seeds=3)
+        parts = (begun.options, begun.agent, begun._state, make_module, make_data(), lambda event, content: None)
+        loop.SearchLoop(workers, *parts)._check()
+        gains.append(begun._state.gain)
+    assert [sorted(part) for part in gathered] == [[1], [0, 2]]
+    assert gains[0] == gains[2]
+    assert gains[0]["seeds"] == 3
 
 
 @pytest.mark.parametrize(("bias", "trained"), [(None, 0), (BIAS, 2)])
