@@ -227,7 +227,7 @@ def draw_epochs(rows: Sequence[Row], path: Path) -> Path:
                 row["best_epoch"] + 1, 100 * row["best"], "o", color=colour, markersize=6, markeredgecolor="white"
             )
         axes.plot(epochs, mean, color=colour, linewidth=2.2)
-        axes.annotate(f"{label}: {mean[-1]:.0f} %", (epochs[-1], mean[-1]), (-4, 9), textcoords="offset points",
+        axes.annotate(f"{label}: {mean[-1]:.0f} %", (epochs[-1], mean[-1]), (-4, 24), textcoords="offset points",
                       ha="right", color=colour, fontweight="bold")  # fmt: skip
     axes.plot([], [], "o", color="0.3", label="epoch that validates best, of each split")
     axes.legend(frameon=False, fontsize=9, loc="lower right")
