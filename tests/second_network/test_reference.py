@@ -226,6 +226,27 @@ class TheTrainers(BatchNormCNN):
         self.lr_schedulers().total_steps += 1
 
 
+class ReadsTheRate(BatchNormCNN):
+    """Scales its loss by the rate of a scheduler that moves at every step."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (1 + 10 * self.lr_schedulers().get_last_lr()[0])
+
+
+class CountsEpochs(AdamCosine):
+    """Depends on two schedulers, in a step and after it."""
+
+    def configure_optimizers(self):
+        (optimizer,), schedulers = super().configure_optimizers()
+        return [optimizer], [*schedulers, torch.optim.lr_scheduler.ConstantLR(optimizer, 0.5)]
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (1 + self.lr_schedulers()[0].last_epoch)
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.net[1].bias.data.add_(1e-2 * self.lr_schedulers()[1].last_epoch)
+
+
 class Scaled(DropoutMLP):
     """Depends on the number of steps, and its hook on the loss that the Trainer gives it."""
 
@@ -264,7 +285,7 @@ class StepHooks(Base):
         return optimizer
 
 
-IN_STEP = [Constrained, ClosureFirst, TheTrainers, Scaled, ParameterHooks, StepHooks]
+IN_STEP = [Constrained, ClosureFirst, TheTrainers, ReadsTheRate, CountsEpochs, Scaled, ParameterHooks, StepHooks]
 
 
 @pytest.mark.parametrize(

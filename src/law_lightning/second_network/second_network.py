@@ -7,7 +7,6 @@ step is the one that the Trainer would take.
 from __future__ import annotations
 
 import copy
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -30,9 +29,6 @@ from law_lightning.capture.part import Part
 from law_lightning.second_network.duplicate import duplicate, give_hooks, release
 from law_lightning.utilities.randomness import random_states, replaying
 
-#: Methods of a module that give what is the Trainer's.
-_OF_TRAINER = ("optimizers", "lr_schedulers")
-
 
 @dataclass
 class StepRecord:
@@ -43,6 +39,7 @@ class StepRecord:
         kwargs: likewise.
         random: the global random states at its beginning.
         global_step: the Trainer's optimizer steps at its beginning.
+        schedulers: the states of the Trainer's schedulers at its beginning.
         options: the optimizer's options (learning rates and the like) if it stepped, else None.
     """
 
@@ -50,6 +47,7 @@ class StepRecord:
     kwargs: dict[str, Any] = field(default_factory=dict)
     random: dict[str, Any] = field(default_factory=random_states)
     global_step: int = 0
+    schedulers: list[dict[str, Any]] = field(default_factory=list)
     options: list[dict[str, Any]] | None = None
 
     def copy(self) -> StepRecord:
@@ -81,11 +79,12 @@ class SecondNetwork(Part):
         self.module: L.LightningModule | None = None
         self.active = False
         self._record: StepRecord | None = None
+        self._schedulers: list[dict[str, Any]] = []
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """A fit begins; there is no copy yet."""
         self._trainer, self._target = trainer, module
-        self.module, self.active, self._record = None, False, None
+        self.module, self.active, self._record, self._schedulers = None, False, None, []
 
     def copied(self, memo: dict[int, Any]) -> tuple[L.LightningModule, Optimizer]:
         """Copies of the user's module and of its optimizer, which trains the copied module; ``memo`` is deepcopy's.
@@ -119,7 +118,7 @@ class SecondNetwork(Part):
         twin, self.optimizer = self.copied(memo)
         self.module = self._twin = twin
         self._wrapped_optimizer = _WrappedOptimizer(self.optimizer, self._step)
-        vars(twin).update(zip(_OF_TRAINER, self._of_trainer(memo), strict=True))
+        vars(twin).update(optimizers=self._optimizers, lr_schedulers=self._lr_schedulers)
         scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
         self._scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self._prepare(twin)
@@ -131,20 +130,17 @@ class SecondNetwork(Part):
             copy_tensors(iter(own), twin.buffers())
         self.active = True
 
-    def _of_trainer(self, memo: dict[int, Any]) -> tuple[Callable[..., Any], Callable[[], Any]]:
-        """The copy's ``optimizers`` and ``lr_schedulers``: those of the Trainer are not the copy's to change."""
+    def _optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """The copy's ``optimizers``: that of the Trainer is not the copy's to change."""
+        return self._wrapped_optimizer if use_pl_optimizer else self.optimizer
 
-        @functools.cache
-        def schedulers() -> list[Any]:
-            return [copy.deepcopy(each.scheduler, memo) for each in self._trainer.lr_scheduler_configs]
-
-        def lr_schedulers() -> Any:
-            return schedulers() if len(schedulers()) > 1 else next(iter(schedulers()), None)
-
-        def optimizers(use_pl_optimizer: bool = True) -> Any:
-            return self._wrapped_optimizer if use_pl_optimizer else self.optimizer
-
-        return optimizers, lr_schedulers
+    def _lr_schedulers(self) -> Any:
+        """The copy's ``lr_schedulers``, likewise; within a step of the copy as they were when the target's began."""
+        memo = {id(self._trainer.optimizers[0]): self.optimizer, id(self._target): self._twin}
+        found = [copy.deepcopy(each.scheduler, memo) for each in self._trainer.lr_scheduler_configs]
+        for each, state in zip(found, self._schedulers, strict=False):
+            each.load_state_dict(copy.deepcopy(state))
+        return found if len(found) > 1 else next(iter(found), None)
 
     def _prepare(self, twin: L.LightningModule) -> None:
         """Change the copy in a subclass, before it is wrapped for several processes."""
@@ -169,7 +165,10 @@ class SecondNetwork(Part):
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record what the step begins with; LBFGS calls it several times."""
         if self.active and self._record is None:
-            self._record = StepRecord(args, kwargs, global_step=self._trainer.global_step).copy()
+            trainer = self._trainer
+            schedulers = [each.scheduler.state_dict() for each in trainer.lr_scheduler_configs]
+            record = StepRecord(args, kwargs, global_step=trainer.global_step, schedulers=schedulers)
+            self._record = record.copy()
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Record the options (learning rates and the like) with which the user's network steps."""
@@ -181,7 +180,9 @@ class SecondNetwork(Part):
         """Take the step that the user's network took."""
         record, self._record = self._record, None
         if record is not None:
+            self._schedulers = record.schedulers
             output = self.learn(record, batch_idx)
+            self._schedulers = []
             self.before_module_hook("on_train_batch_end", output, batch, batch_idx)
 
     def learn(self, record: StepRecord, batch_idx: int) -> dict[str, Any]:
@@ -331,7 +332,7 @@ class SecondNetwork(Part):
     def close(self) -> None:
         """Take the copy off the accelerator and the Trainer; a plain module remains."""
         if self.active:
-            for name in _OF_TRAINER:
+            for name in ("optimizers", "lr_schedulers"):
                 vars(self._twin).pop(name, None)
             self.optimizer.zero_grad(set_to_none=True)
             release(self._twin)
