@@ -15,8 +15,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
@@ -26,6 +24,13 @@ from torch.optim import Optimizer
 from law_lightning._compat import at_step, scales_gradients, share_buffers, through_wrapper, wrapped_by
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
+from law_lightning.second_network.copied_optimizer import (
+    WrappedOptimizer,
+    add_new_groups,
+    copy_optimizer,
+    options_of,
+    set_options,
+)
 from law_lightning.second_network.duplicate import duplicate, give_hooks, release
 from law_lightning.utilities.randomness import random_states, replaying
 
@@ -56,17 +61,6 @@ class StepRecord:
         return replace(self, args=args, kwargs=kwargs)
 
 
-class _WrappedOptimizer(LightningOptimizer):
-    """An optimizer as the copy's hooks get it; ``step`` takes its step."""
-
-    def __init__(self, optimizer: Optimizer, step: Callable[..., Any]) -> None:
-        super().__init__(optimizer)
-        self._take_step = step
-
-    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        return self._take_step(closure, **kwargs)
-
-
 class SecondNetwork(Part):
     """A copy of the user's module with its optimizer and precision scaler; a subclass says how it learns.
 
@@ -94,30 +88,17 @@ class SecondNetwork(Part):
         """
         optimizer = self._trainer.optimizers[0]
         twin = duplicate(self._trainer, self._target, memo)
-        mine = _parameters(optimizer)
-        expected = [memo.get(id(each)) for each in mine]
-        twin_optimizer = _copy_optimizer(optimizer, memo)
-        for own, copied, found in zip(mine, expected, _parameters(twin_optimizer), strict=True):
-            if copied is None or copied is own or copied is not found:
-                raise self._without_copy(own)
+        twin_optimizer = copy_optimizer(optimizer, self._target, memo)
         parameters = zip(self._target.parameters(), twin.parameters(), strict=True)
-        give_hooks([*parameters, (optimizer, twin_optimizer)], memo)
+        give_hooks([*parameters, (optimizer, twin_optimizer)], memo)  # they may refer to the optimizer
         return twin, twin_optimizer
-
-    def _without_copy(self, parameter: Tensor) -> MisconfigurationException:
-        names = {id(each): name for name, each in self._target.named_parameters()}
-        name = names.get(id(parameter), f"a parameter of shape {list(parameter.shape)} outside of it")
-        return MisconfigurationException(
-            f"A copy of {type(self._target).__name__} is to train beside it, but its optimizer trains {name}, of which "
-            "the copy has none of its own: make it an attribute of the module, and let a __deepcopy__ copy it."
-        )
 
     def fork(self) -> None:
         """Copy the user's module as it is now, with the state of its optimizer."""
         trainer, memo = self._trainer, {}  # type: tuple[L.Trainer, dict[int, Any]]
         twin, self.optimizer = self.copied(memo)
         self.module = self._twin = twin
-        self._wrapped_optimizer = _WrappedOptimizer(self.optimizer, self._step)
+        self._wrapped_optimizer = WrappedOptimizer(self.optimizer, self._step)
         vars(twin).update(optimizers=self._optimizers, lr_schedulers=self._lr_schedulers)
         scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
         self._scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
@@ -173,8 +154,7 @@ class SecondNetwork(Part):
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Record the options (learning rates and the like) with which the user's network steps."""
         if self._record is not None:
-            groups = optimizer.param_groups
-            self._record.options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+            self._record.options = options_of(optimizer)
 
     def after_batch(self, batch: Any, batch_idx: int) -> None:
         """Take the step that the user's network took."""
@@ -206,8 +186,7 @@ class SecondNetwork(Part):
 
     def _follow_options(self) -> None:
         if self._options is not None:
-            for group, given in zip(self.optimizer.param_groups, self._options, strict=True):
-                group.update(given)
+            set_options(self.optimizer, self._options)
 
     def _step(self, closure: Callable[[], Tensor | None] | None = None, **kwargs: Any) -> Any:
         """What the Trainer does when the module's ``optimizer_step`` lets the optimizer step."""
@@ -244,15 +223,10 @@ class SecondNetwork(Part):
         for own, copied in zip(self._target.modules(), self._twin.modules(), strict=False):
             if copied.training != own.training:  # one by one: a frozen BatchNorm stays in evaluation mode
                 copied.training = own.training
-        twins = dict(zip(self._target.parameters(), self._twin.parameters(), strict=True))
-        for theirs, mine in twins.items():
+        for theirs, mine in zip(self._target.parameters(), self._twin.parameters(), strict=True):
             if mine.requires_grad != theirs.requires_grad:
                 mine.requires_grad_(theirs.requires_grad)
-        for group in self._trainer.optimizers[0].param_groups[len(self.optimizer.param_groups) :]:
-            for each in group["params"]:
-                if twins.get(each, each) is each:
-                    raise self._without_copy(each)
-            self.optimizer.add_param_group({**group, "params": [twins[each] for each in group["params"]]})
+        add_new_groups(self.optimizer, self._trainer.optimizers[0], self._target, self._twin)
 
     def _forward(self, record: StepRecord, capture: LossCapture) -> Any:
         """What ``training_step`` returns, its losses seen by ``capture``."""
@@ -322,10 +296,9 @@ class SecondNetwork(Part):
         """Let the user's module go on from the copy: its tensors, and the state of its optimizer and scaler."""
         self.give_to(self._target)
         optimizer = self._trainer.optimizers[0]
-        options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        options = options_of(optimizer)
         optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
-        for group, own in zip(optimizer.param_groups, options, strict=True):
-            group.update(own)  # a scheduler may have moved on since the copy's last step
+        set_options(optimizer, options)  # a scheduler may have moved on since the copy's last step
         if (scaler := getattr(self._trainer.precision_plugin, "scaler", None)) is not None:
             scaler.load_state_dict(self._scaler.state_dict())
 
@@ -353,16 +326,3 @@ def copy_tensors(source: Iterator[Tensor], destination: Iterator[Tensor]) -> Non
         if new.shape != old.shape:  # torch would broadcast a single number
             raise ValueError(f"a tensor of the network has shape {list(old.shape)}, but {list(new.shape)} was given")
         old.copy_(new)
-
-
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
-    """A copy whose parameters are those of the copied module that ``memo`` knows."""
-    twin: Optimizer = copy.deepcopy(optimizer, memo)
-    for name, value in vars(optimizer).items():  # torch's own deep copy keeps only defaults, state and groups
-        if name not in vars(twin) and name != "step":  # schedulers wrap step on the instance
-            vars(twin)[name] = copy.deepcopy(value, memo)
-    return twin
