@@ -121,6 +121,7 @@ IN_SEARCHES = FORGED | {
 IN_CHECKPOINTS = FORGED | {
     "theta": lambda state: state.update(theta=state["theta"][:2]),
     "a reference of another shape": lambda state: state["reference"]["network"]["tensors"].reverse(),
+    "a phase without a loss": lambda state: state["clock"].pop("loss_smooth"),
     "a phase that is not finite": lambda state: state["clock"].update(loss_smooth=float("nan")),
     # A position beyond its words would end the process.
     "NumPy's state": lambda state: state["processes"][0]["resume"]["random"]["numpy"].__setitem__(2, 2**31 - 1),

@@ -112,8 +112,9 @@ class StageClock:
         Raises:
             ValueError: the state is invalid.
         """
+        state = {"noise_smooth": 0.0} | state  # earlier versions had none
         stage, names = state["stage"], ("loss_smooth", "acc_smooth", "noise_smooth")
-        smooth = [state.get(name, 0.0) for name in names]  # earlier versions had no noise_smooth
+        smooth = [state[name] for name in names]
         if not isinstance(stage, int) or not 0 <= stage <= self.num_stages:
             raise ValueError(f"invalid stage {stage!r}")
         if not all(abs(value) <= MAX_SMOOTH for value in smooth):
