@@ -149,11 +149,12 @@ class Table(Base):
         (Table, r"copy of Table .* no gradient for head\.weight, head\.bias"),
     ],
 )
-def test_a_copy_that_would_not_train_is_refused(module, match):
-    own, callback = module(), law()
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_copy_that_would_not_train_is_refused(module, match, warmup):
+    own, callback = module(), law(warmup_stages=warmup)
     with pytest.raises(MisconfigurationException, match=match):
         make_trainer([callback], max_epochs=2).fit(own, *loaders())
-    assert (callback.schedule.total_steps, len(callback.history)) == (12, module is Table)
+    assert (callback.schedule.total_steps, len(callback.history)) == (12, warmup * (module is Table))
 
 
 class Thaw(L.Callback):

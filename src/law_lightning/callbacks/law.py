@@ -158,9 +158,10 @@ class LAWCallback(WeightingCallback):
     @property
     def accuracies(self) -> dict[str, float] | None:
         """Validation accuracy of target and reference, as last measured: by them ``kept`` is chosen; None before."""
-        return (
-            None if self._accuracies is None else dict(zip(("target", "reference"), self._accuracies[1:], strict=True))
-        )
+        if self._accuracies is None:
+            return None
+        _, target, reference = self._accuracies
+        return {"target": target, "reference": reference}
 
     @property
     def reference(self) -> L.LightningModule | None:
@@ -208,8 +209,8 @@ class LAWCallback(WeightingCallback):
                 "follows the target's rate: it differs from episode to episode and cannot be recorded. Search with "
                 "seed_pool=0 or with another scheduler."
             )
-        if self.mode == "search" and not self._reference_is_known:
-            self._reference.copied({})  # to find out now, not when the warm-up ends
+        if self.mode == "search" and self.clock.in_warmup and not self._reference_is_known:
+            self._reference.copied({})  # a module that has no copy is refused now, not when the warm-up ends
         self._evaluator = None
         if self.mode == "search" or (self.validates and validation_loaders(trainer)):
             self._evaluator = Evaluator(trainer, NO_REWARD if self.mode == "search" else NO_PHASE)
