@@ -132,11 +132,10 @@ class LAWCallback(WeightingCallback):
         self.mode = mode
         self.keep = keep
         self.buffer = ReplayBuffer() if buffer is None else buffer
-        is_rule = agent == "general" or (agent is None and features is None)
-        self._blind = is_rule and mode == "apply"
-        self.explore = not is_rule if explore is None else explore
+        self._is_rule = agent == "general" or (agent is None and features is None)
+        self.explore = not self._is_rule if explore is None else explore
         self.learn = self.explore if learn is None else learn
-        self.recover = mode == "search" and (is_rule and reference_record is None if recover is None else recover)
+        self.recover = mode == "search" and (self._is_rule and reference_record is None if recover is None else recover)
         self.reward_growth = reward_growth
         self.reward_scale = reward_scale
         self.reference_record = reference_record
@@ -184,17 +183,17 @@ class LAWCallback(WeightingCallback):
         """Raise an error where a reference or a validation is impossible."""
         if self.mode == "search":
             refuse_search(trainer, module)
+            if self.keep == "best":
+                refuse_averages(trainer, type(self).__name__, "target")
             warn_of_one_sided(trainer, self, "target")
         elif self.validates:
             refuse_validation(trainer)
-        if self._blind:
-            rank_zero_warn(
-                "With mode='apply' the rule general trains no reference, so it cannot see where it harms: on clean "
-                "labels that the network is far from fitting it cost up to 12 points (docs/general.md). LAWCallback() "
-                "trains a reference, and goes on from it where it is better."
-            )
-        if self.mode == "search" and self.keep == "best":
-            refuse_averages(trainer, type(self).__name__, "target")
+            if self._is_rule:
+                rank_zero_warn(
+                    "With mode='apply' the rule general trains no reference, so it cannot detect where its weights "
+                    "harm: on clean labels that the network is far from fitting they cost up to 12 points "
+                    "(docs/general.md). LAWCallback() trains a reference, and goes on from it where it is better."
+                )
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Try a copy, and check the validation data on one batch."""
@@ -218,8 +217,8 @@ class LAWCallback(WeightingCallback):
         elif self.validates:
             rank_zero_warn(
                 "There is no validation data, whose accuracy this strategy follows: it takes the training accuracy "
-                "in its place, which it was not made for, and the rule general, if it is that, sees wrong labels in "
-                "the training batches alone. Give the Trainer val_dataloaders; their labels may be noisy."
+                "in its place, which it was not made for, and the rule general measures label noise on the training "
+                "batches alone. Give the Trainer val_dataloaders; their labels may be noisy."
             )
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
