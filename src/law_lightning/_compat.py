@@ -253,5 +253,5 @@ def is_transformed(tensor: torch.Tensor) -> bool:
 
 
 def function_modes() -> int:
-    """How many modes such as ours and ``torch.device`` see the calls of torch's functions; known to torch.compile."""
+    """How many function modes (ours, ``torch.device`` and the like) are active; torch.compile can trace this."""
     return torch._C._len_torch_function_stack()

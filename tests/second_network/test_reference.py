@@ -1,4 +1,4 @@
-"""The reference where the module, or other code, makes it hard: it is plain training, or is refused or told of."""
+"""The reference of modules that are hard to copy or that change a step themselves: plain training, or refused."""
 
 import lightning as L
 import pytest
@@ -36,7 +36,7 @@ def assert_plain(module, **kwargs):
     return plain
 
 
-# -- copies whose parameters are not those that deepcopy knows -------------------------------------------------------
+# -- copies that deepcopy does not make itself -----------------------------------------------------------------------
 
 
 class Scripted(BatchNormCNN):
@@ -112,7 +112,7 @@ class Replaced(Base):
 
 
 class Tied(OwnCopy):
-    """Tied to a part whose copy does not know of it."""
+    """A parameter is tied to one of a part whose copy has new ones."""
 
     def __init__(self):
         super().__init__()

@@ -36,7 +36,7 @@ class GeneralRule(Part):
         self.strength = 1.0
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """A fit begins: nothing is known of its classes."""
+        """A fit begins, without shifts and ratios of classes."""
         self.strength = 1.0
         self._weighting.margin_shift = self._weighting.class_ratio = None
 
@@ -50,11 +50,12 @@ class GeneralRule(Part):
             )
 
     def measure(self, evaluator: Evaluator | None, record: Record) -> float:
-        """The noise of the labels: of confident predictions on validation data, or in training if these are worse.
+        """The label noise: the confident error on the validation data, or that in training if it is larger.
 
-        Training labels may be worse than those of the validation data, but a network that has fitted them no longer
-        contradicts them. And a network that is weighted by its own predictions becomes confident of them, so the
-        reference's count where it may take over. Without validation data the training tells alone.
+        The training labels may be noisier than those of the validation data, but a network that has fitted them no
+        longer contradicts them. A network that is weighted by its own predictions becomes confident in them, so the
+        reference's predictions are taken where the target may go on from it. Without validation data there is only
+        the error in training.
         """
         self._predictions: list[Predictions] = [] if evaluator is None else evaluator.predictions()
         if self._predictions:

@@ -50,7 +50,7 @@ class WeightingCallback(L.Callback):
             knows which are wrong; the training itself does not change.
         total_steps: optimizer steps to cut into stages, for a training whose end is open (EarlyStopping, ``max_time``,
             ``max_epochs=-1``); a longer training stays in the last stage. By default those of the whole training, as
-            far as the Trainer knows them.
+            far as the Trainer can count them.
 
     Attributes:
         history: a record per finished stage, as plain numbers: ``stage``, ``step``, ``epoch``, ``loss``, ``accuracy``

@@ -72,9 +72,9 @@ def duplicate(trainer: L.Trainer, module: L.LightningModule, memo: dict[int, Any
 
 @torch.no_grad()
 def _pair(module: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
-    """Let ``memo`` know the copy of every parameter and buffer, and the copy have its value.
+    """Enter the copy of every parameter and buffer into ``memo``, with the original's value.
 
-    It does not know those of a part that is copied in a way of its own, such as a scripted one or one with a
+    Deepcopy enters none for a part that is copied in another way, such as a scripted one or one with a
     ``__deepcopy__``, so they are paired by their position.
     """
     ours, theirs = ([*each.named_parameters(), *each.named_buffers()] for each in (module, twin))

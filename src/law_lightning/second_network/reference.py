@@ -45,10 +45,12 @@ class Reference(SecondNetwork):
         if is_overridden("optimizer_step", self._target, L.LightningModule):
             wrap(self._target, "optimizer_step", self._optimizer_step)
 
-    def _optimizer_step(self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **of: Any) -> Any:
+    def _optimizer_step(
+        self, module: L.LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         """The module's own, which may draw random numbers before ``training_step``."""
         self._random = random_states()
-        return original(*args, **of)
+        return original(*args, **kwargs)
 
     def before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record what the step begins with."""
