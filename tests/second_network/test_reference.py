@@ -127,6 +127,19 @@ class Elsewhere(Base):
         return torch.optim.SGD([*self.parameters(), *self.offset], lr=0.1)
 
 
+class Rebuilt(torch.optim.SGD):
+    """Its copy trains new parameters."""
+
+    def __deepcopy__(self, memo):
+        (group,) = self.param_groups
+        return type(self)([nn.Parameter(each.detach().clone()) for each in group["params"]], lr=group["lr"])
+
+
+class RebuiltOptimizer(Base):
+    def configure_optimizers(self):
+        return Rebuilt(self.parameters(), lr=0.1)
+
+
 class Table(Base):
     """Functions in a container go on using the original's head."""
 
@@ -146,6 +159,7 @@ class Table(Base):
         (Replaced, r"net\.weight \[4, 36\] in the place of net\.linear\.weight \[4, 36\].*__deepcopy__"),
         (Tied, r"head\.weight \[4, 36\] in the place of head\.bias \[4\]"),
         (Elsewhere, r"optimizer trains a parameter of shape \[4\] outside of it"),
+        (RebuiltOptimizer, r"optimizer trains net\.1\.weight, of which the copy has none of its own"),
         (Table, r"copy of Table .* no gradient for head\.weight, head\.bias"),
     ],
 )
