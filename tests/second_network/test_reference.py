@@ -231,13 +231,13 @@ class TheTrainers(BatchNormCNN):
     """Takes its optimizer and scheduler from the Trainer: those of the target are not the reference's to change."""
 
     def optimizer_step(self, *args, **kwargs):
-        super().optimizer_step(*args, **kwargs)
         optimizer = self.optimizers()
         assert isinstance(optimizer, torch.optim.SGD)
         with torch.no_grad():
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.mul_(1 - 0.1 * group["lr"])
+        super().optimizer_step(*args, **kwargs)
         self.lr_schedulers().total_steps += 1
 
 
