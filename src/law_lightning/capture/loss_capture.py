@@ -132,10 +132,8 @@ class LossCapture(TorchFunctionMode):
     @property
     def weighed(self) -> list[tuple[Samples, Tensor | None]]:
         """The samples, detached, and their weights, once the step is over; None for ones."""
-        weights = (each.weights for each in self._targets)
         return [
-            (samples.detach(), None if each is None else each.detach())
-            for samples, each in zip(self.samples, weights, strict=True)
+            (each.samples.detach(), None if each.weights is None else each.weights.detach()) for each in self._targets
         ]
 
     def __torch_function__(
