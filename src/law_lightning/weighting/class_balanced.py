@@ -183,7 +183,7 @@ def labels_of(dataset: Any) -> Tensor | None:
     stored = [getattr(dataset, name, None) for name in STORED]
     for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else stored:
         try:
-            labels = torch.as_tensor(values)
+            labels = torch.as_tensor(values, device="cpu")  # a small data set may be on an accelerator
         except (TypeError, ValueError, RuntimeError):  # None, strings, or rows of different lengths
             continue
         if labels.shape == (len(dataset),) and not labels.is_floating_point():
