@@ -268,6 +268,24 @@ def test_losses_changed_in_place_and_gradients_of_gradients():
     torch.testing.assert_close(*penalties)
 
 
+@pytest.mark.parametrize("weigh", [None, lambda s: torch.ones(len(s))])
+@pytest.mark.parametrize(
+    "losses_of",
+    [
+        lambda z, y: F.cross_entropy(z, y, reduction="none"),
+        lambda z, y: F.cross_entropy(z[0], y[0], reduction="none"),
+        lambda z, y: BCE(z[:, 0], y.clamp_max(1).float(), reduction="none"),
+        lambda z, y: weighted(z.square().sum(1), z, y),
+    ],
+)
+def test_samples_keep_losses_that_the_step_changes_in_place(losses_of, weigh):
+    with LossCapture(weigh, attached=True) as capture:
+        losses = losses_of(*CASES[0].draw())
+        plain = losses.detach().clone()
+        losses *= 3
+    assert torch.equal(capture.samples[0].loss, plain.reshape(-1))
+
+
 def test_one_target_has_one_set_of_weights_whatever_the_reductions():
     z, y = CASES[0].draw()
     calls = []

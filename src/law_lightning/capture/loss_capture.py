@@ -250,7 +250,9 @@ class LossCapture(TorchFunctionMode):
                 elements = excess_weights(of.weights, denominator, elements.ndim) * elements
                 use.whole = True
             value = _Scaled.apply(plain, elements, denominator, use)
-        elif of.weights is not None and use.reduction == "mean":
+        elif use.reduction != "mean":
+            value = plain.clone()  # the step may change it in place
+        elif of.weights is not None:
             value = plain + (excess_weights(of.weights, denominator, elements.ndim) * elements).sum()
         self._nodes.append(((value if own is None else own).grad_fn, use))
         if self._on_use is not None and value.requires_grad:
