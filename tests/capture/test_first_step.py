@@ -73,9 +73,17 @@ def a_negative_rest(module, batch, batch_idx):
     return F.cross_entropy(logits, batch[1]) - 5 * logits.square().mean().add(1).log() - 20
 
 
-@pytest.mark.parametrize(
-    "step", [ce_and_dice, sum_and_margin, regression_and_some_classes, dict_of_a_part, a_negative_rest]
-)
+def losses_that_are_used_again(module, batch, batch_idx):
+    """Beside ``weighted``, which replaces them."""
+    logits = module(batch[0])
+    losses = F.cross_entropy(logits, batch[1], reduction="none")
+    return weighted(losses, logits, batch[1]).mean() + 3 * losses.mean()
+
+
+PARTS = [ce_and_dice, sum_and_margin, regression_and_some_classes, dict_of_a_part, a_negative_rest]
+
+
+@pytest.mark.parametrize("step", [*PARTS, losses_that_are_used_again])
 @pytest.mark.parametrize("weight", [0.0, 1.5])
 def test_less_than_half_a_loss_is_one_warning_with_the_share(step, weight):
     (message,) = warnings_of(step, weigh=lambda samples, phase: torch.full((len(samples),), weight))
