@@ -338,6 +338,18 @@ def test_samples_are_those_of_the_naive_loop(case, seed):
     torch.testing.assert_close((samples.loss / samples.divisor)[counted].sum(), plain, atol=1e-6, rtol=1e-5)
 
 
+@every_case
+@pytest.mark.parametrize("reduction", KEEPS)
+def test_samples_add_up_to_the_sum_or_to_a_mean_of_the_elements(case, reduction):
+    z, y = case.draw()
+    with LossCapture() as capture:
+        value = case.loss(z, y, reduction=reduction, **case.options)
+    (samples,) = capture.samples
+    counted = slice(None) if samples.valid is None else samples.valid
+    expected = value.detach().sum() if reduction == "sum" else value.detach().mean()
+    torch.testing.assert_close((samples.loss / samples.divisor)[counted].sum(), expected, atol=1e-6, rtol=1e-5)
+
+
 def naive_sample(case, z, y, elements, ignore):
     """Loss, logits, target, correct and valid of one sample, position by position."""
     if case.target == "binary":
@@ -485,6 +497,7 @@ def test_other_terms_are_left_alone():
     [
         lambda z, y: torch.vmap(F.cross_entropy)(z, y).mean(),
         lambda z, y: torch.vmap(BCE)(z, F.one_hot(y, z.shape[1]).float()).mean(),
+        lambda z, y: torch.vmap(lambda label: F.cross_entropy(z[0], label))(y).mean(),
         lambda z, y: torch.func.grad(F.cross_entropy)(z, y).sum(),
         lambda z, y: torch.func.jvp(lambda z: F.nll_loss(z.log_softmax(1), y), (z,), (torch.ones_like(z),))[1],
     ],
