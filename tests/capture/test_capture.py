@@ -686,6 +686,7 @@ def test_own_losses_of_weighted_means_are_refused():
         (torch.ones(()), torch.ones(5, 4), torch.ones(5).long()),
         (torch.ones(5, 1), torch.ones(5, 4), torch.ones(5).long()),
         (torch.ones(5), torch.ones(5), torch.ones(5).long()),
+        (torch.ones(5), torch.ones(5), torch.ones(5)),
         (torch.ones(5), torch.ones(5, 4), torch.ones(5)),
         (torch.ones(5), torch.ones(5, 4), torch.ones(5, 4).long()),
         (torch.ones(4), torch.ones(5, 4), torch.ones(5).long()),
