@@ -115,8 +115,8 @@ def gce_by_hand(module, batch, batch_idx):
 def adversarial(module, batch, batch_idx):
     x, y = batch
     x = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(100 * F.cross_entropy(module(x), y, reduction="sum"), x)
-    return cross_entropy(module, (x + 0.1 * slope.sign(), y))
+    (slope,) = torch.autograd.grad(-100 * F.cross_entropy(module(x), y, reduction="sum"), x)
+    return penalised(module, (x - 0.1 * slope.sign(), y), batch_idx)
 
 
 @pytest.mark.parametrize("module", [*zoo.MODULES, penalised, gce_by_hand, adversarial], ids=lambda m: m.__name__)
@@ -192,6 +192,10 @@ def test_labels_that_the_data_have_are_no_contrastive_ones(labels):
             max_epochs=1,
             data=lambda: (DataLoader(data, 4),),
         )
+
+
+def test_three_labels_may_be_in_order_by_chance():
+    assert warnings_of(lambda m, b, i: F.cross_entropy(m(b[0]), torch.arange(len(b[0]))), batch_size=3) == []
 
 
 def anchors(module, batch, batch_idx):

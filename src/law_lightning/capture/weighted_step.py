@@ -106,7 +106,7 @@ class WeightedStep:
         rest = float(torch.stack(self._returned).sum()) - weighted
         self._used, self._returned = [], []
         whole = abs(plain) + abs(rest)
-        if self._leads_past and 0 < whole < math.inf and abs(plain) < whole / 2:
+        if self._leads_past and abs(plain) < whole / 2 < math.inf:
             warn_of_share(_name(module), abs(plain) / whole)
 
 
