@@ -268,6 +268,24 @@ def test_losses_changed_in_place_and_gradients_of_gradients():
     torch.testing.assert_close(*penalties)
 
 
+@pytest.mark.parametrize("weigh", [None, lambda s: torch.ones(len(s))])
+@pytest.mark.parametrize(
+    "losses_of",
+    [
+        lambda z, y: F.cross_entropy(z, y, reduction="none"),
+        lambda z, y: F.cross_entropy(z[0], y[0], reduction="none"),
+        lambda z, y: BCE(z[:, 0], y.clamp_max(1).float(), reduction="none"),
+        lambda z, y: weighted(z.square().sum(1), z, y),
+    ],
+)
+def test_samples_keep_losses_that_the_step_changes_in_place(losses_of, weigh):
+    with LossCapture(weigh, attached=True) as capture:
+        losses = losses_of(*CASES[0].draw())
+        plain = losses.detach().clone()
+        losses *= 3
+    assert torch.equal(capture.samples[0].loss, plain.reshape(-1))
+
+
 def test_one_target_has_one_set_of_weights_whatever_the_reductions():
     z, y = CASES[0].draw()
     calls = []
@@ -318,6 +336,18 @@ def test_samples_are_those_of_the_naive_loop(case, seed):
     assert not samples.logits.requires_grad
     counted = slice(None) if samples.valid is None else samples.valid
     torch.testing.assert_close((samples.loss / samples.divisor)[counted].sum(), plain, atol=1e-6, rtol=1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("reduction", KEEPS)
+def test_samples_add_up_to_the_sum_or_to_a_mean_of_the_elements(case, reduction):
+    z, y = case.draw()
+    with LossCapture() as capture:
+        value = case.loss(z, y, reduction=reduction, **case.options)
+    (samples,) = capture.samples
+    counted = slice(None) if samples.valid is None else samples.valid
+    expected = value.detach().sum() if reduction == "sum" else value.detach().mean()
+    torch.testing.assert_close((samples.loss / samples.divisor)[counted].sum(), expected, atol=1e-6, rtol=1e-5)
 
 
 def naive_sample(case, z, y, elements, ignore):
@@ -467,6 +497,7 @@ def test_other_terms_are_left_alone():
     [
         lambda z, y: torch.vmap(F.cross_entropy)(z, y).mean(),
         lambda z, y: torch.vmap(BCE)(z, F.one_hot(y, z.shape[1]).float()).mean(),
+        lambda z, y: torch.vmap(lambda label: F.cross_entropy(z[0], label))(y).mean(),
         lambda z, y: torch.func.grad(F.cross_entropy)(z, y).sum(),
         lambda z, y: torch.func.jvp(lambda z: F.nll_loss(z.log_softmax(1), y), (z,), (torch.ones_like(z),))[1],
     ],
@@ -655,6 +686,7 @@ def test_own_losses_of_weighted_means_are_refused():
         (torch.ones(()), torch.ones(5, 4), torch.ones(5).long()),
         (torch.ones(5, 1), torch.ones(5, 4), torch.ones(5).long()),
         (torch.ones(5), torch.ones(5), torch.ones(5).long()),
+        (torch.ones(5), torch.ones(5), torch.ones(5)),
         (torch.ones(5), torch.ones(5, 4), torch.ones(5)),
         (torch.ones(5), torch.ones(5, 4), torch.ones(5, 4).long()),
         (torch.ones(4), torch.ones(5, 4), torch.ones(5).long()),

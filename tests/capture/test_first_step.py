@@ -1,4 +1,4 @@
-"""What is told, once, of modules whose weights do not mean what one expects; of ordinary ones nothing is."""
+"""One warning for a module whose weights do not mean what one expects, none for an ordinary one."""
 
 import warnings
 
@@ -15,8 +15,8 @@ from law_lightning import FocalWeighting, WeightingCallback, weighted
 from zoo import CLASSES, Base, assert_identical, differ, fit, loaders, make_data
 
 
-def told(step, of=None, batch_size=16, weigh=lambda samples, phase: None, **trainer):
-    """What a fit of a module with this training_step warns of."""
+def warnings_of(step, of=None, batch_size=16, weigh=lambda samples, phase: None, **trainer):
+    """The warnings of a fit of a module with this training_step."""
 
     class Own(of or Base):
         training_step = step
@@ -73,12 +73,20 @@ def a_negative_rest(module, batch, batch_idx):
     return F.cross_entropy(logits, batch[1]) - 5 * logits.square().mean().add(1).log() - 20
 
 
-@pytest.mark.parametrize(
-    "step", [ce_and_dice, sum_and_margin, regression_and_some_classes, dict_of_a_part, a_negative_rest]
-)
+def losses_that_are_used_again(module, batch, batch_idx):
+    """Beside ``weighted``, which replaces them."""
+    logits = module(batch[0])
+    losses = F.cross_entropy(logits, batch[1], reduction="none")
+    return weighted(losses, logits, batch[1]).mean() + 3 * losses.mean()
+
+
+PARTS = [ce_and_dice, sum_and_margin, regression_and_some_classes, dict_of_a_part, a_negative_rest]
+
+
+@pytest.mark.parametrize("step", [*PARTS, losses_that_are_used_again])
 @pytest.mark.parametrize("weight", [0.0, 1.5])
-def test_less_than_half_a_loss_is_told_once_with_the_share(step, weight):
-    (message,) = told(step, weigh=lambda samples, phase: torch.full((len(samples),), weight))
+def test_less_than_half_a_loss_is_one_warning_with_the_share(step, weight):
+    (message,) = warnings_of(step, weigh=lambda samples, phase: torch.full((len(samples),), weight))
     assert 0 < float(message.split("Only ")[1].split("%")[0]) < 50
     assert "training_step returned in its first step is weighted" in message
     assert "weighted(losses, logits, target)" in message
@@ -91,7 +99,7 @@ def test_the_share_is_that_of_the_values():
         return loss + 3 * loss.detach() * rest / rest.detach()
 
     for options in ({}, {"accumulate_grad_batches": 3}, {"plugins": zoo.half_precision}):
-        (message,) = told(step, **options)
+        (message,) = warnings_of(step, **options)
         assert "Only 25.0% of the loss" in message
 
 
@@ -107,18 +115,18 @@ def gce_by_hand(module, batch, batch_idx):
 def adversarial(module, batch, batch_idx):
     x, y = batch
     x = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(100 * F.cross_entropy(module(x), y, reduction="sum"), x)
-    return cross_entropy(module, (x + 0.1 * slope.sign(), y))
+    (slope,) = torch.autograd.grad(-100 * F.cross_entropy(module(x), y, reduction="sum"), x)
+    return penalised(module, (x - 0.1 * slope.sign(), y), batch_idx)
 
 
 @pytest.mark.parametrize("module", [*zoo.MODULES, penalised, gce_by_hand, adversarial], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_ordinary_modules_are_told_nothing(module, weight):
+def test_ordinary_modules_get_no_warning(module, weight):
     def weigh(samples, phase):
         return torch.full((len(samples),), weight)
 
     step, of = (module.training_step, module) if isinstance(module, type) else (module, None)
-    assert told(step, of, weigh=weigh) == []
+    assert warnings_of(step, of, weigh=weigh) == []
 
 
 # -- what is no sample, and what is no class -----------------------------------------------------------------------
@@ -132,13 +140,13 @@ def test_batches_of_one(batch_size, loop):
             return F.cross_entropy(logits, y, reduction="sum")
         return torch.stack([F.cross_entropy(z, label) for z, label in zip(logits, y, strict=True)]).mean()
 
-    (message,) = told(step, batch_size=batch_size)
+    (message,) = warnings_of(step, batch_size=batch_size)
     assert "every loss that LAW sees has one sample" in message
     assert "larger batch_size" in message
 
 
 def test_a_last_batch_of_one_is_ordinary():
-    assert told(lambda module, batch, batch_idx: cross_entropy(module, batch), batch_size=13) == []
+    assert warnings_of(lambda module, batch, batch_idx: cross_entropy(module, batch), batch_size=13) == []
 
 
 def clip(module, batch, batch_idx):
@@ -162,7 +170,7 @@ def memory_bank(module, batch, batch_idx):
 
 @pytest.mark.parametrize("step", [clip, two_views, memory_bank])
 def test_contrastive_losses(step):
-    (message,) = told(step)
+    (message,) = warnings_of(step)
     assert "makes up the labels of a loss" in message
     assert "There are no classes then" in message
 
@@ -186,6 +194,10 @@ def test_labels_that_the_data_have_are_no_contrastive_ones(labels):
         )
 
 
+def test_three_labels_may_be_in_order_by_chance():
+    assert warnings_of(lambda m, b, i: F.cross_entropy(m(b[0]), torch.arange(len(b[0]))), batch_size=3) == []
+
+
 def anchors(module, batch, batch_idx):
     return F.cross_entropy(module(batch[0]).repeat_interleave(9, 0), batch[1].repeat_interleave(9))
 
@@ -199,7 +211,7 @@ def positions(module, batch, batch_idx):
 
 @pytest.mark.parametrize(("step", "rows"), [(anchors, 144), (positions, 80)])
 def test_more_rows_than_samples(step, rows):
-    (message,) = told(step)
+    (message,) = warnings_of(step)
     assert f"has {rows} rows, but the batch 16 samples" in message
 
 
@@ -217,7 +229,7 @@ def test_more_rows_than_samples(step, rows):
 )
 def test_losses_that_cannot_be_weighted_are_named(step, match):
     with pytest.raises(MisconfigurationException, match=match + r".*three ways.*weighted\(losses, logits, target\)"):
-        told(step)
+        warnings_of(step)
 
 
 # -- torch.utils.checkpoint ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from law_lightning import LAWCallback, StrategyAgent
 from methods import bold_agent
-from zoo import TRAINERS, AdamCosine, Base, BatchNormCNN, Mixup, Plateau, Rates, loaders, make_data, make_trainer
+from zoo import TRAINERS, AdamCosine, Base, BatchNormCNN, Kept, Mixup, Plateau, Rates, loaders, make_data, make_trainer
 
 SAME = "same bits"
 
@@ -34,20 +34,6 @@ class ClassWeights(Base):
 
     def training_step(self, batch, batch_idx):
         return F.cross_entropy(self(batch[0]), batch[1], weight=self.weight)
-
-
-class Kept(Base):
-    """Losses whose values stay as they are: one that is not reduced, one that is added up."""
-
-    def __init__(self):
-        super().__init__()
-        self.auxiliary = nn.Linear(36, 4)
-
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        losses = F.cross_entropy(self(x), y, reduction="none")
-        added = F.cross_entropy(self.auxiliary(x.flatten(1)), y, reduction="sum")
-        return ((1 - (-losses).exp()) * losses).mean() + 0.3 * added / len(x)
 
 
 class SharedPlateau(Plateau):

@@ -147,19 +147,11 @@ class ExplicitDict(Base):
         return {"loss": losses.mean() + penalty, "losses": losses, "logits": logits, "target": y}
 
 
-class FocalByHand(Base):
-    """Losses that are not reduced, from which the user computes more: a focal factor, class weights, a mask."""
+class Kept(Base):
+    """Losses that keep their values: one not reduced, for a focal factor, class weights and a mask; one added up.
 
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        losses = F.cross_entropy(self(x), y, reduction="none")
-        self.log("train_loss", losses.mean())
-        weight = torch.tensor([1.0, 2.0, 0.5, 1.0])[y] * (x.mean((1, 2, 3)) > -0.3)
-        return (weight * (1 - (-losses).exp()) ** 2 * losses).sum() / weight.sum()
-
-
-class Summed(Base):
-    """Sums over the batch, one with class weights; a second head, on another target, shares none of the weights."""
+    The second is of another head and on another target: it shares none of the weights.
+    """
 
     def __init__(self):
         super().__init__()
@@ -167,8 +159,11 @@ class Summed(Base):
 
     def training_step(self, batch, batch_idx):
         x, y = batch
-        loss = F.cross_entropy(self(x), y, weight=torch.tensor([1.0, 2.0, 0.5, 1.0]), reduction="sum")
-        return (loss + F.nll_loss(self.parity(x.flatten(1)).log_softmax(1), y % 2, reduction="sum")) / len(x)
+        losses = F.cross_entropy(self(x), y, reduction="none")
+        self.log("train_loss", losses.mean())
+        weight = torch.tensor([1.0, 2.0, 0.5, 1.0])[y] * (x.mean((1, 2, 3)) > -0.3)
+        focal = (weight * (1 - (-losses).exp()) ** 2 * losses).sum() / weight.sum()
+        return focal + F.nll_loss(self.parity(x.flatten(1)).log_softmax(1), y % 2, reduction="sum") / len(x)
 
 
 class Hooked(Base):
@@ -266,7 +261,7 @@ class TwoHeads(Base):
 
 
 MODULES = [DropoutMLP, BatchNormCNN, FrozenNorm, AdamCosine, Plateau, Mixup]
-MODULES += [ExplicitDict, FocalByHand, Summed, Hooked, Auxiliary, OwnFunction, LineSearch, TwoHeads]
+MODULES += [ExplicitDict, Kept, Hooked, Auxiliary, OwnFunction, LineSearch, TwoHeads]
 
 
 class Rates(L.Callback):

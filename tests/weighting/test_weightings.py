@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import data
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchvision.ops import sigmoid_focal_loss
@@ -274,6 +275,12 @@ def test_where_data_sets_keep_their_labels(name, labels):
     for dataset, rows in [(named, [0, 1, 2]), (data.Subset(named, [2, 0]), [2, 0])]:
         found = labels_of(dataset)
         assert found is expected is None or found.tolist() == [expected[row] for row in rows]
+
+
+def test_labels_on_an_accelerator_are_counted_on_the_cpu():
+    with FakeTensorMode():  # needs no accelerator
+        labels = torch.zeros(3, dtype=torch.long, device="cuda")
+        assert labels_of(data.TensorDataset(labels)).device.type == "cpu"
 
 
 DATA = Named("targets", [2, 0, 1])

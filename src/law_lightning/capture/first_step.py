@@ -1,4 +1,4 @@
-"""What the first step of a fit says of its losses: what weights then mean, where that is not what one expects."""
+"""Warnings about the losses of the first step of a fit, where weights do not mean what one expects."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from law_lightning.capture.losses import REGRESSION
 from law_lightning.capture.samples import Samples
 
-_FEWEST = 4  # of as many labels in a row some may be so by chance, too
+_FEWEST = 4  # fewer labels may be 0, 1, 2, ... by chance
 
 
 def why_none(left: set[str]) -> str:
-    """What functions that were called and left alone say of a step that reveals no per-sample loss; else empty."""
+    """Why a step reveals no per-sample loss, by the names of functions that were left alone; may be empty."""
     without_classes = sorted(left & {each.__name__ for each in REGRESSION})
     without_gradient = sorted(left - set(without_classes))
     found = ""
@@ -60,15 +60,15 @@ def warn_of_samples(name: str, samples: Sequence[Samples], arguments: Sequence[A
     elif any(_numbers_the_batch(each, tensors) for each in samples):
         rank_zero_warn(
             f"{name} makes up the labels of a loss: they number the samples of the batch, as in a contrastive loss. "
-            "There are no classes then. A weight says how much a sample counts whose counterpart the network finds "
-            "well or badly among the others of the batch; labels, class counts and accuracies of LAW mean no more than "
-            "that."
+            "There are no classes then: a sample's weight depends on how well the network finds its counterpart in the "
+            "batch, and LAW's labels, class counts and accuracies mean no more than that."
         )
     elif tensors and largest > size:
         rank_zero_warn(
             f"A loss of {name} has {largest} rows, but the batch {size} samples. LAW gives each row (a position, "
             "a view, an anchor, a proposal) a weight of its own, by its own logits and label: no weight is that of a "
-            "sample of the data. For one weight a sample, give weighted(), from law_lightning, one loss for each."
+            "sample of the data. For one weight per sample, call weighted(), from law_lightning, with one loss per "
+            "sample."
         )
 
 
@@ -97,7 +97,7 @@ def _numbers_the_batch(samples: Samples, batch: Sequence[Tensor]) -> bool:
     Labels that came with the batch are those of the data, whatever they are.
     """
     label, count = samples.target, len(samples)
-    if count < _FEWEST or samples.num_classes < count // 2:
+    if count < _FEWEST:
         return False
     steps = label - label.min()
     order = torch.arange(count, device=label.device)

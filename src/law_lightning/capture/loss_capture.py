@@ -44,7 +44,7 @@ class _Target:
 
 
 class _Use:
-    """One loss on a target, by its reduction; it has no effect once another way of taking part stands for it."""
+    """One loss on a target, by its reduction; ``active`` until ``weighted`` or a dict replaces it."""
 
     def __init__(self, of: _Target, reduction: str) -> None:
         self.of, self.reduction = of, reduction
@@ -85,9 +85,9 @@ class LossCapture(TorchFunctionMode):
     the first; a loss on another target (mixup's second) is weighted by its own samples. Losses of logits that need no
     gradient and those within ``torch.vmap`` and the like are left alone.
 
-    A loss that keeps its value may be a means to something else. Its weights are found when the step is over: if a mean
-    loss or :func:`~law_lightning.capture.losses.weighted` follows on its target, or a dict, that says what the samples
-    are.
+    A loss that keeps its value may be only a part of another, so its weights are computed when the step is over. If a
+    mean loss or :func:`~law_lightning.capture.losses.weighted` follows on its target, or the step returns a dict, the
+    samples are those of that.
 
     Args:
         weigh: gives the weights [B] of samples, or None to leave a loss as it is; by default all are left.
@@ -132,10 +132,8 @@ class LossCapture(TorchFunctionMode):
     @property
     def weighed(self) -> list[tuple[Samples, Tensor | None]]:
         """The samples, detached, and their weights, once the step is over; None for ones."""
-        weights = (each.weights for each in self._targets)
         return [
-            (samples.detach(), None if each is None else each.detach())
-            for samples, each in zip(self.samples, weights, strict=True)
+            (each.samples.detach(), None if each.weights is None else each.weights.detach()) for each in self._targets
         ]
 
     def __torch_function__(
@@ -176,7 +174,7 @@ class LossCapture(TorchFunctionMode):
         """The output of a step, with its ``loss`` weighted if it is the dict of the third way.
 
         To be called when the step is over. A step that called a mean loss or ``weighted`` is weighted by that alone;
-        losses that keep their values are left alone where there is a dict, which says what they are.
+        where there is a dict, losses that keep their values are left alone.
 
         Raises:
             MisconfigurationException: the dict's entries do not fit together.
@@ -252,7 +250,9 @@ class LossCapture(TorchFunctionMode):
                 elements = excess_weights(of.weights, denominator, elements.ndim) * elements
                 use.whole = True
             value = _Scaled.apply(plain, elements, denominator, use)
-        elif of.weights is not None and use.reduction == "mean":
+        elif use.reduction != "mean":
+            value = plain.clone()  # the step may change it in place
+        elif of.weights is not None:
             value = plain + (excess_weights(of.weights, denominator, elements.ndim) * elements).sum()
         self._nodes.append(((value if own is None else own).grad_fn, use))
         if self._on_use is not None and value.requires_grad:

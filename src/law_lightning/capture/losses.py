@@ -93,8 +93,8 @@ def class_loss(func: Callable[..., Tensor], given: dict[str, Any], plain: Tensor
         if weight is not None and not soft:
             denominator = (weight[target] if valid is None else weight[target] * valid).sum()
     # What is not reduced is most often averaged by the user, over all elements.
-    loss = elements.clone() if elements is plain else elements  # which the step may change in place
-    right, divisor = correct.float(), elements.numel() if reduction == "none" else denominator
+    divisor = elements.numel() if reduction == "none" else denominator
+    loss, right = elements, correct.float()
     if elements.ndim > 1:  # dense: a sample is the mean over its positions, its label the most frequent one
         labelled = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
         labelled, target, logits = labelled.flatten(1), target.flatten(1), logits.flatten(2).mean(dim=2)
@@ -119,7 +119,6 @@ def binary_loss(func: Callable[..., Tensor], given: dict[str, Any], plain: Tenso
         logits, target = logits.unsqueeze(0), target.unsqueeze(0)
     elements, reduction = _elements(func, given | {"input": logits, "target": target}, plain), given["reduction"]
     loss = elements if elements.ndim == 1 else elements.flatten(1).mean(dim=1)
-    loss = loss.clone() if loss is plain else loss
     logits = logits.flatten(1) if logits.ndim > 1 else logits.unsqueeze(1)
     target = target.reshape(logits.shape)
     positive, one_label = target > 0.5, logits.shape[1] == 1
@@ -157,7 +156,7 @@ def own_loss(func: Callable[..., Tensor], given: dict[str, Any], plain: Tensor) 
             f"{list(target.shape)} of {target.dtype}; they must be [B], [B, C] and [B] of class indices, or [B, C] of "
             "class probabilities."
         )
-    return ReducedLoss(losses, 1, samples_of(losses.clone(), logits, labels, one_label=not soft))
+    return ReducedLoss(losses, 1, samples_of(losses, logits, labels, one_label=not soft))
 
 
 def _fit_together(losses: Tensor, logits: Tensor, target: Tensor) -> bool:

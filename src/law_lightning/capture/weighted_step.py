@@ -63,19 +63,18 @@ class WeightedStep:
             output = original(*args, **kwargs)
         self._running = False
         output = capture.take_output(output)
-        if not capture.samples and not self._found_samples and output is not None:
-            raise MisconfigurationException(
-                f"{_name(module)} reveals no per-sample loss, so LAW cannot weight it. "
-                f"{why_none(capture.left)}{THREE_WAYS}"
-            )
-        if not self._found_samples and output is not None:
+        if not self._found_samples and output is not None:  # a step that returns None is skipped
+            if not capture.samples:
+                raise MisconfigurationException(
+                    f"{_name(module)} reveals no per-sample loss, so LAW cannot weight it. "
+                    f"{why_none(capture.left)}{THREE_WAYS}"
+                )
+            self._found_samples = True
             warn_of_samples(_name(module), capture.samples, (*args, *kwargs.values()))
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if not self._checked and isinstance(loss, Tensor) and loss.requires_grad:
             loss.register_hook(functools.partial(self._note_returned, loss.detach()))
             self._leads_past = self._leads_past or capture.leads_past(loss)
-        # A step that returns None is skipped: it does not tell whether its losses are used.
-        self._found_samples = self._found_samples or (bool(capture.samples) and output is not None)
         for samples, weights in capture.weighed:
             self._record(samples, weights)
         for part in self._parts:
@@ -107,7 +106,7 @@ class WeightedStep:
         rest = float(torch.stack(self._returned).sum()) - weighted
         self._used, self._returned = [], []
         whole = abs(plain) + abs(rest)
-        if self._leads_past and 0 < whole < math.inf and abs(plain) < whole / 2:
+        if self._leads_past and abs(plain) < whole / 2 < math.inf:
             warn_of_share(_name(module), abs(plain) / whole)
 
 

@@ -173,13 +173,8 @@ class Evaluator:
                 inputs, target = batch
                 try:
                     logits = twin(inputs)
-                except (
-                    AttributeError,
-                    LookupError,
-                    NotImplementedError,
-                    TypeError,
-                    ValueError,
-                ) as error:  # it takes something else
+                # It takes something else. A RuntimeError may have another cause, as a full memory.
+                except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
                     logits, cause = None, error
                 if isinstance(logits, Tensor) and logits.ndim == 2 and target.shape == logits.shape[:1]:
                     check_target(logits, target)

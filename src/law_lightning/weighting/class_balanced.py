@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -135,9 +136,7 @@ def loader_gives(loader: Any, labels: Tensor) -> bool:
     The samples come as in training: through ``collate_fn``, and in a worker process if the loader has workers, as a
     data set may open files that must not be shared. The global random states stay as they are.
     """
-    order = labels.argsort(stable=True)
-    sizes = labels[order].unique_consecutive(return_counts=True)[1]
-    first = order[sizes.cumsum(0) - sizes]  # the first sample of each class
+    first = torch.from_numpy(np.unique(labels.numpy(), return_index=True)[1])  # the first sample of each class
     first = first[:: -(-len(first) // 256)]
     size = getattr(loader.batch_sampler, "batch_size", 1)
     number = size * -(-max(len(first), 32) // size)  # whole batches, as the collate_fn may want them
@@ -167,13 +166,9 @@ def _are(values: Tensor, labels: Tensor) -> bool:
     values = values.detach().cpu().double()
     if values.numel() == len(labels):
         return torch.equal(values.flatten(), labels.double())
-    if (
-        values.ndim != 2
-        or len(values) != len(labels)
-        or not 0 <= int(labels.min()) <= int(labels.max()) < len(values.T)
-    ):
+    if values.ndim != 2 or len(values) != len(labels) or not 0 <= labels.min() <= labels.max() < values.shape[1]:
         return False
-    mixed = torch.allclose(values.sum(0), F.one_hot(labels, len(values.T)).double().sum(0), atol=1e-3)
+    mixed = torch.allclose(values.sum(0), labels.bincount(minlength=values.shape[1]).double(), atol=1e-3)
     return mixed or torch.equal(values.argmax(1), labels)  # mixup keeps the sums of a batch
 
 
@@ -188,7 +183,7 @@ def labels_of(dataset: Any) -> Tensor | None:
     stored = [getattr(dataset, name, None) for name in STORED]
     for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else stored:
         try:
-            labels = torch.as_tensor(values)
+            labels = torch.as_tensor(values, device="cpu")  # a small data set may be on an accelerator
         except (TypeError, ValueError, RuntimeError):  # None, strings, or rows of different lengths
             continue
         if labels.shape == (len(dataset),) and not labels.is_floating_point():
