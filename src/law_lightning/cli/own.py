@@ -86,18 +86,15 @@ def located(target: str) -> Any:
 
 
 def parameters(target: str) -> dict[str, inspect.Parameter]:
-    """What a class or function is called with, by name; any name where it does not tell, as those written in C.
+    """What a class or function is called with, by name.
 
     Raises:
-        ValueError: There is none with this dotted name.
+        ValueError: There is none with this dotted name, or it is written in C and has no signature.
     """
     found = located(target)
     if isinstance(found, type) and found.__init__.__module__.startswith("lightning."):  # type: ignore[misc]
         return {}  # it has no constructor of its own, and Lightning's drop any argument
-    try:
-        return dict(inspect.signature(found).parameters)
-    except ValueError:
-        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+    return dict(inspect.signature(found).parameters)
 
 
 def takes(target: str, name: str) -> bool:
