@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 _PARTS = ("model", "data")
 #: The config groups that give these parts their options.
-_GROUPS = (*_PARTS, "corruption", "schedule")
+_GROUPS = (*_PARTS, "schedule")
 #: Where Python, installed packages and this one are.
 _INSTALLED = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
 
@@ -50,7 +50,8 @@ def keep_own_options(config: DictConfig) -> None:
         if part in hydra.runtime.choices and of_group["_target_"] != target:
             needs = takes if _inherits(target, of_group["_target_"]) else requires
             for name in [name for name in of_group if not name.startswith("_") and name in given]:
-                is_set = given[name] != of_group[name] or any(each.startswith(f"{part}.{name}.") for each in named)
+                changed = given[name] not in (of_group[name], None)
+                is_set = changed or any(each.startswith(f"{part}.{name}.") for each in named)
                 if not (is_set or needs(target, name)):
                     with open_dict(config):
                         del config[part][name]
