@@ -73,7 +73,7 @@ def test_what_ends_a_command_says_how_to_go_on(monkeypatch, end, shown, resumes)
 
 
 def test_a_module_without_network_is_built_as_its_config_says():
-    module = build_model({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}, None, None)
+    module = build_model({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3})
     assert module.weight.shape == (3, 2)
 
 

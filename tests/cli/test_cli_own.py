@@ -64,6 +64,7 @@ class Required(Bare):
 class Keywords(ImageClassifier):
     def __init__(self, network, *, own=1, **options):
         super().__init__(network, **options)
+        assert options["milestones"] == [0.65, 0.85]
 
 
 class Names(Bare):
@@ -138,11 +139,12 @@ def train_own(command, tmp_path, monkeypatch):
     "overrides",
     [
         "model._target_=own.Bare",
-        "model._target_=own.Defaults schedule=cifar200",
+        "model._target_=own.Defaults schedule=table5",
         "model._target_=own.Options model.lr=0.1 +model.width=3",
         "model._target_=own.Required",
-        "model._target_=own.Keywords schedule=cifar200 model.network.hidden=[4]",
+        "model._target_=own.Keywords schedule=table5 model.network.hidden=[4]",
         "data._target_=own.Data model.network.hidden=[4]",
+        "data._target_=own.Data model.network.hidden=[4] corruption=none",
         "~data +data={_target_:own.Data}",
         "~model +model={_target_:own.Bare} data=arrays data._target_=own.Sized",
     ],
@@ -191,6 +193,7 @@ def test_a_search_takes_both(train_own, tmp_path):
             r"takes no gamma \(it takes network, lr, num_classes, momentum\)",
         ),
         ("data._target_=own.Data corruption.rate=0.4", r"own\.Data takes no corruption .* ~data\.corruption"),
+        ("data._target_=own.Data corruption=discard", r"own\.Data takes no corruption .* ~data\.corruption"),
         ("model._target_=own.Nothing", r"There is no own\.Nothing: check the name"),
         ("data._target_=nowhere.Data", r"There is no nowhere\.Data: check the name"),
         ("data._target_=own.Dicts", r"Dicts has no in_shape and num_classes, .*\+model\.network\.num_classes"),

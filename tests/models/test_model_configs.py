@@ -30,7 +30,7 @@ def test_every_model_is_built_for_the_shape_of_the_data(composed, model):
     assert [config[key] for key in ("lr", "momentum", "weight_decay")] == [0.1, 0.9, 2e-5]
     assert [config[key] for key in ("milestones", "gamma", "warmup")] == [[0.45, 0.6, 0.75], 0.1, 0.0]
     with torch.device("meta"):
-        module = build_model(config, (3, 32, 32), 7)
+        module = build_model(config, in_shape=(3, 32, 32), num_classes=7)
         assert module(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 

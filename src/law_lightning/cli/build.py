@@ -26,11 +26,10 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
 
 
-def build_model(model: dict[str, Any], in_shape: tuple[int, ...] | None, num_classes: int | None) -> L.LightningModule:
-    """A new module with freshly drawn weights; it and its network are given what they take of the data's shape."""
-    known = {name: value for name, value in zip(_SHAPE, (in_shape, num_classes), strict=True) if value is not None}
+def build_model(model: dict[str, Any], **shape: Any) -> L.LightningModule:
+    """A new module with freshly drawn weights; it and its network are given what they take of the data's ``shape``."""
     options, *network = (
-        {name: value for name, value in known.items() if name in parameters(node["_target_"])} | node
+        {name: value for name, value in shape.items() if name in parameters(node["_target_"])} | node
         for node in _called(model)
     )
     options |= {"network": network[0]} if network else {}
@@ -46,11 +45,15 @@ def factories(
     """
     make_data = partial(instantiate, plain(config.data), _convert_="all")
     data, model = _ready(make_data()), plain(config.model)
-    shape = {name: getattr(data, name, None) for name in _SHAPE}
-    unknown = {name for name in _SHAPE if shape[name] is None}
-    wanted = {name for node in _called(model) for name in unknown - node.keys() if requires(node["_target_"], name)}
-    if wanted:
-        shape |= read_shape(data, wanted)
+    shape = {name: value for name in _SHAPE if (value := getattr(data, name, None)) is not None}
+    missing = {
+        name
+        for node in _called(model)
+        for name in _SHAPE
+        if name not in shape | node and requires(node["_target_"], name)
+    }
+    if missing:
+        shape |= read_shape(data, missing)
         data = _ready(make_data())  # reading may have moved generators of the first
     make_model = partial(build_model, model, **shape)
     check_package(make_model(), data)  # a mistake in the model's options shows now

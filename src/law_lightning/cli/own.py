@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 _PARTS = ("model", "data")
 #: The config groups that give these parts their options.
-_GROUPS = (*_PARTS, "corruption", "schedule")
+_GROUPS = (*_PARTS, "schedule")
 #: Where Python, installed packages and this one are.
 _INSTALLED = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
 
@@ -50,7 +50,8 @@ def keep_own_options(config: DictConfig) -> None:
         if part in hydra.runtime.choices and of_group["_target_"] != target:
             needs = takes if _inherits(target, of_group["_target_"]) else requires
             for name in [name for name in of_group if not name.startswith("_") and name in given]:
-                is_set = given[name] != of_group[name] or any(each.startswith(f"{part}.{name}.") for each in named)
+                changed = given[name] not in (of_group[name], None)
+                is_set = changed or any(each.startswith(f"{part}.{name}.") for each in named)
                 if not (is_set or needs(target, name)):
                     with open_dict(config):
                         del config[part][name]
@@ -86,18 +87,15 @@ def located(target: str) -> Any:
 
 
 def parameters(target: str) -> dict[str, inspect.Parameter]:
-    """What a class or function is called with, by name; any name where it does not tell, as those written in C.
+    """What a class or function is called with, by name.
 
     Raises:
-        ValueError: There is none with this dotted name.
+        ValueError: There is none with this dotted name, or it is written in C and has no signature.
     """
     found = located(target)
     if isinstance(found, type) and found.__init__.__module__.startswith("lightning."):  # type: ignore[misc]
         return {}  # it has no constructor of its own, and Lightning's drop any argument
-    try:
-        return dict(inspect.signature(found).parameters)
-    except ValueError:
-        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+    return dict(inspect.signature(found).parameters)
 
 
 def takes(target: str, name: str) -> bool:

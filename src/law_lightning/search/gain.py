@@ -44,11 +44,6 @@ class Gain:
         """Whether the interval lies above zero."""
         return self.low > 0
 
-    @property
-    def samples_needed(self) -> int | None:
-        """Validation samples with which an interval about this mean would lie above zero; None without a gain."""
-        return math.ceil(self.samples * ((self.mean - self.low) / self.mean) ** 2) if self.mean > 0 else None
-
     def __str__(self) -> str:
         mean, low, high = (f"{100 * end:+.2f}" for end in (self.mean, self.low, self.high))
         text = (
@@ -57,5 +52,9 @@ class Gain:
         )
         if self.beyond_chance:
             return text
-        few = f". A gain of {mean} points would show on about {self.samples_needed} validation samples"
-        return f"No gain beyond chance: {text}{few if self.samples_needed else ''}"
+        text = f"No gain beyond chance: {text}"
+        if self.mean <= 0:
+            return text
+        more = ((self.mean - self.low) / self.mean) ** 2  # the interval's variance falls as both numbers grow
+        seeds, samples = (math.ceil(more * number) for number in (self.seeds, self.samples))
+        return f"{text}. A gain of {mean} points would show with about {seeds} seeds and {samples} validation samples"
