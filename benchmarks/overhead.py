@@ -18,10 +18,9 @@ mlp       plain   1.67 ms a step                                                
           search  1.982 [1.972, 2.013]  1.99  2.070 [2.065, 2.099]     8.5 ms     26 MiB
 
 Aims: apply at most 1.02 on the ResNet and 1.3 on the MLP; search at most 1.02 (2 - warm-up share), the warm-up being
-one of 4, 5 or 20 stages here. Apply misses both,
-on the ResNet by 0.002; search misses its aim on the CNN by 0.02. It validates the network at
-every stage's end, for the phase: here once in 10 to 40 steps. In longer stages that weighs less: in stages of 12 steps
-the same fit of the ResNet cost 1.06.
+one of 4, 5 or 20 stages here. Apply misses both, on the ResNet by 0.002; search misses its aim on the CNN by 0.02.
+Apply validates the network at every stage's end, for the phase: here once in 10 to 40 steps. In longer stages that
+weighs less: in stages of 12 steps the same fit of the ResNet cost 1.06.
 
 - mlp: 64-128-128-10 on 8x8 images. cnn: the package's SmallCNN on 3x32x32. resnet18: with a CIFAR stem. Data are
   random. With ``--device cuda`` stages are longer, and the ResNet's batches have 128 images instead of 16.

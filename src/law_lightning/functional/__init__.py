@@ -1,6 +1,7 @@
 """The equations of *Learning to Auto Weight* (LAW, AAAI 2020) as pure functions on tensors.
 
-Nothing here holds state, draws random numbers or depends on Lightning; these files import torch alone. By the paper's
+Nothing here holds state or depends on Lightning, and the same arguments give the same results; these files import
+torch alone. By the paper's
 equation numbers, with B samples in a batch, C classes, F sample features and N transitions:
 
 ===========  ========================  ============================================================
@@ -15,8 +16,8 @@ Equation 12  :func:`td_target`         y = r + gamma Q(s', mu(s')): [N]
 Equation 13  :func:`actor_loss`        the mean of -Q(s, mu(s)): [N] -> scalar
 ===========  ========================  ============================================================
 
-Not in the paper: :func:`margin`, :func:`confident_error` and the rule :func:`general_theta` that follows from them;
-:func:`gain_interval`.
+Not in the paper: the rule ``general`` (:func:`margin`, :func:`confident_error`, :func:`general_theta`,
+:func:`class_ratio`, :func:`is_worse`) and :func:`gain_interval`.
 """
 
 from law_lightning.functional.features import (

@@ -70,7 +70,8 @@ def class_ratio(wanted: Tensor, given: Tensor) -> Tensor:
     .. math:: r_c = \frac{q_c}{\mathrm{mean}_k \, q_k}, \qquad q_c = \min\left(\frac{n'_c + 1}{n_c + 1}, \;
         10 \, \mathrm{median}_k \frac{n'_k + 1}{n_k + 1}\right)
 
-    Mean and median are over the classes that the training data have. Weights with a mean of one over the classes are
+    Mean and median are over the classes that the training data have; of an even number of classes the median is the
+    lower of the two in the middle, as torch's is. Weights with a mean of one over the classes are
     those of Cui et al. (CVPR 2019): with a mean of one over the samples a rare class would weigh so much that training
     by SGD can diverge.
 
