@@ -91,7 +91,10 @@ def class_ratio(wanted: Tensor, given: Tensor) -> Tensor:
 
 
 def is_worse(accuracy: Tensor, other: Tensor) -> bool:
-    """Whether one network is less accurate than another on the same samples, by more than a standard error.
+    """Whether one network is less accurate than another on the same samples, by more than two standard errors.
+
+    With networks that are equally good, one of 18 independent comparisons, as many as a training has by default,
+    exceeds two standard errors in 34 % of the trainings, but one standard error in 96 %.
 
     Args:
         accuracy: how much of each sample it gets right, [N] in [0, 1].
@@ -102,4 +105,4 @@ def is_worse(accuracy: Tensor, other: Tensor) -> bool:
         True
     """
     difference = accuracy.double() - other.double()
-    return bool(difference.mean() < -difference.std(correction=0) / len(difference) ** 0.5)
+    return bool(difference.mean() < -2 * difference.std(correction=0) / len(difference) ** 0.5)
