@@ -38,7 +38,7 @@ def draw_comparison(outcomes: Sequence[Outcome], path: Path, confidence: float =
         panels.append(figure.add_subplot(grid[len(panels)], sharex=panels[0] if panels else None))
         _draw_seeds(panels[-1], values)
         panels[-1].set_xlabel("Test accuracy (%)")
-        tidy(panels[-1], f"{_TITLES[epoch]}: each seed, and the mean")
+        tidy(panels[-1], f"{_TITLES[epoch]}: seeds and mean")
     if summaries:
         panels.append(figure.add_subplot(grid[-1]))
         _draw_differences(panels[-1], summaries, others)
