@@ -2,8 +2,8 @@
 
     python benchmarks/figures.py
 
-``docs/general/epochs.png`` needs trainings (benchmarks/general.py --figure), those in ``docs/paper`` the runs of
-docs/paper_results.md.
+Only ``docs/general/epochs.png`` needs trainings (benchmarks/general.py --figure). The rows in ``docs/paper`` are the
+stages of the trainings in docs/paper_results.md: 2026-11-29, commit ddb7a22.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from law_lightning.report.compare_figure import draw_comparison
 from law_lightning.report.records import read_outcomes
+from law_lightning.report.runs import Run
+from law_lightning.report.stage_figures import draw_loss_gap, draw_weights
 from rivals.methods import BASE
 from rivals.report import draw_learning, draw_task, read_rows, summarise
 
@@ -31,6 +33,9 @@ def main() -> None:
         summaries = [summary for summary in summarise(rows) if summary.method != BASE]
         for task, shown in groupby(summaries, lambda summary: summary.task):
             print(draw_task(task, [*shown], DOCS / "search" / f"{task}.png"))
+    trainings = [Run(Path(row.pop("folder")), "train", **row) for row in read_rows(DOCS / "paper" / "stages.jsonl")]
+    print(draw_loss_gap(trainings, DOCS / "paper" / "figure3.png"))
+    print(draw_weights(trainings, DOCS / "paper" / "figure4.png"))
     with (DOCS / "search" / "paper_agent.csv").open(newline="") as file:
         rows = [*csv.DictReader(file)]
     curves = {

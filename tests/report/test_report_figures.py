@@ -111,7 +111,7 @@ def test_search_without_evaluations_or_episodes_is_drawn(panels, history):
         (
             draw_weights,
             run(weight_clean=[1.0] * 5, weight_wrong=[1.5] * 5),
-            "Mean weight\n(bands: 50 and 90 %)",
+            "Mean weight",
             1.0,
         ),
     ],
@@ -136,14 +136,17 @@ def test_loss_gap_of_seeds_is_their_mean_over_those_that_have_one_and_other_data
     weighted, others = [None, None, -0.4, -0.2, -0.1], [None, None, 0.3, None, 0.0]
     alone = run(DISCARD, loss_gap=GAPS, weighted_loss_gap=weighted)
     first, second = panels(draw_loss_gap, [run(loss_gap=GAPS), alone, run(loss_gap=others), run()])
-    assert list(lines(first)) == ["target unweighted (mean of 2)"]
-    same(lines(first)["target unweighted (mean of 2)"], [None, None, 0.2, -0.2, 0.2])
+    assert list(lines(first)) == ["target unweighted"]
+    same(lines(first)["target unweighted"], [None, None, 0.2, -0.2, 0.2])
     for line, expected in zip(faint(first), (GAPS, others), strict=True):
         same(line, expected)
     same(lines(second)["target weighted"], weighted)
     same(lines(second)["target unweighted"], GAPS)
     titles = [part.get_suptitle() for part in first.figure.figure.subfigs]
-    assert titles == ["Uniform noise (rate 0.4): plain training", "Discard classes (classes 0, 1): plain training"]
+    assert titles == [
+        "Uniform noise (rate 0.4): plain training, mean of 2 runs",
+        "Discard classes (classes 0, 1): plain training",
+    ]
 
 
 def test_weights_of_rare_and_other_classes_and_of_wrong_and_right_labels(panels):
@@ -163,6 +166,7 @@ def test_the_spread_of_weights_is_drawn_beside_their_means(panels):
     means = {"weight_clean": [1.0] * 5, "weight_wrong": [0.5] * 5}
     (axes,) = panels(draw_weights, [run(**means, weight_wrong_quantiles=quantiles)])
     bands = [path.vertices[:, 1] for each in axes.collections for path in each.get_paths()]
+    assert axes.get_ylabel() == "Mean weight\n(bands: 50 and 90 %)"
     assert [(band[2:].min(), band.max()) for band in bands] == [(0.1, 1.0), (0.2, 1.0), (0.2, 1.0)]
     classes = run(DISCARD, (0,), weight_per_class=[[1.5, None, 0.5, 0.7]] * 5)
     rare, other = panels(draw_weights, [classes])[0].collections

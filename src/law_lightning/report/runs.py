@@ -68,7 +68,10 @@ class Run:
     def weighting(self) -> str:
         """How a training was weighted, in words."""
         strategy = self.config.get("strategy")
-        return f"strategy {str(strategy).removesuffix('/strategy.safetensors')}" if strategy else "plain training"
+        if not strategy:
+            return "plain training"
+        path = Path(str(strategy))
+        return f"strategy {path.parent if path.stem == 'strategy' else path}"  # the folder of the search names it
 
     @property
     def settings(self) -> str:

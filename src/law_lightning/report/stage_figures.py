@@ -80,9 +80,12 @@ def draw_weights(runs: Sequence[Run], path: Path) -> Path | None:
             axes.scatter(stages, weights, s=7, marker=marker, facecolors=face, edgecolors=colour, alpha=0.5)
 
     def draw_labels(axes: Axes, runs: Sequence[Run]) -> None:
-        _draw_stages(axes, runs, labels, 1.0, "Mean weight\n(bands: 50 and 90 %)")
+        _draw_stages(axes, runs, labels, 1.0, "Mean weight")
         for name, colour, hatch in zip(("wrong", "clean"), COLOURS, ("////", None), strict=False):
             quantiles = _mean([_column(run, f"weight_{name}_quantiles") for run in runs], 5)
+            if np.isnan(quantiles).all():  # earlier versions did not record them
+                continue
+            axes.set_ylabel("Mean weight\n(bands: 50 and 90 %)")
             stages = np.arange(len(quantiles))
             for low, high, alpha in ((0, 4, 0.12), (1, 3, 0.25)):
                 axes.fill_between(stages, quantiles[:, low], quantiles[:, high], color=colour, alpha=alpha, linewidth=0)
@@ -221,7 +224,8 @@ def _draw(
             (draw, shown) for lines_of, draw in kinds if (shown := [run for run in members if _has(lines_of(run))])
         ]
         if panels:
-            experiments.append((textwrap.fill(title, 56), panels))
+            several = f", mean of {len(panels[0][1])} runs" if len(panels[0][1]) > 1 else ""
+            experiments.append((textwrap.fill(title + several, 56), panels))
     if not experiments:
         return None
     heights = [0.3 + 0.17 * title.count("\n") + height * len(panels) for title, panels in experiments]
@@ -260,9 +264,8 @@ def _draw_stages(
             if len(table) > 1:
                 axes.plot(table.T, color=colour, linestyle=dash, linewidth=0.8, alpha=0.4)
             means = np.ma.masked_invalid(table).mean(axis=0).filled(np.nan)
-            legend = f"{name} (mean of {len(table)})" if len(table) > 1 else name
             axes.plot(
-                means, color=colour, marker=marker, linestyle=dash, linewidth=2, markersize=4, label=legend, zorder=3
+                means, color=colour, marker=marker, linestyle=dash, linewidth=2, markersize=4, label=name, zorder=3
             )
     warmup = min(map(_warmup, runs))
     if warmup > 0:
