@@ -52,7 +52,7 @@ from common import QUIET, quiet, table
 from law_lightning import CoTeachingCallback, L2RWCallback, LAWCallback, MetaWeightNetCallback, WeightingCallback
 from law_lightning.data.in_memory import random_horizontal_flip
 from law_lightning.models import MLP, ImageClassifier, SmallCNN
-from law_lightning.report.style import BASE_COLOUR, COLOURS, new_figure, save, tidy
+from law_lightning.report.style import COLOURS, new_figure, save, tidy
 from law_lightning.weighting import (
     ClassBalancedWeighting,
     FocalWeighting,
@@ -215,24 +215,24 @@ def report(rows: Sequence[Row]) -> str:
 
 def draw_epochs(rows: Sequence[Row], path: Path) -> Path:
     """Test accuracy after each epoch with and without weights: the mean of all splits, and each split's best epochs."""
-    figure = new_figure(7.2, 3.8)
+    figure = new_figure(3.4)
     axes = figure.add_subplot()
-    for method, colour, label in (("plain", BASE_COLOUR, "plain training"), ("fit", COLOURS[0], "with LAWCallback()")):
+    looks = zip(
+        ("plain", "fit"), ("plain training", "with LAWCallback()"), ("0.4", COLOURS[0]), "o^", ("--", "-"), strict=True
+    )
+    for method, label, colour, marker, dash in looks:
         curves = [row for row in rows if row["job"][4] == method]
         mean = 100 * np.mean([row["curve"] for row in curves], axis=0)
         epochs = np.arange(1, len(mean) + 1)
         for row in curves:
-            axes.plot(epochs, 100 * np.asarray(row["curve"]), color=colour, linewidth=0.7, alpha=0.35)
-            axes.plot(
-                row["best_epoch"] + 1, 100 * row["best"], "o", color=colour, markersize=6, markeredgecolor="white"
-            )
-        axes.plot(epochs, mean, color=colour, linewidth=2.2)
-        axes.annotate(f"{label}: {mean[-1]:.0f} %", (epochs[-1], mean[-1]), (-4, 24), textcoords="offset points",
+            axes.plot(epochs, 100 * np.asarray(row["curve"]), color=colour, linewidth=0.6, alpha=0.3)
+            axes.plot(row["best_epoch"] + 1, 100 * row["best"], marker, color=colour, markeredgecolor="white")
+        axes.plot(epochs, mean, color=colour, linewidth=2.4, linestyle=dash)
+        axes.annotate(f"{label}: {mean[-1]:.0f} %", (epochs[-1], mean[-1]), (0, 14), textcoords="offset points",
                       ha="right", color=colour, fontweight="bold")  # fmt: skip
-    axes.plot([], [], "o", color="0.3", label="epoch that validates best, of each split")
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+        axes.plot([], [], marker, color=colour, label=f"best epoch by validation, {label}")
     axes.set(xlabel="Epoch", ylabel="Test accuracy (%)", ylim=(50, None))
-    tidy(axes)
+    tidy(axes, legend=1)
     return save(figure, path)
 
 

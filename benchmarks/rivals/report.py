@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
+from law_lightning.report.style import COLOURS, DASHES, MARKERS, new_figure, save, tidy
 from rivals.methods import BASE, KEYS, LAW, METHODS, RIVALS, Row
 
 Gains = NDArray[np.float64]
+Curve = Sequence[tuple[float, float]]  # episodes and gains
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------
@@ -319,42 +320,68 @@ def write_report(rows: Sequence[Row], folder: Path) -> str:
     (folder / "table.md").write_text(text, encoding="utf-8")
     for task in dict.fromkeys(summary.task for summary in summaries):
         shown = [summary for summary in summaries if summary.task == task and summary.method != BASE]
-        draw_task(task, shown).savefig(folder / f"{task}.png", dpi=150)
+        draw_task(task, shown, folder / f"{task}.png")
     return text
 
 
-# -- the figure ----------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------------
 
 
-def draw_task(task: str, shown: Sequence[Summary]) -> Figure:
-    """To the left how LAW learns, to the right where all methods end.
+def draw_task(task: str, shown: Sequence[Summary], path: Path) -> Path:
+    """Above how LAW learns, below where all methods end.
 
-    Left: the gain of LAW's greedy strategy in the course of the search, on validation data: the mean over searches,
-    the band from the lowest to the highest. Right: what each method ended with on test data: a dot for each search, a
-    mark for its gain as the table has it.
+    Above: the gain of LAW's greedy strategy in the course of the search, on validation data: the mean over searches,
+    the band from the lowest to the highest. Below: what each method ended with on test data: a dot for each search, a
+    mark for its gain with the interval that the table has.
     """
     curves = [row["curve"] for summary in shown if summary.method == LAW for row in summary.rows]
-    width = max(2.0, 0.42 * len(shown))  # room for the title
-    figure = Figure(figsize=(4.6 + width, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[4.0, width])
-    left.set(title="LAW's greedy strategy, validation", xlabel="Episode", ylabel="Accuracy gained (points)")
+    heights = [2.2, 0.8 + 0.24 * len(shown)]
+    figure = new_figure(sum(heights))
+    upper, lower = figure.subplots(2, 1, height_ratios=heights)
     gains: dict[int, list[float]] = {0: [0.0]}  # weights begin at one, so a search begins at no gain
     for curve in curves:
         for episode, gain in curve:
             gains.setdefault(episode, []).append(100 * gain)
     x = sorted(gains)
-    left.fill_between(x, [min(gains[e]) for e in x], [max(gains[e]) for e in x], alpha=0.18, linewidth=0)
-    left.plot(x, [np.mean(gains[e]) for e in x], marker="o", label=f"mean and range of {len(curves)} searches")
-    left.legend(frameon=False, fontsize=9)
-    right.set_title("Found strategies, test")
-    for place, summary in enumerate(shown):
+    upper.fill_between(x, [min(gains[e]) for e in x], [max(gains[e]) for e in x], alpha=0.18, linewidth=0)
+    upper.plot(x, [np.mean(gains[e]) for e in x], marker="o", label=f"mean and range of {len(curves)} searches")
+    upper.set(xlabel="Episode", ylabel="Accuracy gained (points)")
+    upper.axhline(0, color="0.3", linewidth=1, zorder=1)
+    for row, summary in enumerate(shown):
         # LAW, rivals that search, and what does not look at validation data.
-        colour = "C0" if summary.method.startswith(LAW) else "C1" if summary.method in RIVALS else "0.5"
-        right.scatter([place] * len(summary.by_search), 100 * summary.by_search, s=22, color=colour, alpha=0.6)
-        right.hlines(100 * summary.interval.mean, place - 0.32, place + 0.32, color=colour, linewidth=2.5)
-    right.set_xticks(range(len(shown)), [summary.method for summary in shown], rotation=60, ha="right", fontsize=9)
-    for axes in (left, right):
-        axes.axhline(0, color="0.3", linewidth=1, zorder=1)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(task)
-    return figure
+        colour, marker = (
+            (COLOURS[0], "D") if summary.method.startswith(LAW)
+            else (COLOURS[1], "o") if summary.method in RIVALS else ("0.4", "s")
+        )  # fmt: skip
+        interval = summary.interval
+        mean, low, high = 100 * interval.mean, 100 * interval.low, 100 * interval.high
+        of_searches = 100 * summary.by_search
+        lower.scatter(of_searches, [row - 0.22] * len(of_searches), s=10, facecolors="none", edgecolors=colour)
+        lower.errorbar(
+            *(mean, row + 0.12), xerr=[[mean - low], [high - mean]],
+            color=colour, marker=marker, markersize=5, capsize=2.5, linewidth=1.4,
+        )  # fmt: skip
+    lower.set_yticks(range(len(shown)), [summary.method for summary in shown], fontsize=9)
+    lower.set_ylim(len(shown) - 0.4, -0.6)
+    lower.set_xlabel("Accuracy gained (points)")
+    lower.axvline(0, color="0.3", linewidth=1, zorder=1)
+    tidy(upper, f"{task}: LAW's greedy strategy, validation", 1)
+    tidy(lower, "Test data: searches, mean, 95% interval")
+    return save(figure, path)
+
+
+def draw_learning(curves: Mapping[str, Sequence[Curve]], path: Path) -> Path:
+    """The validated gain of several agents in the course of their searches, each search a line."""
+    figure = new_figure(3.2)
+    axes = figure.add_subplot()
+    for (agent, of_agent), colour, marker, dash in zip(curves.items(), COLOURS, MARKERS, DASHES, strict=False):
+        for number, curve in enumerate(of_agent):
+            axes.plot(
+                *zip(*curve, strict=True),
+                color=colour, marker=marker, linestyle=dash, markersize=4, linewidth=1.3,
+                label=None if number else f"{agent} agent ({len(of_agent)} search{'es' * (len(of_agent) > 1)})",
+            )  # fmt: skip
+    axes.set(xlabel="Episode", ylabel="Validation accuracy\ngained (points)")
+    axes.axhline(0, color="0.3", linewidth=1, zorder=1)
+    tidy(axes, legend=2)
+    return save(figure, path)

@@ -1,12 +1,14 @@
 import math
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from law_lightning import WeightingCallback
+from law_lightning.callbacks.labels import QUANTILES
 from law_lightning.data import DigitsDataModule, DiscardClasses, UniformNoise
 from law_lightning.models import MLP, ImageClassifier
 from zoo import DropoutMLP, fit, make_trainer
@@ -40,6 +42,7 @@ def test_the_means_against_a_loop_over_the_samples():
         given[i in wrong].append(0.25 if loss > 2.0 else 1.5)
     for key, isin in (("weight_clean", False), ("weight_wrong", True)):
         assert math.isclose(history[-1][key], sum(given[isin]) / len(given[isin]), rel_tol=1e-6)
+        assert history[-1][f"{key}_quantiles"] == np.quantile(given[isin], QUANTILES).tolist()
     assert history[-1]["weight_wrong"] < history[-1]["weight_clean"]
     assert callback.scalars(history[-1])["law/weight/wrong"] == history[-1]["weight_wrong"]
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from law_lightning.cli.compare import main as compare
@@ -10,22 +12,28 @@ from run_folders import write_training
 def test_report_of_every_command_from_end_to_end(command, small, small_search, strategy, tmp_path):
     noisy = [*small, "corruption.rate=0.5", f"strategy={strategy}"]
     command(train, *noisy, "reference=true", "run_dir=runs/deep/one")
+    command(train, *small, "run_dir=runs/plain")
     command(search, *small_search, "run_dir=runs/search")
     command(compare, *noisy, "seeds=2", "run_dir=runs/compare")
     before = set(tmp_path.rglob("*"))
     out = command(main, "runs=runs", "out=report/new")
     assert out.splitlines() == [
-        "3 runs",
-        "  Loss gap (Figure 3): report/new/figure3.png",
-        "  Mean weights (Figure 4): report/new/figure4.png",
-        "  The strategy's theta: report/new/theta.png",
+        "4 runs",
+        "  Weights by loss and by margin: report/new/curves.png",
+        "  Weights of classes and of labels (the paper's Figure 4): report/new/figure4.png",
+        "  Theta: with +, weights rise with the feature; with \N{MINUS SIGN}, they fall: report/new/theta.png",
+        "  Loss gap (the paper's Figure 3): report/new/figure3.png",
         "  page: report/new/report.html",
     ]
-    written = {"", "new", "new/figure3.png", "new/figure4.png", "new/theta.png", "new/report.html"}
+    files = {"curves.png", "figure3.png", "figure4.png", "theta.png", "report.html"}
+    written = {"", "new", *(f"new/{name}" for name in files)}
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "report" / name for name in written}
     page = (tmp_path / "report" / "new" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert "points of validation accuracy, after" in page
+    assert "(of its file)" not in page  # each run knows its date
+    assert len(re.findall(r'<td class="number">[0-9.]+ %</td>', page)) == 4  # two trainings, last and best epoch
+    assert "MLP (layers of 16): plain training" in page
 
 
 def test_only_what_there_are_data_for_is_drawn(command, tmp_path):

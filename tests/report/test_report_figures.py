@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from law_lightning.functional import FEATURES
 from law_lightning.report.compare_figure import draw_comparison
 from law_lightning.report.records import Outcome
 from law_lightning.report.runs import Run
 from law_lightning.report.search_figure import draw_search
-from law_lightning.report.stage_figures import draw_loss_gap, draw_theta, draw_weights
+from law_lightning.report.stage_figures import draw_curves, draw_loss_gap, draw_theta, draw_weights
 from law_lightning.search.gain import Gain
 
 NOISE = {"corruption": {"_target_": "law_lightning.data.UniformNoise", "rate": 0.4}}
@@ -73,17 +72,19 @@ def test_comparison_shows_every_seed_and_the_differences(panels, methods, valida
     epochs = 1 + validated
     assert len(drawn) == epochs + (len(methods) > 1)
     for axes, name in zip(drawn[:epochs], ("acc_last", "acc_best"), strict=False):
-        low, high = axes.get_ylim()
-        points = [y for line in axes.collections if len(line.get_offsets()) == 3 for _, y in line.get_offsets()]
+        low, high = axes.get_xlim()
+        points = [x for line in axes.collections if len(line.get_offsets()) == 3 for x, _ in line.get_offsets()]
         assert points == pytest.approx([100 * getattr(outcome, name) for outcome in outcomes])
-        assert all(low < y < high for y in points)
-        assert [label.get_text() for label in axes.get_xticklabels()] == list(methods)
+        assert all(low < x < high for x in points)
+        assert [label.get_text() for label in axes.get_yticklabels()] == list(methods)
+        assert axes.get_lines() == []  # nothing joins methods
     if len(methods) > 1:
-        assert [label.get_text() for label in drawn[-1].get_xticklabels()] == list(methods[1:])
-        means = [container.lines[0].get_ydata()[0] for container in drawn[-1].containers]
+        assert [label.get_text() for label in drawn[-1].get_yticklabels()] == list(methods[1:])
+        means = [container.lines[0].get_xdata()[0] for container in drawn[-1].containers]
         expected = list(range(1, len(methods)))
         expected += [-3 * place for place in range(1, len(methods))] if validated else []
         assert means == pytest.approx(expected)
+        assert {container.lines[0].get_marker() for container in drawn[-1].containers} == set("os"[:epochs])
 
 
 def test_search_shows_returns_and_the_best_gain(panels):
@@ -107,8 +108,12 @@ def test_search_without_evaluations_or_episodes_is_drawn(panels, history):
     ("draw", "training", "label", "level"),
     [
         (draw_loss_gap, run(loss_gap=GAPS), "Training loss of the target\nless the reference (nats)", 0.0),
-        (draw_weights, run(weight_clean=[1.0] * 5, weight_wrong=[1.5] * 5), "Mean weight", 1.0),
-        (draw_theta, run(), "theta", 0.0),
+        (
+            draw_weights,
+            run(weight_clean=[1.0] * 5, weight_wrong=[1.5] * 5),
+            "Mean weight",
+            1.0,
+        ),
     ],
 )
 def test_axes(panels, draw, training, label, level):
@@ -118,7 +123,7 @@ def test_axes(panels, draw, training, label, level):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Stage", label)
     low, high = axes.get_ylim()
     assert (level - low) / (high - low) > 0.08  # the level does not touch the lower edge
-    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1  # and the legend no line
+    assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1  # and the legend no line
     assert faint(axes) == []
 
 
@@ -131,14 +136,17 @@ def test_loss_gap_of_seeds_is_their_mean_over_those_that_have_one_and_other_data
     weighted, others = [None, None, -0.4, -0.2, -0.1], [None, None, 0.3, None, 0.0]
     alone = run(DISCARD, loss_gap=GAPS, weighted_loss_gap=weighted)
     first, second = panels(draw_loss_gap, [run(loss_gap=GAPS), alone, run(loss_gap=others), run()])
-    assert list(lines(first)) == ["target unweighted (mean of 2)"]
-    same(lines(first)["target unweighted (mean of 2)"], [None, None, 0.2, -0.2, 0.2])
+    assert list(lines(first)) == ["target unweighted"]
+    same(lines(first)["target unweighted"], [None, None, 0.2, -0.2, 0.2])
     for line, expected in zip(faint(first), (GAPS, others), strict=True):
         same(line, expected)
     same(lines(second)["target weighted"], weighted)
     same(lines(second)["target unweighted"], GAPS)
-    titles = [axes.get_title(loc="left") for axes in (first, second)]
-    assert titles == ["UniformNoise (rate 0.4)", "DiscardClasses (classes [0, 1])"]
+    titles = [part.get_suptitle() for part in first.figure.figure.subfigs]
+    assert titles == [
+        "Uniform noise (rate 0.4): plain training, mean of 2 runs",
+        "Discard classes (classes 0, 1): plain training",
+    ]
 
 
 def test_weights_of_rare_and_other_classes_and_of_wrong_and_right_labels(panels):
@@ -153,17 +161,53 @@ def test_weights_of_rare_and_other_classes_and_of_wrong_and_right_labels(panels)
     same(labels["right labels"], right)
 
 
-def test_theta_without_its_warm_up_also_of_other_features(panels):
-    short = [[0.0] * 3] * 2 + [theta[:3] for theta in THETA]
-    first, second = panels(draw_theta, [run(), run(DISCARD, theta=short)])
-    for axes, names in ((first, [*FEATURES, "b"]), (second, ["feature 0", "feature 1", "b"])):
-        drawn = lines(axes)
-        assert list(drawn) == names
-        for index, values in enumerate(drawn.values()):
-            same(values, [None, None, *(theta[index] for theta in THETA)])
+def test_the_spread_of_weights_is_drawn_beside_their_means(panels):
+    quantiles = [[1.0] * 5] * 2 + [[0.1, 0.2, 0.3, 0.4, 0.5]] * 3
+    means = {"weight_clean": [1.0] * 5, "weight_wrong": [0.5] * 5}
+    (axes,) = panels(draw_weights, [run(**means, weight_wrong_quantiles=quantiles)])
+    bands = [path.vertices[:, 1] for each in axes.collections for path in each.get_paths()]
+    assert axes.get_ylabel() == "Mean weight\n(bands: 50 and 90 %)"
+    assert [(band[2:].min(), band.max()) for band in bands] == [(0.1, 1.0), (0.2, 1.0), (0.2, 1.0)]
+    classes = run(DISCARD, (0,), weight_per_class=[[1.5, None, 0.5, 0.7]] * 5)
+    rare, other = panels(draw_weights, [classes])[0].collections
+    assert [y for _, y in rare.get_offsets()] == [1.5] * 5
+    assert [y for _, y in other.get_offsets()] == [0.5, 0.7] * 5
+
+
+def test_curves_of_a_few_stages_by_loss_and_by_margin(panels):
+    losses = [None, *([stage / 10] * 10 for stage in range(1, 7))]
+    margins = [None, *([stage / 5] * 19 + [None] for stage in range(1, 7))]
+    columns = {"weight_by_loss": losses, "weight_by_margin": margins, "theta": [[0.0]] * 7}
+    records = [{"stage": i} | {name: values[i] for name, values in columns.items()} for i in range(7)]
+    by_loss, by_margin = panels(draw_curves, [Run(Path("a"), "train", NOISE, records)])
+    for axes, scale, weights in ((by_loss, "log", losses), (by_margin, "linear", margins)):
+        curves = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        assert list(curves) == ["stage 1", "stage 3", "stage 4", "stage 6"]
+        assert axes.get_xscale() == scale
+        for name, curve in curves.items():
+            same(curve.get_ydata(), weights[int(name[-1])])
+        looks = {(curve.get_marker(), curve.get_linestyle()) for curve in curves.values()}
+        assert len(looks) == len(curves)  # told apart without colour
+    places = by_margin.get_lines()[0].get_xdata()
+    assert (places[0], places[-1]) == pytest.approx((-0.95, 0.95))
+
+
+def test_theta_is_a_map_without_its_warm_up_also_of_other_features(panels):
+    short = [[0.0] * 3] * 2 + [theta[:3] for theta in THETA[:2]] + [[0.0] * 3]  # which are a value after it
+    named = run(DISCARD, theta=short, features=[["margin", "my_own"]] * 5)
+    maps = panels(draw_theta, [run(), named, run({"seed": 1} | DISCARD, theta=short, features=[None] * 5)])[::2]
+    usual = ["loss", "uncertainty\n(entropy)", "similarity to\nothers (density)", "number of the\nclass"]
+    own = ["margin of the\nlabel", "my_own"]
+    for axes, names, thetas in zip(maps, (usual, own), (WARM + THETA, short), strict=False):
+        assert [label.get_text() for label in axes.get_yticklabels()] == [*names, "constant b"]
+        (image,) = axes.get_images()
+        same(np.ma.filled(image.get_array().T, np.nan)[2:], thetas[2:])
+        assert image.get_array().mask[:, :2].all()
+        signs = {tuple(text.xy): text.get_text() for text in axes.texts}
+        assert signs[2, len(names)] == "+"
 
 
 def test_nothing_is_drawn_of_nothing(panels):
     search = Run(Path("search"), "search", {})
-    for draw in (draw_loss_gap, draw_weights, draw_theta):
+    for draw in (draw_loss_gap, draw_weights, draw_theta, draw_curves):
         assert panels(draw, [search, run(theta=[None] * 5)]) is None

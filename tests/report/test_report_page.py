@@ -1,10 +1,12 @@
 import base64
 import re
+from dataclasses import asdict
 from html import escape, unescape
 
 import pytest
 
 from law_lightning.report.page import write_page
+from law_lightning.report.records import Outcome, write_rows
 from law_lightning.report.runs import find_runs
 from run_folders import write_comparison, write_search, write_training
 
@@ -32,10 +34,11 @@ def test_sections_in_order_with_their_facts_and_pictures(tmp_path, page):
     write_comparison(tmp_path / "c")
     (tmp_path / "theta.png").write_bytes(b"theta")
     text, facts, images = page({"What theta was": tmp_path / "theta.png"})
-    headings = ["Comparisons", "Searches", "Trainings with a strategy", "From stage to stage"]
+    headings = ["Comparisons", "Searches", "Trainings", "From stage to stage"]
     assert re.findall("<h2>(.*?)</h2>", text) == headings
-    expected = {"seeds": "1000 to 1004", "epochs": "60", "episodes": "4", "seed": "7"}
-    assert facts.items() >= (expected | {"training accuracy at the end": "50.00 %"}).items()
+    expected = {"seeds": "1000 to 1004", "epochs": "60", "episodes": "4", "seed": "3"}
+    assert facts.items() >= expected.items()
+    assert '<td class="number">7</td>' in text  # the training's seed
     assert "<pre>method  mean %\nlaw      87.91\n</pre>" in text
     assert [data for data, _ in images] == [b"picture of a comparison", b"picture of a search", b"theta"]
     assert all(caption for _, caption in images)
@@ -58,6 +61,21 @@ def test_hostile_strings_stay_text_and_the_page_needs_nothing_else(tmp_path, pag
     assert images[-1][1] == HOSTILE
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert "color-scheme: light dark" in text
+
+
+def test_test_accuracies_and_suspects_of_a_training(tmp_path, page):
+    folder = write_training(tmp_path / "a")
+    write_rows([asdict(Outcome("law", 0, 0.6123, None, None))], folder / "outcome.csv")
+    assert "likeliest wrong" not in page()[0]
+    write_rows(
+        ({"index": i, "given": HOSTILE, "predicted": 2, "score": 0.5} for i in range(99)), folder / "suspects.csv"
+    )
+    (folder / "suspects.png").write_bytes(b"contact sheet")
+    text, _, images = page()
+    assert '<td class="number">61.23 %</td><td class="word"></td>' in text
+    assert text.count(escape(HOSTILE)) == 10  # the first rows
+    assert [data for data, _ in images] == [b"contact sheet"]
+    assert '<p class="photographs">' in text  # not inverted in the dark
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Mean weights of right and of wrong labels, where the true labels are known: for analysis only."""
+"""Weights of right and of wrong labels, where the true labels are known: for analysis only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -17,6 +18,9 @@ from law_lightning.capture.samples import Samples
 from law_lightning.second_network.duplicate import duplicate
 from law_lightning.utilities.randomness import replaying
 from law_lightning.weighting.base import BaseWeighting, Weighting
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of the weights of right and of wrong labels, as recorded."""
 
 
 def truth_loader(trainer: L.Trainer) -> Any:
@@ -42,16 +46,18 @@ def weights_by_label(
     weigh: Callable[[Samples], Tensor | None],
     weighting: Weighting,
     loader: Any,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """The mean weight of samples whose label is right, and of those whose label is wrong.
 
     A pass over the training data (``loader``, see :func:`truth_loader`) with a copy of the network, in evaluation mode.
     Nothing of the training changes: ``weighting``, which ``weigh`` calls, gets its state back.
 
     Returns:
-        ``weight_clean`` and ``weight_wrong``; None where there is no such sample.
+        ``weight_clean`` and ``weight_wrong``, and their ``weight_clean_quantiles`` and ``weight_wrong_quantiles``
+        (:data:`QUANTILES`); None where there is no such sample.
     """
     sums = torch.zeros(2, 2, dtype=torch.float64)  # right and wrong labels: sum of the weights, and their number
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
     stateful = weighting if isinstance(weighting, BaseWeighting) else BaseWeighting()
     before = stateful.state_dict()
     with replaying(), torch.no_grad():
@@ -65,6 +71,12 @@ def weights_by_label(
             weights = torch.ones(len(wrong)) if weights is None else weights.double().cpu()
             for row, chosen in enumerate((~wrong, wrong)):
                 sums[row] += torch.stack([weights[chosen].sum().double(), chosen.sum().double()])
+                found[row].append(weights[chosen].double())
     stateful.load_state_dict(before)
-    clean, mislabelled = (float(total / count) if count else None for total, count in sums)
-    return {"weight_clean": clean, "weight_wrong": mislabelled}
+    numbers: dict[str, Any] = {}
+    for name, (total, count), each in zip(("clean", "wrong"), sums, found, strict=True):
+        numbers[f"weight_{name}"] = float(total / count) if count else None
+        # Of numpy: torch.quantile takes 2^24 numbers at most.
+        quantiles = np.quantile(torch.cat(each).numpy(), QUANTILES).tolist() if count else None
+        numbers[f"weight_{name}_quantiles"] = quantiles
+    return numbers

@@ -26,6 +26,7 @@ from law_lightning.capture.samples import Samples
 from law_lightning.capture.weighted_step import WeightedStep
 from law_lightning.capture.wrap import unwrap, wrap
 from law_lightning.stages.clock import Record, StageClock, phase_loss
+from law_lightning.stages.curves import WeightCurves
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
 from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights
@@ -46,8 +47,8 @@ class WeightingCallback(L.Callback):
         warmup_stages: the first stages, in which every sample weighs 1.
         smoothing: weight of the previous average in l_smooth and acc_smooth, in [0, 1).
         analyse_labels: at every stage end, go through the training data once more and record ``weight_clean`` and
-            ``weight_wrong``, the mean weights of samples with a right and with a wrong label. Needs a data module that
-            knows which are wrong; the training itself does not change.
+            ``weight_wrong``, the mean weights of samples with a right and with a wrong label, and quantiles of these
+            weights. Needs a data module that knows which are wrong; the training itself does not change.
         total_steps: optimizer steps to cut into stages, for a training whose end is open (EarlyStopping, ``max_time``,
             ``max_epochs=-1``); a longer training stays in the last stage. By default those of the whole training, as
             far as the Trainer can count them.
@@ -55,7 +56,8 @@ class WeightingCallback(L.Callback):
     Attributes:
         history: a record per finished stage, as plain numbers: ``stage``, ``step``, ``epoch``, ``loss``, ``accuracy``
             (both of training), ``loss_smooth``, ``acc_smooth``, ``noise_smooth`` and the weights' ``weight_mean``,
-            ``weight_std``, ``weight_min``, ``weight_max``, ``weight_per_class``.
+            ``weight_std``, ``weight_min``, ``weight_max``, ``weight_per_class``; after the warm-up also
+            ``weight_by_loss`` and ``weight_by_margin`` (:class:`~law_lightning.stages.curves.WeightCurves`).
         schedule: the stages of the fit; None before it begins.
 
     Raises:
@@ -83,6 +85,7 @@ class WeightingCallback(L.Callback):
             )
         self.clock = StageClock(num_stages, warmup_stages, smoothing)
         self.statistics = StageStatistics()
+        self._curves = WeightCurves()
         self._resume_point = ResumePoint()
         self._acting: dict[str, Part] = {}  # all parts of the present fit
         self._fitting = self._began = False
@@ -215,7 +218,8 @@ class WeightingCallback(L.Callback):
     def _begin(self, trainer: L.Trainer, module: L.LightningModule, prepare: Callable[..., None] | None = None) -> None:
         """Start all parts, and restore their states if the fit is resumed."""
         self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages, self.total_steps))
-        self._acting = {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
+        summed = {"statistics": self.statistics, "curves": self._curves}
+        self._acting = {**self.parts, **summed, "resume": self._resume_point}
         through = getattr(self.weighting, "attached", False)
         parts = self._acting.values()
         self._step = WeightedStep(self._weights_of_stage, self.attached, through, self.statistics.add, parts)
@@ -296,6 +300,7 @@ class WeightingCallback(L.Callback):
         clock, summary = self.clock, self.statistics.summary(trainer)
         self.statistics.warn_of_lost(clock.stage, summary)
         record: Record = {"stage": clock.stage, "step": trainer.global_step, "epoch": trainer.current_epoch, **summary}
+        record |= self._curves.summary(trainer)
         if self._truth is not None:
             record |= weights_by_label(trainer, module, self._weights_of_stage, self.weighting, self._truth)
         phase = clock.next_phase(*self.measure(trainer, module, record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def output_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def save_date(folder: Path) -> None:
+    """Write when the run in the folder began."""
+    (folder / "date.txt").write_text(f"{datetime.now():%Y-%m-%d %H:%M}\n", encoding="utf-8")
+
+
 def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str]) -> None:
     """Write the resolved configuration into the folder; if a run was started there, check that it has the same one.
 
@@ -44,8 +50,10 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
         ValueError: The folder holds a run of another configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = folder / CONFIG_FILE
-    if written.is_file() and (folder / state).is_file():
+    written, resumed = folder / CONFIG_FILE, (folder / state).is_file()
+    if not resumed:
+        save_date(folder)
+    if written.is_file() and resumed:
         begun, now = _flat(OmegaConf.to_container(OmegaConf.load(written))), _flat(config)
         begun = {key: now[key] if then is None else then for key, then in _ADDED.items() if key in now} | begun
         changes = [

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from law_lightning.cli.app import command
 from law_lightning.report.page import write_page
 from law_lightning.report.runs import find_runs
-from law_lightning.report.stage_figures import draw_loss_gap, draw_theta, draw_weights
+from law_lightning.report.stage_figures import draw_curves, draw_loss_gap, draw_theta, draw_weights
 
 
 @command("law_report")
@@ -30,9 +30,10 @@ def main(config: DictConfig) -> None:
     runs = find_runs([Path(str(folder)) for folder in folders], None if config.rare is None else rare)
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
-        "Loss gap (Figure 3)": draw_loss_gap(runs, out / "figure3.png"),
-        "Mean weights (Figure 4)": draw_weights(runs, out / "figure4.png"),
-        "The strategy's theta": draw_theta(runs, out / "theta.png"),
+        "Weights by loss and by margin": draw_curves(runs, out / "curves.png"),
+        "Weights of classes and of labels (the paper's Figure 4)": draw_weights(runs, out / "figure4.png"),
+        "Theta: with +, weights rise with the feature; with −, they fall": draw_theta(runs, out / "theta.png"),
+        "Loss gap (the paper's Figure 3)": draw_loss_gap(runs, out / "figure3.png"),
     }
     figures = {caption: path for caption, path in drawn.items() if path is not None}
     print(f"{len(runs)} runs")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from law_lightning import LAWCallback
 from law_lightning.cli.app import command
 from law_lightning.cli.build import factories, open_logger, plain, trainer_options
-from law_lightning.cli.folder import CONFIG_FILE, output_folder, save_corruption
+from law_lightning.cli.folder import CONFIG_FILE, output_folder, save_corruption, save_date
 from law_lightning.cli.trainings import fit_and_test
-from law_lightning.report.records import write_rows
+from law_lightning.report.records import Outcome, write_rows
 
 #: Of a LAWCallback that trains the reference only to record its loss and accuracy: the strategy stays as it is.
 _RECORD_REFERENCE = {"mode": "search", "explore": False, "learn": False, "recover": False, "keep": "target"}
@@ -30,6 +33,7 @@ def main(config: DictConfig) -> float:
         raise ValueError("reference=true trains a network beside one that a strategy weights: add strategy=PATH.")
     make_module, _, data = factories(config)
     record = save_corruption(data, folder)
+    rank_zero_only(save_date)(folder)
     law = None
     if config.strategy is not None:
         known = record is not None and len(record.indices) > 0
@@ -57,8 +61,11 @@ def main(config: DictConfig) -> float:
         print(f"  checkpoints  {checkpoints}")
         print(f"  metrics      {folder / 'metrics.csv'}")
         if law is not None:
-            write_rows(law.history, folder / "history.csv")
+            names = {"features": list(law.agent.features)}  # of theta's entries
+            write_rows([stage | names for stage in law.history], folder / "history.csv")
             print(f"  stages       {folder / 'history.csv'}")
+        outcome = Outcome("base" if law is None else "law", config.seed, acc_last, acc_best, best_epoch=None)
+        write_rows([asdict(outcome)], folder / "outcome.csv")
         print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")
         if acc_best is not None:
             print(f"Test accuracy, best epoch by validation ({100 * best_val:.2f} %): {100 * acc_best:.2f} %")

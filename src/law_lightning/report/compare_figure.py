@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -12,16 +11,14 @@ from law_lightning.report.compare import BASELINE, Epoch, Summary, accuracies, s
 from law_lightning.report.records import Outcome
 from law_lightning.report.style import BASE_COLOUR, COLOURS, new_figure, save, tidy
 
-#: From so many methods on, their names no longer fit side by side.
-_MANY = 4
 _TITLES: dict[Epoch, str] = {"last": "Last epoch", "best": "Best epoch by validation"}
 
 
 def draw_comparison(outcomes: Sequence[Outcome], path: Path, confidence: float = 0.95) -> Path:
-    """Draw the outcomes of a comparison.
+    """Draw the outcomes of a comparison, a row for each method.
 
-    The first two panels (one, without validation data) show the test accuracy of each seed, its methods joined by
-    a line, and the mean of each method as a bar. The last shows the mean difference to ``base`` with its t-interval.
+    The first two panels (one, without validation data) show the test accuracy of each seed, and the mean of each
+    method as a bar with its number. The last shows the mean difference to ``base`` with its t-interval.
 
     Args:
         outcomes: One outcome per method and seed; every method on the same seeds, at least two.
@@ -31,60 +28,49 @@ def draw_comparison(outcomes: Sequence[Outcome], path: Path, confidence: float =
     epochs = accuracies(outcomes)
     methods = list(epochs["last"])
     others = [method for method in methods if method != BASELINE]
-    colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(others)} | {BASELINE: BASE_COLOUR}
     summaries = [each for each in summarise(outcomes, confidence) if each.difference is not None]
 
-    width = 2.6 + (0.5 * len(methods) if len(methods) >= _MANY else 0.0)
-    figure = new_figure(len(epochs) * (2.3 + 0.6 * len(methods)) + (width if summaries else 0.0), 3.8)
-    columns = len(epochs) + bool(summaries)
+    rows = [len(methods)] * len(epochs) + [1.3 * len(others)] * bool(summaries)
+    figure = new_figure(sum(0.95 + 0.26 * count for count in rows))
+    grid = figure.add_gridspec(len(rows), 1, height_ratios=[0.95 + 0.26 * count for count in rows])
     panels: list[Axes] = []
     for epoch, values in epochs.items():
-        panels.append(figure.add_subplot(1, columns, len(panels) + 1, sharey=panels[0] if panels else None))
-        panels[-1].set_title(_TITLES[epoch], fontsize=11)
-        _draw_seeds(panels[-1], values, colours)
-    panels[0].set_ylabel("Test accuracy (%)")
-    for axes in panels[1:]:
-        axes.tick_params(labelleft=False)
+        panels.append(figure.add_subplot(grid[len(panels)], sharex=panels[0] if panels else None))
+        _draw_seeds(panels[-1], values)
+        panels[-1].set_xlabel("Test accuracy (%)")
+        tidy(panels[-1], f"{_TITLES[epoch]}: seeds and mean")
     if summaries:
-        panels.append(figure.add_subplot(1, columns, columns))
-        panels[-1].set_title(f"Mean, {100 * confidence:g}% interval, n = {summaries[0].seeds}", fontsize=11)
-        panels[-1].set_ylabel(f"Test accuracy above {BASELINE} (points)")
-        _draw_differences(panels[-1], summaries, others, colours)
-    slanted: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+        panels.append(figure.add_subplot(grid[-1]))
+        _draw_differences(panels[-1], summaries, others)
+        panels[-1].set_xlabel(f"Test accuracy above {BASELINE} (points)")
+        title = f"Mean gain, {100 * confidence:g}% interval, n = {summaries[0].seeds}"
+        tidy(panels[-1], title, 2 * (len(epochs) > 1))
     for axes, names in zip(panels, [methods] * len(epochs) + [others], strict=False):
-        axes.set_xticks(range(len(names)), names, **(slanted if len(methods) >= _MANY else {}))
-        tidy(axes)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top
     return save(figure, path)
 
 
-def _draw_seeds(axes: Axes, values: Mapping[str, Sequence[float]], colours: Mapping[str, str]) -> None:
-    for accuracies_of_seed in zip(*values.values(), strict=True):
-        axes.plot([100 * each for each in accuracies_of_seed], color="0.8", linewidth=1, zorder=1)
-    for place, (method, of_method) in enumerate(values.items()):
-        heights = [100 * each for each in of_method]
-        mean = sum(heights) / len(heights)
-        axes.scatter([place] * len(heights), heights, s=26, color=colours[method], alpha=0.8, zorder=2, linewidths=0)
-        axes.hlines(mean, place - 0.22, place + 0.22, color="black", linewidth=2, zorder=3)
-        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}
-        axes.annotate(f"{mean:.1f}", (place + 0.26, mean), va="center", fontsize=9, bbox=box)
-    axes.set_xlim(-0.5, len(values) - 0.3)
+def _draw_seeds(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
+    for row, of_method in enumerate(values.values()):
+        places = [100 * each for each in of_method]
+        mean = sum(places) / len(places)
+        axes.scatter(places, [row] * len(places), s=22, facecolors="none", edgecolors=COLOURS[0], zorder=2)
+        axes.vlines(mean, row - 0.3, row + 0.3, color="black", linewidth=2, zorder=3)
+        axes.annotate(f"{mean:.1f}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
 
 
-def _draw_differences(
-    axes: Axes, summaries: Sequence[Summary], methods: Sequence[str], colours: Mapping[str, str]
-) -> None:
+def _draw_differences(axes: Axes, summaries: Sequence[Summary], methods: Sequence[str]) -> None:
     two = len({summary.epoch for summary in summaries}) > 1
-    for summary in summaries:
-        mean, low, high = (100 * end for end in (summary.difference, summary.low, summary.high) if end is not None)
-        colour, best = colours[summary.method], summary.epoch == "best"
-        place = methods.index(summary.method) + (two and (0.12 if best else -0.12))
-        face = "white" if best else colour
-        ends = [[mean - low], [high - mean]]
-        axes.errorbar(place, mean, ends, color=colour, marker="o", markerfacecolor=face, capsize=4, linewidth=1.8)
-    if two:
-        for label, face in (("last epoch", "0.3"), ("best epoch", "white")):
-            axes.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)
-        axes.margins(y=0.22)  # space for the legend
-        axes.legend(frameon=False, fontsize=9, loc="upper right")
-    axes.axhline(0, color="0.3", linewidth=1)
-    axes.set_xlim(-0.6, len(methods) - 0.4)
+    for epoch, colour, marker, shift in (("last", COLOURS[0], "o", -0.17), ("best", BASE_COLOUR, "s", 0.17)):
+        chosen = [summary for summary in summaries if summary.epoch == epoch]
+        for number, summary in enumerate(chosen):
+            mean, low, high = (100 * end for end in (summary.difference, summary.low, summary.high) if end is not None)
+            axes.errorbar(
+                *(mean, methods.index(summary.method) + two * shift),
+                xerr=[[mean - low], [high - mean]],
+                color=colour, marker=marker, markersize=5, capsize=3, linewidth=1.6,
+                markerfacecolor=colour if epoch == "last" else "white",
+                label=f"{epoch} epoch" if number == 0 else None,
+            )  # fmt: skip
+    axes.axvline(0, color="0.3", linewidth=1)

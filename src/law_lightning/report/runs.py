@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,15 +14,23 @@ import torch
 from omegaconf import OmegaConf
 
 from law_lightning.data.corruption import CorruptionRecord
-from law_lightning.report.records import read_numbers
+from law_lightning.report.records import Outcome, read_numbers, read_outcomes
 
 Kind = Literal["compare", "search", "train"]
 #: Settings that differ between the runs of one experiment.
 _OF_EACH_RUN = ("seed", "run_dir", "command", "logger")
-#: The file that shows which command wrote a folder; the first that is there decides.
-_MARKS: dict[Kind, str] = {"compare": "summary.txt", "search": "search.png", "train": "history.csv"}
-#: Options that a title names.
-_NAMED = ("name", "rate", "classes", "share", "imbalance", "train_size", "channels", "hidden", "depth", "width")
+#: The files that show which command wrote a folder; the first that is there decides.
+_MARKS: dict[Kind, tuple[str, ...]] = {
+    "compare": ("summary.txt",),
+    "search": ("search.png",),
+    "train": ("outcome.csv", "history.csv"),  # the first is of all trainings, the second of those with a strategy
+}
+#: Options that a title names, and how.
+_NAMED = {
+    "name": "{}", "rate": "rate {}", "classes": "classes {}", "share": "share {}", "imbalance": "imbalance {}",
+    "train_size": "{} samples", "channels": "channels {}", "hidden": "layers of {}",
+    "depth": "depth {}", "width": "width {}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class Run:
         config: Its configuration.
         history: The records of its stages, for a training with a strategy.
         rare: The rare classes of its training data, ascending.
+        outcome: Test accuracies of a training; None for one of an earlier version.
     """
 
     folder: Path
@@ -41,6 +51,7 @@ class Run:
     config: dict[str, Any]
     history: list[dict[str, Any]] = field(default_factory=list)
     rare: tuple[int, ...] = ()
+    outcome: Outcome | None = None
 
     def group(self, name: str) -> dict[str, Any]:
         """A group of the configuration; empty where it has none of that name."""
@@ -48,9 +59,19 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Data, corruption and network in a few words."""
+        """Data, corruption and network in a few words; of a training also how it was weighted."""
         parts = [self.group("data"), self.group("corruption"), self.group("model").get("network")]
-        return ", ".join(_in_words(part) for part in parts if part)
+        words = ", ".join(_in_words(part) for part in parts if part)
+        return f"{words[:1].upper()}{words[1:]}" + (f": {self.weighting}" if self.kind == "train" else "")
+
+    @property
+    def weighting(self) -> str:
+        """How a training was weighted, in words."""
+        strategy = self.config.get("strategy")
+        if not strategy:
+            return "plain training"
+        path = Path(str(strategy))
+        return f"strategy {path.parent if path.stem == 'strategy' else path}"  # the folder of the search names it
 
     @property
     def settings(self) -> str:
@@ -59,8 +80,12 @@ class Run:
 
     @property
     def date(self) -> str:
-        """When it ended."""
-        return f"{datetime.fromtimestamp((self.folder / _MARKS[self.kind]).stat().st_mtime):%Y-%m-%d %H:%M}"
+        """When it began; of a run of an earlier version when its file was written, which copying may change."""
+        noted = self.folder / "date.txt"
+        if noted.is_file():
+            return noted.read_text(encoding="utf-8").strip()
+        mark = next(file for name in _MARKS[self.kind] if (file := self.folder / name).is_file())
+        return f"{datetime.fromtimestamp(mark.stat().st_mtime):%Y-%m-%d %H:%M} (of its file)"
 
 
 def find_runs(paths: Iterable[Path], rare: Sequence[int] | None = None) -> list[Run]:
@@ -82,14 +107,14 @@ def find_runs(paths: Iterable[Path], rare: Sequence[int] | None = None) -> list[
         if not found:
             raise ValueError(
                 f"Nothing in {path.absolute()} can be reported: it contains no finished run of law-search, "
-                "law-compare, or law-train with a strategy."
+                "law-compare or law-train."
             )
         runs |= {run.folder.resolve(): run for run in found}
     return sorted(runs.values(), key=lambda run: (list(_MARKS).index(run.kind), str(run.folder)))
 
 
 def _read(folder: Path, rare: Sequence[int] | None) -> Run | None:
-    kind = next((kind for kind, mark in _MARKS.items() if (folder / mark).is_file()), None)
+    kind = next((kind for kind, marks in _MARKS.items() if any((folder / mark).is_file() for mark in marks)), None)
     if kind is None:
         return None
     try:
@@ -100,6 +125,9 @@ def _read(folder: Path, rare: Sequence[int] | None) -> Run | None:
         ) from error
     if kind != "train":
         return Run(folder, kind, config)
+    outcome = read_outcomes(folder / "outcome.csv")[0] if (folder / "outcome.csv").is_file() else None
+    if not config.get("strategy"):
+        return Run(folder, kind, config, outcome=outcome)
     history = read_numbers(folder / "history.csv", {"accuracy": float, "weight_per_class": list})
     if rare is None:
         record = folder / "corruption.pt"
@@ -108,7 +136,7 @@ def _read(folder: Path, rare: Sequence[int] | None) -> Run | None:
         classes = len(history[-1]["weight_per_class"])
         if wrong := [index for index in rare if not 0 <= index < classes]:
             raise ValueError(f"rare names class {wrong[0]}, but {folder} has the {classes} classes 0 to {classes - 1}.")
-    return Run(folder, kind, config, history, tuple(sorted(rare)))
+    return Run(folder, kind, config, history, tuple(sorted(rare)), outcome)
 
 
 def rare_classes(record: CorruptionRecord) -> list[int]:
@@ -118,7 +146,11 @@ def rare_classes(record: CorruptionRecord) -> list[int]:
 
 
 def _in_words(part: dict[str, Any]) -> str:
-    name = str(part.get("_target_", "")).rsplit(".", 1)[-1]
-    options = [f"{key} {part[key]}" for key in _NAMED if part.get(key) not in (None, 0, "auto")]
-    inner = [_in_words(each) for each in part.get("corruptions", ())]
-    return f"{name} ({', '.join([*options, *inner])})" if options or inner else name
+    if inner := part.get("corruptions"):
+        return " and ".join(map(_in_words, inner))
+    name = str(part.get("_target_", "")).rsplit(".", 1)[-1].removesuffix("DataModule")
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").split()
+    listed = {key: part[key] for key in _NAMED if part.get(key) not in (None, 0, "auto")}
+    shown = {key: ", ".join(map(str, each)) if isinstance(each, list) else each for key, each in listed.items()}
+    options = ", ".join(_NAMED[key].format(each) for key, each in shown.items())
+    return " ".join(word if word.isupper() else word.lower() for word in words) + (f" ({options})" if options else "")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from law_lightning.report.style import BASE_COLOUR, COLOURS, new_figure, save, tidy
+from law_lightning.report.style import COLOURS, new_figure, save, tidy
 from law_lightning.search.gain import Gain
 
 #: Episodes that the smoothed curve averages over.
@@ -25,43 +25,37 @@ def draw_search(history: Sequence[Mapping[str, Any]], path: Path, checked: Gain 
         path: The PNG file to write.
         checked: The gain of the strategy that was kept on fresh seeds.
     """
-    figure = new_figure(7.2, 5.2)
+    figure = new_figure(5.6)
     upper, lower = figure.subplots(2, 1, sharex=True)
 
     episodes, returns = _column(history, "return")
-    upper.scatter(episodes, returns, s=16, color=BASE_COLOUR, alpha=0.7, linewidths=0, label="one episode")
+    upper.scatter(episodes, returns, s=14, facecolors="none", edgecolors="0.5", label="one episode")
     if len(returns) >= 3:
         means = [np.mean(returns[max(0, end - _WINDOW) : end]) for end in range(1, len(returns) + 1)]
         upper.plot(episodes, means, color=COLOURS[0], linewidth=2, label=f"mean of the last {_WINDOW}")
-        upper.legend(frameon=False, fontsize=9, loc="best")
     upper.set_ylabel("Return (sum of rewards)")
-    upper.set_title("With exploration", fontsize=11, loc="left")
 
     episodes, gains = _column(history, "gain")
-    lower.plot(episodes, [100 * gain for gain in gains], color=COLOURS[1], marker="o", linewidth=2, zorder=2)
+    lower.plot(episodes, [100 * gain for gain in gains], color=COLOURS[0], marker="o", label="seeds of the search")
     if gains:
         gain, episode = 100 * max(gains), episodes[int(np.argmax(gains))]
-        lower.annotate(
-            f"best: {gain:+.1f}", (episode, gain), (0, 8), textcoords="offset points", ha="center", fontsize=9
-        )
+        lower.annotate(f"best: {gain:+.1f}", (episode, gain), (-8, 6), textcoords="offset points", ha="right")
         lower.margins(x=0.07, y=0.25)
         if checked:
             mean, low, high = (100 * end for end in (checked.mean, checked.low, checked.high))
-            label = f"{checked.seeds} fresh seeds, 95% interval"
-            ends = [[mean - low], [high - mean]]
             lower.errorbar(
-                episode, mean, ends, color="0.2", marker="s", capsize=4, linewidth=1.6, zorder=3, label=label
-            )
-            lower.legend(frameon=False, fontsize=9, loc="lower right")
+                *(episode, mean), yerr=[[mean - low], [high - mean]], color=COLOURS[1], marker="s", capsize=4,
+                label=f"{checked.seeds} fresh seeds, 95% interval",
+            )  # fmt: skip
     lower.set_ylabel("Accuracy gained (points)")
-    lower.set_title("Greedy strategy against plain training, validation", fontsize=11, loc="left")
 
     lower.set_xlabel("Episode")
     lower.set_xlim(left=0)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     for axes in (upper, lower):
         axes.axhline(0, color="0.3", linewidth=1, zorder=1)
-        tidy(axes)
+    tidy(upper, "With exploration", 2)
+    tidy(lower, "Greedy strategy against plain training, validation", 2)
     return save(figure, path)
 
 
