@@ -99,7 +99,11 @@ class SecondNetwork(Part):
         twin, self.optimizer = self.copied(memo)
         self.module = self._twin = twin
         self._wrapped_optimizer = WrappedOptimizer(self.optimizer, self._step)
-        vars(twin).update(optimizers=self._optimizers, lr_schedulers=self._lr_schedulers)
+        # Functions, not methods: a deep copy of the twin would copy what a method is bound to, and by it the Trainer.
+        vars(twin).update(
+            optimizers=lambda use_pl_optimizer=True: self._optimizers(use_pl_optimizer),
+            lr_schedulers=lambda: self._lr_schedulers(),
+        )
         scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
         self._scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self._prepare(twin)
