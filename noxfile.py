@@ -1,4 +1,4 @@
-"""Sessions: demo, tests, faults, third_party, lint, types, bench, fdu, workers, large, rivals, build.
+"""Sessions: demo, tests, faults, third_party, lint, types, docs, bench, fdu, workers, large, rivals, build.
 
 They share one environment, as torch is large.
 """
@@ -14,7 +14,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
-REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint,bench]", "build", "-c", "constraints.txt"]
+REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint,bench,docs]", "build", "-c", "constraints.txt"]
 THREADS = {"OMP_NUM_THREADS": "1"}
 # What benchmarks/fdu.py compares with, and what that needs beside the shared environment.
 PEERS = [
@@ -101,6 +101,13 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
     session.run(tool(session, "mypy"))
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation site in build/site; a link that leads nowhere is an error. Other arguments: serve."""
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}
+    session.run(tool(session, "python"), "-m", "mkdocs", *(session.posargs or ["build", "--strict"]), env=quiet)
 
 
 @nox.session(venv_backend="none", requires=["env"])

@@ -1,15 +1,19 @@
 """The examples and the documents' snippets run as a user would run them, in a folder of their own."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from law_lightning import StrategyAgent
+from law_lightning import functional as LF
 from law_lightning.data import CorruptionRecord
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -65,6 +69,60 @@ def test_sweep_searches_at_every_rate(tmp_path):
         assert (folder / "search.png").is_file()
 
 
+@pytest.fixture
+def in_this_process(tmp_path, monkeypatch, capsys):
+    """Runs a program without the price of another process, and returns what it prints."""
+
+    def run_here(source, **settings):
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        with isolate_rng():
+            exec(compile(source, "example", "exec"), {"__name__": "__main__"})
+        return capsys.readouterr().out
+
+    known = dict(LF.KNOWN_FEATURES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # restored afterwards
+    yield run_here
+    sys.modules.pop("own_module", None)
+    LF.KNOWN_FEATURES.clear()
+    LF.KNOWN_FEATURES.update(known)
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("rare_classes", ["plain Trainer", "LAWCallback()", "Class-Balanced"]),
+        ("text", ["plain Trainer", "LAWCallback()"]),
+        ("tabular", ["plain Trainer", "LAWCallback()"]),
+        ("new_weighting", ["plain Trainer", "likely labels", "LAWCallback()"]),
+        ("new_feature", ["plain Trainer", "with strategy"]),
+    ],
+)
+def test_an_example_prints_test_accuracies(name, names, in_this_process):
+    source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    epochs = "5" if name in ("rare_classes", "text") else "3"  # at least a step for each of the 20 stages
+    out = in_this_process(source, EPOCHS=epochs, EPISODES="1", SEEDS="1", TEXTS="200")
+    for each in names:
+        assert 0.1 < numbers(rf"{re.escape(each)}:? +(?:mean )?test accuracy (\d\.\d+)", out)[0] < 1
+
+
+def test_the_notebook_runs_and_keeps_its_pictures(in_this_process):
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    cells = json.loads((EXAMPLES / "pictures.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    with mpl.rc_context({"backend": "agg"}):
+        out = in_this_process("\n".join("".join(cell["source"]) for cell in code), EPOCHS="3")
+        drawn = len(plt.get_fignums())
+        plt.close("all")
+    kept = [output.get("data", {}) for cell in code for output in cell["outputs"]]
+    assert drawn == sum("image/png" in each for each in kept) == 4
+    assert "of these 16 labels are wrong" in out
+
+
 # -- the documents ---------------------------------------------------------------------------------------------
 
 ROOT = EXAMPLES.parent
@@ -79,7 +137,8 @@ def blocks(language, *pages):
 
 
 def test_the_python_of_the_pages_runs(tmp_path):
-    program = "\n".join(blocks("python", README, DOCS / "trainer.md"))
+    pages = [DOCS / f"{name}.md" for name in ("index", "trainer", "data", "strategy", "methods/README")]
+    program = "\n".join(blocks("python", README, *pages))
     for long, short in {
         "max_epochs=60": "max_epochs=3, accelerator='cpu'",
         '"max_epochs": 60': '"max_epochs": 3, "accelerator": "cpu"',
@@ -107,19 +166,22 @@ def test_links_lead_somewhere(page):
 
 
 COMMANDS = [
-    line
-    for block in blocks("bash", README, DOCS / "commands.md")
-    for line in block.splitlines()
-    if line.startswith("law-")
+    found[0]
+    for block in blocks(
+        "bash", README, *(DOCS / f"{name}.md" for name in ("commands", "data", "cluster", "methods/README"))
+    )
+    for line in block.replace("\\\n", "").splitlines()
+    if (found := re.search(r"\blaw-\w+ .*", line))
 ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_pages_commands_are_understood(command):
-    name, *overrides = command.split()
+    name, *overrides = shlex.split(command)
     with initialize_config_module("law_lightning.conf", version_base="1.3"):
         for value in (0, -1):  # the first and the last of a sweep
-            pairs = [override.split("=") for override in overrides if override != "-m"]
+            # Launchers and sweepers, and what these draw, belong to plugins.
+            pairs = [each.split("=") for each in overrides if each != "-m" and not re.match(r"hydra|.*\(", each)]
             chosen = [f"{key}={each if each[0] == '[' else each.split(',')[value]}" for key, each in pairs]
             config = compose(name.replace("-", "_"), chosen)
             assert config.data is not None

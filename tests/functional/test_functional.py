@@ -162,6 +162,13 @@ def test_degenerate_batches_have_features_of_zero(batch):
     assert (features[:, [0, 2]] != 0).any(dim=0).all()
 
 
+def test_an_added_feature_is_taken_as_it_is(batch, monkeypatch):
+    monkeypatch.setitem(LF.KNOWN_FEATURES, "double", lambda loss, logits, target: 2 * loss)
+    features = LF.sample_features(*batch, ("loss", "double"))
+    assert torch.equal(features[:, 1], 2 * batch[0])
+    assert torch.equal(features[:, :1], LF.sample_features(*batch, ("loss",)))
+
+
 def test_an_unknown_feature_is_named(batch):
     with pytest.raises(ValueError, match=r"Unknown sample feature 'colour'.*density, label, margin"):
         LF.sample_features(*batch, ("loss", "colour"))

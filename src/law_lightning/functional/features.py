@@ -10,8 +10,6 @@ from torch import Tensor
 
 FEATURES = ("loss", "entropy", "density", "label")
 """The sample features of Equation 6, in its order."""
-KNOWN_FEATURES = (*FEATURES, "margin")
-"""All sample features; those that the paper does not have are taken as they are, not standardised."""
 
 #: A column counts as constant when its spread is within a float32 rounding error of its mean.
 RELATIVE_SPREAD = 1e-6
@@ -131,6 +129,20 @@ def normalize_features(features: Tensor) -> Tensor:
     return (centred * variance.rsqrt()).where(varies & variance.isfinite(), 0.0)
 
 
+KNOWN_FEATURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "loss": lambda loss, logits, target: loss.float(),
+    "entropy": lambda loss, logits, target: entropy(logits),
+    "density": lambda loss, logits, target: density(logits),
+    "label": lambda loss, logits, target: label(target, logits.shape[1]),
+    "margin": lambda loss, logits, target: margin(logits, target),
+}
+"""All sample features by name: functions of losses [B], logits [B, C] in float32 and class indices [B] that return [B].
+
+Those that the paper does not have are taken as they are, not standardised. An entry that is added is a new feature, in
+each process that imports the file which adds it.
+"""
+
+
 def sample_features(
     loss: Tensor, logits: Tensor, target: Tensor, names: Sequence[str] = FEATURES, valid: Tensor | None = None
 ) -> Tensor:
@@ -149,18 +161,11 @@ def sample_features(
     Raises:
         ValueError: a name is not one of :data:`KNOWN_FEATURES`.
     """
-    logits = logits.float()
-    columns: dict[str, Callable[[], Tensor]] = {
-        "loss": loss.float,
-        "entropy": lambda: entropy(logits),
-        "density": lambda: density(logits),
-        "label": lambda: label(target, logits.shape[1]),
-        "margin": lambda: margin(logits, target),
-    }
     for name in names:
-        if name not in columns:
+        if name not in KNOWN_FEATURES:
             raise ValueError(f"Unknown sample feature {name!r}; the known ones are {', '.join(KNOWN_FEATURES)}.")
-    features = torch.stack([columns[name]() for name in names], dim=1)
+    logits = logits.float()
+    features = torch.stack([KNOWN_FEATURES[name](loss, logits, target) for name in names], dim=1)
     if valid is not None:
         features = features.where(valid.unsqueeze(1), math.nan)
     normalized = normalize_features(features)
