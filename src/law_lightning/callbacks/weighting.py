@@ -22,10 +22,12 @@ from law_lightning.callbacks.checks import (
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.resume import ResumePoint, damage_as_misconfiguration, fit_state, load_fit_state, upgraded
 from law_lightning.capture.part import Part
+from law_lightning.capture.sample_index import SampleIndex
 from law_lightning.capture.samples import Samples
 from law_lightning.capture.weighted_step import WeightedStep
 from law_lightning.capture.wrap import unwrap, wrap
 from law_lightning.stages.clock import Record, StageClock, phase_loss
+from law_lightning.stages.dynamics import SampleDynamics
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
 from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights
@@ -57,6 +59,7 @@ class WeightingCallback(L.Callback):
             (both of training), ``loss_smooth``, ``acc_smooth``, ``noise_smooth`` and the weights' ``weight_mean``,
             ``weight_std``, ``weight_min``, ``weight_max``, ``weight_per_class``.
         schedule: the stages of the fit; None before it begins.
+        dynamics: what the training shows of each sample: ``dynamics.table()``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -83,6 +86,8 @@ class WeightingCallback(L.Callback):
             )
         self.clock = StageClock(num_stages, warmup_stages, smoothing)
         self.statistics = StageStatistics()
+        self.dynamics = SampleDynamics()
+        self._index = SampleIndex()
         self._resume_point = ResumePoint()
         self._acting: dict[str, Part] = {}  # all parts of the present fit
         self._fitting = self._began = False
@@ -181,6 +186,39 @@ class WeightingCallback(L.Callback):
         """A record per finished stage."""
         return self.clock.history
 
+    def suspects(self, k: int | None = None) -> list[dict[str, Any]]:
+        """The samples whose labels are likeliest wrong, by the mean margin that the network had over the run.
+
+        Also during a fit, of the epochs so far.
+
+        Args:
+            k: how many; by default those whose mean margin is below 0.
+
+        Returns:
+            Records of plain numbers, the likeliest first: ``index``, the sample's place in the training loader's
+            dataset; ``given``, its label; ``predicted``, the class that was most often predicted in place of it; and
+            ``score``, the mean of the largest other class's probability minus the label's, in [-1, 1].
+
+        Raises:
+            ValueError: k is negative.
+            MisconfigurationException: there was no training, or its samples are not known by index.
+        """
+        if k is not None and k < 0:
+            raise ValueError(f"k, a number of samples, must be at least 0, not {k}.")
+        found = self.dynamics.suspects(k)
+        if not found and not len(self.dynamics.table()["index"]):
+            why = "its samples have several labels each" if self.dynamics.many_labels else self._index.why_unknown
+            raise MisconfigurationException(
+                f"{type(self).__name__} knows of no sample of the training data. "
+                + (
+                    "Fit with it first."
+                    if why is None
+                    else f"In the last fit {why}. It needs the Trainer to have one "
+                    "DataLoader of a map-style dataset, and a loss whose rows and labels are those of the batch."
+                )
+            )
+        return found
+
     # -- before training -------------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -195,6 +233,7 @@ class WeightingCallback(L.Callback):
         refuse_another(trainer, WeightingCallback)
         check_fit(trainer, pl_module, self.total_steps)
         self.check(trainer, pl_module)
+        self._index.open(trainer)
         wrap(pl_module, "configure_optimizers", check_optimizers)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -215,10 +254,12 @@ class WeightingCallback(L.Callback):
     def _begin(self, trainer: L.Trainer, module: L.LightningModule, prepare: Callable[..., None] | None = None) -> None:
         """Start all parts, and restore their states if the fit is resumed."""
         self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages, self.total_steps))
-        self._acting = {**self.parts, "statistics": self.statistics, "resume": self._resume_point}
+        own = {"statistics": self.statistics, "dynamics": self.dynamics, "resume": self._resume_point}
+        self._acting = {**self.parts, **own}
         through = getattr(self.weighting, "attached", False)
         parts = self._acting.values()
-        self._step = WeightedStep(self._weights_of_stage, self.attached, through, self.statistics.add, parts)
+        record = self.statistics.add
+        self._step = WeightedStep(self._weights_of_stage, self.attached, through, record, parts, self._index)
         for part in self._acting.values():
             part.start(trainer, module)
         if isinstance(self.weighting, BaseWeighting):
@@ -336,6 +377,7 @@ class WeightingCallback(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was; the parts keep their states, for a checkpoint that is written after this."""
         self._unwrap(pl_module)
+        self._index.close()
 
     def _unwrap(self, module: L.LightningModule) -> None:
         for name in ("training_step", "configure_optimizers", "optimizer_step"):
@@ -344,6 +386,7 @@ class WeightingCallback(L.Callback):
     def _close(self) -> None:
         for part in self._acting.values():
             part.close()
+        self._index.close()
         self._truth = None
 
     # -- state -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,149 @@
+"""What a training shows of each sample over its whole run, and which labels are therefore likely wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from law_lightning import functional as LF
+from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.capture.part import Part
+from law_lightning.utilities.processes import gathered_from_processes
+
+_STEPS = 64  # that are kept before they are added: fewer operations in each step
+#: Rows of the table, [9, N]: how often a sample was seen; sums of weight, margin and right predictions; of its last
+#: step; and the class that most often had the largest logit in place of its label (-1: none), with its majority.
+_ROWS = ("seen", "weight", "margin", "right", "last_margin", "last_loss", "given", "predicted", "votes")
+_COLUMNS = 6  # of a step: weight, margin, right, loss, given, predicted
+
+
+class SampleDynamics(Part):
+    """Sums over the training steps of each sample: 36 bytes a sample, the same in all processes.
+
+    Of a step with several losses the first whose samples are known by index counts. A process adds its steps to those
+    of the others at an epoch's end.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._table = torch.zeros(len(_ROWS), 0)
+        self._steps: list[tuple[Tensor, Tensor]] = []  # index [B] and columns [6, B]
+        self._processes = 1
+        self.many_labels = False  #: whether samples were left out as they have several labels
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A fit begins."""
+        self._reset()
+        self._processes = trainer.world_size
+
+    def after_step(self, capture: LossCapture) -> None:
+        """Keep what the step shows of its samples."""
+        for samples, weights in capture.weighed:
+            if samples.index is None:
+                continue
+            if not samples.one_label:
+                self.many_labels = True
+                continue
+            logits, given = samples.logits.float(), samples.target
+            predicted = logits.argmax(dim=1)
+            label = given if samples.valid is None else given.where(samples.valid, -1)
+            weight = torch.ones_like(samples.loss) if weights is None else weights
+            columns = [weight, LF.margin(logits, given), predicted == given, samples.loss, label, predicted]
+            self._steps.append((samples.index, torch.stack([column.float() for column in columns])))
+            if self._processes == 1 and len(self._steps) >= _STEPS:
+                self._join()
+            return
+
+    def before_module_hook(self, hook: str, *args: Any) -> None:
+        """Join the processes' parts at an epoch's end."""
+        if hook == "on_train_epoch_end":
+            self._join()
+
+    def _join(self) -> None:
+        """Add the steps of all processes, by rank; a collective operation."""
+        mine: dict[str, Any] = {}
+        if self._steps:
+            index, columns = zip(*self._steps, strict=True)
+            mine = {"index": torch.cat(index).cpu(), "columns": torch.cat(columns, dim=1).cpu()}
+        self._steps = []
+        for each in gathered_from_processes(mine) if self._processes > 1 else [mine]:
+            if each:
+                self._add(each["index"], each["columns"])
+
+    def _add(self, index: Tensor, columns: Tensor) -> None:
+        labelled = columns[4] >= 0
+        index, columns = index[labelled], columns[:, labelled]
+        if not len(index):
+            return
+        columns[:2] = columns[:2].nan_to_num()
+        self._table = F.pad(self._table, (0, max(0, int(index.max()) + 1 - self._table.shape[1])))
+        weight, margin, right, *_ = columns
+        self._table[:4].index_add_(1, index, torch.stack([torch.ones_like(weight), weight, margin, right]))
+        order = index.argsort(stable=True)
+        index = index[order]
+        last = torch.ones_like(index, dtype=torch.bool)  # of a sample that was drawn more than once
+        last[:-1] = index[1:] != index[:-1]
+        index, columns = index[last], columns[:, order[last]]
+        _, margin, right, loss, given, predicted = columns
+        # Boyer and Moore's vote: the class that is predicted in place of the label, without a count for each class.
+        before, votes = self._table[7:, index]
+        fresh, wrong = votes == 0, right == 0
+        candidate = predicted.where(wrong & fresh, before)
+        votes = votes + torch.where(candidate == predicted, 1.0, -1.0) * wrong
+        self._table[4:, index] = torch.stack([margin, loss, given, candidate, votes])
+
+    def table(self) -> dict[str, Tensor]:
+        """What is known of each sample that was seen, [M] each, of all processes up to the last epoch's end.
+
+        Returns:
+            ``index`` in the training loader's dataset; ``seen``, how often; ``weight``, ``margin`` (the label's
+            probability minus the largest other) and ``right`` (share of right predictions), means over the run;
+            ``last_margin`` and ``last_loss``; ``given``, the label, and ``predicted``, the class most often predicted
+            in place of it, or the label itself if there was none.
+        """
+        if self._processes == 1:
+            self._join()
+        rows = dict(zip(_ROWS, self._table, strict=True))
+        index = rows["seen"].nonzero().squeeze(1)
+        rows = {name: row[index] for name, row in rows.items()}
+        seen, given = rows["seen"], rows["given"].long()
+        disputed = rows["right"] < seen
+        means = {name: rows[name] / seen for name in ("weight", "margin", "right")}
+        last = {name: rows[name] for name in ("last_margin", "last_loss")}
+        predicted = rows["predicted"].long().where(disputed, given)
+        return {"index": index, "seen": seen.long(), **means, **last, "given": given, "predicted": predicted}
+
+    def suspects(self, k: int | None = None) -> list[dict[str, Any]]:
+        """See :meth:`law_lightning.callbacks.weighting.WeightingCallback.suspects`."""
+        table = self.table()
+        score = -table["margin"]
+        count = int((score > 0).sum()) if k is None else k
+        found = score.argsort(descending=True, stable=True)[:count]
+        columns = [table["index"], table["given"], table["predicted"], score]
+        names = ("index", "given", "predicted", "score")
+        return [
+            dict(zip(names, values, strict=True))
+            for values in zip(*(column[found].tolist() for column in columns), strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The table; a collective operation."""
+        self._join()
+        return {"table": self._table.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state returned by :meth:`state_dict`.
+
+        Raises:
+            ValueError: it is no such table.
+        """
+        table = state["table"]
+        if table.ndim != 2 or len(table) != len(_ROWS) or table.dtype != torch.float32:
+            raise ValueError("its table of samples has another form")
+        self._table = table.to("cpu", copy=True)
