@@ -124,9 +124,9 @@ def note_drawn(who: Any) -> None:
     Workers load ahead as soon as an iterator is made, so neither it nor its loader can be told beforehand. Where a
     version lacks the names, nothing is noted.
     """
-    iterators = getattr(dataloader, "_BaseDataLoaderIter", None)
-    draw = getattr(iterators, "_next_index", None)
-    if iterators is not None and draw is not None and not hasattr(draw, "__wrapped__"):
+    iterators: Any = getattr(dataloader, "_BaseDataLoaderIter", None)
+    draw: Any = getattr(iterators, "_next_index", None)
+    if draw is not None and not hasattr(draw, "__wrapped__"):
 
         @wraps(draw)
         def draw_and_note(iterator: Any) -> Any:
@@ -146,10 +146,10 @@ def note_drawn(who: Any) -> None:
 def ignore_drawn(who: Any) -> None:
     """Undo ``note_drawn``, which wrapped a method of all iterators; may be called more than once."""
     _noting.discard(who)
-    iterators = getattr(dataloader, "_BaseDataLoaderIter", None)
-    draw = getattr(iterators, "_next_index", None)
-    if not _noting and iterators is not None and hasattr(draw, "__wrapped__"):
-        iterators._next_index = draw.__wrapped__
+    iterators: Any = getattr(dataloader, "_BaseDataLoaderIter", None)
+    original = getattr(getattr(iterators, "_next_index", None), "__wrapped__", None)
+    if original is not None and not _noting:
+        iterators._next_index = original
 
 
 def drawn_index(trainer: L.Trainer) -> Any:
@@ -158,10 +158,11 @@ def drawn_index(trainer: L.Trainer) -> Any:
     Batches come in the order in which their indices were drawn; the Trainer may have fetched one ahead.
     """
     fetcher: Any = getattr(trainer.fit_loop, "_data_fetcher", None)
-    iterators = getattr(getattr(getattr(fetcher, "_combined_loader", None), "_iterator", None), "iterators", ())
+    combined: Any = getattr(getattr(fetcher, "_combined_loader", None), "_iterator", None)
+    iterators: list[Any] = getattr(combined, "iterators", [])
     if len(iterators) != 1:
         return None
-    iterator = iterators[0]
+    (iterator,) = iterators
     drawn = getattr(iterator, _DRAWN, None)
     if drawn is None or drawn.source is not iterator._sampler_iter or not getattr(iterator, "_in_order", True):
         return None

@@ -30,7 +30,7 @@ from law_lightning.stages.clock import Record, StageClock, phase_loss
 from law_lightning.stages.dynamics import SampleDynamics
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
-from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights
+from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights, unweighted
 
 
 class WeightingCallback(L.Callback):
@@ -43,7 +43,8 @@ class WeightingCallback(L.Callback):
     implemented here alone.
 
     Args:
-        weighting: ``weighting(samples, phase) -> weights [B]``.
+        weighting: ``weighting(samples, phase) -> weights [B]``; with ``unweighted``, from law_lightning.weighting, the
+            callback only watches plain training, for :meth:`suspects`: it demands no loss that can be weighted.
         num_stages: T_max.
         warmup_stages: the first stages, in which every sample weighs 1.
         smoothing: weight of the previous average in l_smooth and acc_smooth, in [0, 1).
@@ -152,7 +153,9 @@ class WeightingCallback(L.Callback):
         """The last step was taken."""
 
     def scalars(self, record: Record) -> dict[str, float]:
-        """A record's numbers under their log keys."""
+        """A record's numbers under their log keys; none where every sample weighs 1 for good."""
+        if self._only_watches:
+            return {}
         names = ("mean", "std", "min", "max", "clean", "wrong")
         scalars = {f"law/weight/{name}": record.get(f"weight_{name}") for name in names}
         return {name: value for name, value in scalars.items() if value is not None}
@@ -163,6 +166,10 @@ class WeightingCallback(L.Callback):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore a state returned by :meth:`extra_state`; may raise any exception on an invalid one."""
+
+    @property
+    def _only_watches(self) -> bool:
+        return self.weighting is unweighted and type(self).weights is WeightingCallback.weights
 
     # -- the stages ------------------------------------------------------------------------------------------------
 
@@ -187,17 +194,18 @@ class WeightingCallback(L.Callback):
         return self.clock.history
 
     def suspects(self, k: int | None = None) -> list[dict[str, Any]]:
-        """The samples whose labels are likeliest wrong, by the mean margin that the network had over the run.
+        """The samples whose labels are likeliest wrong, by the network's predictions in all training steps.
 
-        Also during a fit, of the epochs so far.
+        Also during a fit, of the epochs so far. How good they are: docs/suspects.md.
 
         Args:
-            k: how many; by default those whose mean margin is below 0.
+            k: how many; by default those whose margin (the label's probability minus the largest other) is below 0 in
+                the mean over the run. That is an estimate of the number of wrong labels, most often a low one.
 
         Returns:
             Records of plain numbers, the likeliest first: ``index``, the sample's place in the training loader's
             dataset; ``given``, its label; ``predicted``, the class that was most often predicted in place of it; and
-            ``score``, the mean of the largest other class's probability minus the label's, in [-1, 1].
+            ``score``, how far the margin is below 0 in the mean, 0 in steps where it is not; in [0, 1].
 
         Raises:
             ValueError: k is negative.
@@ -259,7 +267,8 @@ class WeightingCallback(L.Callback):
         through = getattr(self.weighting, "attached", False)
         parts = self._acting.values()
         record = self.statistics.add
-        self._step = WeightedStep(self._weights_of_stage, self.attached, through, record, parts, self._index)
+        demands = not self._only_watches
+        self._step = WeightedStep(self._weights_of_stage, self.attached, through, record, parts, self._index, demands)
         for part in self._acting.values():
             part.start(trainer, module)
         if isinstance(self.weighting, BaseWeighting):
@@ -344,7 +353,7 @@ class WeightingCallback(L.Callback):
         self.end_stage(trainer, module, record, phase)
         clock.advance(record, phase)
         scalars = self.scalars(record)
-        for logger in trainer.loggers:  # one row a stage, whatever log_every_n_steps
+        for logger in trainer.loggers if scalars else ():  # one row a stage, whatever log_every_n_steps
             logger.log_metrics(scalars, step=logged_step(trainer))
         _show(trainer, scalars)
         if not clock.is_over:

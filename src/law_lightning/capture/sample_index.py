@@ -12,7 +12,8 @@ from torch import Tensor
 from law_lightning._compat import drawn_index, ignore_drawn, note_drawn
 from law_lightning.capture.samples import Samples
 
-#: Why the samples of a loss are not known by their index.
+#: Why samples are not known by their index.
+UNSEEN = "no loss was seen whose samples have classes"
 UNKNOWN_BATCH = (
     "the training loader does not tell which samples a batch holds (an IterableDataset, several loaders, one that "
     "makes its batches itself, or in_order=False)"
@@ -29,7 +30,7 @@ class SampleIndex:
     It is drawn in the main process in the order of the batches, also with loader workers and DistributedSampler.
 
     Attributes:
-        why_unknown: why the last loss that was asked for has no index; None if it has.
+        why_unknown: why the last loss that was asked for has no index; None if it has, or if nothing was begun.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class SampleIndex:
 
     def open(self, trainer: L.Trainer) -> None:
         """Begin to note; before the Trainer makes its loaders' iterators."""
-        self._trainer, self.why_unknown = trainer, UNKNOWN_BATCH
+        self._trainer, self.why_unknown = trainer, UNSEEN
         note_drawn(self)
 
     def close(self) -> None:
@@ -88,7 +89,7 @@ class SampleIndex:
 
 def _rows_of(view: Tensor, whole: Tensor) -> bool:
     """Whether each row of ``view`` is (part of) the same row of ``whole``, in the same memory."""
-    return (
+    return bool(
         view.ndim > 0
         and view.shape[0] == whole.shape[0]
         and view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()

@@ -30,6 +30,7 @@ class WeightedStep:
         record: called at each step with each of its samples and their weights.
         parts: see :class:`Part`.
         index: knows which samples a batch holds.
+        demands: whether a step must train on losses that are seen.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class WeightedStep:
         record: Callable[[Samples, Tensor | None], None],
         parts: Iterable[Part],
         index: SampleIndex,
+        demands: bool,
     ) -> None:
         self._weigh, self._attached, self._differentiable = weigh, attached, differentiable
         self._record, self._parts, self._index = record, list(parts), index
-        self._found_samples = self._checked = self._running = self._leads_past = False
+        self._found_samples = self._checked = not demands
+        self._running = self._leads_past = False
         self._used: list[Tensor] = []  # before the check: see ``on_use`` of the capture
         self._returned: list[Tensor] = []  # likewise, of what the step returned
 

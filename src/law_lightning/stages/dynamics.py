@@ -15,14 +15,15 @@ from law_lightning.capture.part import Part
 from law_lightning.utilities.processes import gathered_from_processes
 
 _STEPS = 64  # that are kept before they are added: fewer operations in each step
-#: Rows of the table, [9, N]: how often a sample was seen; sums of weight, margin and right predictions; of its last
-#: step; and the class that most often had the largest logit in place of its label (-1: none), with its majority.
-_ROWS = ("seen", "weight", "margin", "right", "last_margin", "last_loss", "given", "predicted", "votes")
-_COLUMNS = 6  # of a step: weight, margin, right, loss, given, predicted
+#: Rows of the table, [10, N]: how often a sample was seen; sums of weight, margin, the part of the margin below 0 (as a
+#: positive number) and right predictions; of its last step; and the class that most often had the largest logit in
+#: place of its label, with its majority.
+_SUMS = ("seen", "weight", "margin", "doubt", "right")
+_ROWS = (*_SUMS, "last_margin", "last_loss", "given", "predicted", "votes")
 
 
 class SampleDynamics(Part):
-    """Sums over the training steps of each sample: 36 bytes a sample, the same in all processes.
+    """Sums over the training steps of each sample: 40 bytes a sample, the same in all processes.
 
     Of a step with several losses the first whose samples are known by index counts. A process adds its steps to those
     of the others at an epoch's end.
@@ -84,28 +85,37 @@ class SampleDynamics(Part):
         columns[:2] = columns[:2].nan_to_num()
         self._table = F.pad(self._table, (0, max(0, int(index.max()) + 1 - self._table.shape[1])))
         weight, margin, right, *_ = columns
-        self._table[:4].index_add_(1, index, torch.stack([torch.ones_like(weight), weight, margin, right]))
+        doubt, one = (-margin).clamp_min(0.0), torch.ones_like(weight)
+        self._table[: len(_SUMS)].index_add_(1, index, torch.stack([one, weight, margin, doubt, right]))
+        # A sample may be in several of the steps, even twice in one: first all first times, then all second ones.
         order = index.argsort(stable=True)
-        index = index[order]
-        last = torch.ones_like(index, dtype=torch.bool)  # of a sample that was drawn more than once
-        last[:-1] = index[1:] != index[:-1]
-        index, columns = index[last], columns[:, order[last]]
+        index, columns = index[order], columns[:, order]
+        place = torch.arange(len(index))
+        first = torch.ones_like(index, dtype=torch.bool)
+        first[1:] = index[1:] != index[:-1]
+        time = place - place.where(first, 0).cummax(dim=0).values
+        for number in range(int(time.max()) + 1):
+            self._update_last(index[time == number], columns[:, time == number])
+
+    def _update_last(self, index: Tensor, columns: Tensor) -> None:
+        """What belongs to the last step of samples, [K] without repetition, and the vote on their other class."""
         _, margin, right, loss, given, predicted = columns
-        # Boyer and Moore's vote: the class that is predicted in place of the label, without a count for each class.
-        before, votes = self._table[7:, index]
-        fresh, wrong = votes == 0, right == 0
-        candidate = predicted.where(wrong & fresh, before)
+        # Boyer and Moore's: the class most often predicted in place of the label, without a count for each class.
+        before, votes = self._table[-2:, index]
+        wrong = right == 0
+        candidate = predicted.where(wrong & (votes == 0), before)
         votes = votes + torch.where(candidate == predicted, 1.0, -1.0) * wrong
-        self._table[4:, index] = torch.stack([margin, loss, given, candidate, votes])
+        self._table[len(_SUMS) :, index] = torch.stack([margin, loss, given, candidate, votes])
 
     def table(self) -> dict[str, Tensor]:
         """What is known of each sample that was seen, [M] each, of all processes up to the last epoch's end.
 
         Returns:
             ``index`` in the training loader's dataset; ``seen``, how often; ``weight``, ``margin`` (the label's
-            probability minus the largest other) and ``right`` (share of right predictions), means over the run;
-            ``last_margin`` and ``last_loss``; ``given``, the label, and ``predicted``, the class most often predicted
-            in place of it, or the label itself if there was none.
+            probability minus the largest other), ``doubt`` (how far the margin is below 0, 0 where it is not) and
+            ``right`` (share of right predictions), means over the run; ``last_margin`` and ``last_loss``; ``given``,
+            the label, and ``predicted``, the class most often predicted in place of it, or the label itself if there
+            was none.
         """
         if self._processes == 1:
             self._join()
@@ -114,7 +124,7 @@ class SampleDynamics(Part):
         rows = {name: row[index] for name, row in rows.items()}
         seen, given = rows["seen"], rows["given"].long()
         disputed = rows["right"] < seen
-        means = {name: rows[name] / seen for name in ("weight", "margin", "right")}
+        means = {name: rows[name] / seen for name in _SUMS[1:]}
         last = {name: rows[name] for name in ("last_margin", "last_loss")}
         predicted = rows["predicted"].long().where(disputed, given)
         return {"index": index, "seen": seen.long(), **means, **last, "given": given, "predicted": predicted}
@@ -122,9 +132,9 @@ class SampleDynamics(Part):
     def suspects(self, k: int | None = None) -> list[dict[str, Any]]:
         """See :meth:`law_lightning.callbacks.weighting.WeightingCallback.suspects`."""
         table = self.table()
-        score = -table["margin"]
-        count = int((score > 0).sum()) if k is None else k
-        found = score.argsort(descending=True, stable=True)[:count]
+        score = table["doubt"]
+        found = score.argsort(descending=True, stable=True)
+        found = found[table["margin"][found] < 0] if k is None else found[:k]
         columns = [table["index"], table["given"], table["predicted"], score]
         names = ("index", "given", "predicted", "score")
         return [
