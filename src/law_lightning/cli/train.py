@@ -18,7 +18,6 @@ from law_lightning.cli.folder import CONFIG_FILE, output_folder, save_corruption
 from law_lightning.cli.trainings import fit_and_test
 from law_lightning.data.corruption import CorruptionRecord
 from law_lightning.report.records import write_rows
-from law_lightning.report.suspects import draw_suspects
 from law_lightning.weighting import unweighted
 
 #: Of a LAWCallback that trains the reference only to record its loss and accuracy: the strategy stays as it is.
@@ -94,6 +93,8 @@ def _save_suspects(
     watch: WeightingCallback, k: int | None, data: L.LightningDataModule, record: CorruptionRecord | None, folder: Path
 ) -> None:
     """Write the suspects, and a sheet of the first ones where the data are images; say how many, or why none."""
+    from law_lightning.report.suspects import draw_suspects  # matplotlib takes long to import
+
     try:
         suspects = watch.suspects(k)
     except MisconfigurationException as error:

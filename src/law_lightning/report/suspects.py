@@ -9,11 +9,12 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.seed import isolate_rng
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from law_lightning.report.style import new_figure, save
+from law_lightning.report.style import save
 
-_COLUMNS, _MOST = 8, 64
+_COLUMNS, _MOST = 8, 48
 
 
 def draw_suspects(data: L.LightningDataModule, suspects: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
@@ -34,7 +35,9 @@ def draw_suspects(data: L.LightningDataModule, suspects: Sequence[Mapping[str, A
         return None
     names = getattr(dataset, "classes", None)
     columns, rows = min(_COLUMNS, len(images)), math.ceil(len(images) / _COLUMNS)
-    figure = new_figure(1.25 * columns, 1.6 * rows + 0.5)
+    width, height = 1.25 * columns, 1.6 * rows + 0.4
+    figure = Figure(figsize=(width, height))  # not constrained: to fit so many axes takes seconds
+    figure.subplots_adjust(0.02, 0.03 / rows, 0.98, 1 - 0.85 / height, 0.1, 0.5)
     figure.suptitle(f"Labels that are likely wrong: the first {len(images)} of {len(suspects)}", fontsize=10)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
