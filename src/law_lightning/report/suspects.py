@@ -37,7 +37,7 @@ def draw_suspects(data: L.LightningDataModule, suspects: Sequence[Mapping[str, A
     columns, rows = min(_COLUMNS, len(images)), math.ceil(len(images) / _COLUMNS)
     width, height = 1.25 * columns, 1.6 * rows + 0.4
     figure = Figure(figsize=(width, height))  # not constrained: to fit so many axes takes seconds
-    figure.subplots_adjust(0.02, 0.03 / rows, 0.98, 1 - 0.85 / height, 0.1, 0.5)
+    figure.subplots_adjust(0.02, 0.15 / height, 0.98, 1 - 0.85 / height, 0.1, 0.5)
     figure.suptitle(f"Labels that are likely wrong: the first {len(images)} of {len(suspects)}", fontsize=10)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:

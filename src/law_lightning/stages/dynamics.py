@@ -12,9 +12,11 @@ from torch import Tensor
 from law_lightning import functional as LF
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
+from law_lightning.capture.samples import Samples
 from law_lightning.utilities.processes import gathered_from_processes
 
-_STEPS = 64  # that are kept before they are added: fewer operations in each step
+#: Steps, and elements of their logits, that are kept before they are summed up: fewer operations in each step.
+_STEPS, _ELEMENTS = 64, 2**24
 #: Rows of the table, [10, N]: how often a sample was seen; sums of weight, margin, the part of the margin below 0 (as a
 #: positive number) and right predictions; of its last step; and the class that most often had the largest logit in
 #: place of its label, with its majority.
@@ -34,7 +36,8 @@ class SampleDynamics(Part):
 
     def _reset(self) -> None:
         self._table = torch.zeros(len(_ROWS), 0)
-        self._steps: list[tuple[Tensor, Tensor]] = []  # index [B] and columns [6, B]
+        self._steps: list[tuple[Samples, Tensor | None]] = []
+        self._rows: list[tuple[Tensor, Tensor]] = []  # of this process: index [K] and columns [6, K]
         self._processes = 1
         self.many_labels = False  #: whether samples were left out as they have several labels
 
@@ -51,35 +54,54 @@ class SampleDynamics(Part):
             if not samples.one_label:
                 self.many_labels = True
                 continue
-            logits, given = samples.logits.float(), samples.target
-            predicted = logits.argmax(dim=1)
-            label = given if samples.valid is None else given.where(samples.valid, -1)
-            weight = torch.ones_like(samples.loss) if weights is None else weights
-            columns = [weight, LF.margin(logits, given), predicted == given, samples.loss, label, predicted]
-            self._steps.append((samples.index, torch.stack([column.float() for column in columns])))
-            if self._processes == 1 and len(self._steps) >= _STEPS:
-                self._join()
+            if self._steps and self._steps[-1][0].num_classes != samples.num_classes:
+                self._sum_up()
+            self._steps.append((samples, weights))
+            if len(self._steps) * samples.logits.numel() >= _ELEMENTS or len(self._steps) >= _STEPS:
+                self._sum_up()
             return
+
+    def _sum_up(self) -> None:
+        """Make rows of the steps that are kept, and add them to the table unless other processes have some too."""
+        if not self._steps:
+            return
+        steps, self._steps = self._steps, []
+        index = torch.cat([samples.index for samples, _ in steps if samples.index is not None])
+        given, loss = (torch.cat([getattr(samples, name) for samples, _ in steps]) for name in ("target", "loss"))
+        logits = torch.cat([samples.logits.float() for samples, _ in steps])
+        weight = torch.cat(
+            [torch.ones_like(samples.loss) if weights is None else weights for samples, weights in steps]
+        )
+        predicted = logits.argmax(dim=1)
+        columns = torch.stack([
+            column.float() for column in (weight, LF.margin(logits, given), predicted == given, loss, given, predicted)
+        ])  # fmt: skip
+        labelled = torch.cat(
+            [torch.ones_like(s.target, dtype=torch.bool) if s.valid is None else s.valid for s, _ in steps]
+        )
+        index, columns, labelled = index.cpu(), columns.cpu(), labelled.cpu()
+        self._rows.append((index[labelled], columns[:, labelled]))
+        if self._processes == 1:
+            self._join()
 
     def before_module_hook(self, hook: str, *args: Any) -> None:
         """Join the processes' parts at an epoch's end."""
-        if hook == "on_train_epoch_end":
+        if hook == "on_train_epoch_end" and self._processes > 1:
             self._join()
 
     def _join(self) -> None:
         """Add the steps of all processes, by rank; a collective operation."""
+        self._sum_up()
         mine: dict[str, Any] = {}
-        if self._steps:
-            index, columns = zip(*self._steps, strict=True)
-            mine = {"index": torch.cat(index).cpu(), "columns": torch.cat(columns, dim=1).cpu()}
-        self._steps = []
+        if self._rows:
+            index, columns = zip(*self._rows, strict=True)
+            mine = {"index": torch.cat(index), "columns": torch.cat(columns, dim=1)}
+        self._rows = []
         for each in gathered_from_processes(mine) if self._processes > 1 else [mine]:
             if each:
                 self._add(each["index"], each["columns"])
 
     def _add(self, index: Tensor, columns: Tensor) -> None:
-        labelled = columns[4] >= 0
-        index, columns = index[labelled], columns[:, labelled]
         if not len(index):
             return
         columns[:2] = columns[:2].nan_to_num()
