@@ -9,7 +9,7 @@ from ddp_run import FITS
 from hostile import LONG, long
 from methods import METHODS
 from test_promises import assert_same
-from zoo import assert_identical, differ, run_script
+from zoo import assert_identical, differ, make_data, run_script
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,14 @@ def test_two_processes_train_one_network(name, run):
     if name == "co_teaching":
         assert_shared(first["second"], second["second"])
         assert differ(first["module"], first["second"])
+
+
+def test_processes_know_each_others_samples(run):
+    """92 samples on two processes, whose batches are known though a DistributedSampler draws them."""
+    first, second = (each["samples"] for each in run("focal"))
+    assert_same(first, second)
+    assert first["seen"].tolist() == [4] * 92
+    assert torch.equal(first["given"], make_data(92, seed=1).tensors[1])
 
 
 def test_the_accuracy_counts_every_sample_once(run):

@@ -5,9 +5,12 @@ No other module uses one (``tests/test_compat.py``). Where a version lacks a nam
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
+from weakref import WeakSet
 
 import lightning as L
 import torch
@@ -15,6 +18,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import dataloader
 
 
 def _private(owner: Any, name: str, feature: str) -> Any:
@@ -100,6 +104,71 @@ def restore_data(trainer: L.Trainer, within_epoch: bool) -> bool:
         fetcher.reset()
         fetcher.iterator = batches()
     return all(hasattr(loader, "load_state_dict") for loader in fetcher.combined_loader.flattened)
+
+
+class _Drawn:
+    """The last batches of indices that an iterator has drawn, and the number of the next, counted from 0."""
+
+    def __init__(self, source: Any, next_number: int, room: int) -> None:
+        self.source, self.next_number = source, next_number
+        self.last: deque[Any] = deque(maxlen=room)
+
+
+_DRAWN = "_law_lightning_drawn"
+_noting: WeakSet[Any] = WeakSet()
+
+
+def note_drawn(who: Any) -> None:
+    """Let loaders' iterators note what they draw from their batch samplers, until all have called ``ignore_drawn``.
+
+    Workers load ahead as soon as an iterator is made, so neither it nor its loader can be told beforehand. Where a
+    version lacks the names, nothing is noted.
+    """
+    iterators: Any = getattr(dataloader, "_BaseDataLoaderIter", None)
+    draw: Any = getattr(iterators, "_next_index", None)
+    if draw is not None and not hasattr(draw, "__wrapped__"):
+
+        @wraps(draw)
+        def draw_and_note(iterator: Any) -> Any:
+            index, source = draw(iterator), iterator._sampler_iter
+            drawn = vars(iterator).get(_DRAWN)
+            if drawn is None or drawn.source is not source:  # a new pass of workers that persist
+                ahead = iterator._num_workers * getattr(iterator, "_prefetch_factor", 0)
+                drawn = vars(iterator)[_DRAWN] = _Drawn(source, iterator._num_yielded, ahead + 4)
+            drawn.last.append(index)
+            drawn.next_number += 1
+            return index
+
+        iterators._next_index = draw_and_note
+    _noting.add(who)
+
+
+def ignore_drawn(who: Any) -> None:
+    """Undo ``note_drawn``, which wrapped a method of all iterators; may be called more than once."""
+    _noting.discard(who)
+    iterators: Any = getattr(dataloader, "_BaseDataLoaderIter", None)
+    original = getattr(getattr(iterators, "_next_index", None), "__wrapped__", None)
+    if original is not None and not _noting:
+        iterators._next_index = original
+
+
+def drawn_index(trainer: L.Trainer) -> Any:
+    """What the training loader's batch sampler gave for the batch at hand; None where that is not known.
+
+    Batches come in the order in which their indices were drawn; the Trainer may have fetched one ahead.
+    """
+    fetcher: Any = getattr(trainer.fit_loop, "_data_fetcher", None)
+    combined: Any = getattr(getattr(fetcher, "_combined_loader", None), "_iterator", None)
+    iterators: list[Any] = getattr(combined, "iterators", [])
+    if len(iterators) != 1:
+        return None
+    (iterator,) = iterators
+    drawn = getattr(iterator, _DRAWN, None)
+    if drawn is None or drawn.source is not iterator._sampler_iter or not getattr(iterator, "_in_order", True):
+        return None
+    number = iterator._num_yielded - 1 - len(getattr(fetcher, "batches", ()))
+    place = number - drawn.next_number
+    return drawn.last[place] if -len(drawn.last) <= place < 0 else None
 
 
 # -- the Trainer's course ------------------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -70,3 +72,19 @@ def test_without_validation_data_there_is_a_last_epoch_only(command, small, stra
     assert "best" not in out
     assert [row["acc_best"] for row in rows(tmp_path / "both" / "compare.csv")] == [""] * 4
     assert command(compare, *options, "seeds=2", "run_dir=both") == out  # goes on from what was saved
+
+
+def test_it_names_the_labels_that_are_likely_wrong(command, small, strategy, tmp_path):
+    out = command(main, *small, "corruption.rate=0.5", f"strategy={strategy}", "suspects=5", "run_dir=law")
+    assert re.search(r"5 labels that are likely wrong, \d+\.0 % of them wrong by the corruption's record", out)
+    found = rows(tmp_path / "law" / "suspects.csv")
+    labels = CorruptionRecord.load(tmp_path / "law" / "corruption.pt").labels
+    assert [list(row) for row in found] == [["index", "given", "predicted", "score"]] * 5
+    assert all(int(row["given"]) == labels[int(row["index"])] != int(row["predicted"]) for row in found)
+    assert (tmp_path / "law" / "suspects.png").stat().st_size > 5000
+    command(main, *small, "corruption.rate=0.5", "run_dir=plain")
+    assert 0 < len(rows(tmp_path / "plain" / "suspects.csv")) < 128
+    assert "law/" not in (tmp_path / "plain" / "metrics.csv").read_text()
+    assert "suspects" not in command(main, *small, "suspects=0", "run_dir=none")
+    with pytest.raises(SystemExit, match="suspects, a number of samples, must be null or at least 0, not -1"):
+        command(main, *small, "suspects=-1")

@@ -38,6 +38,7 @@ def main(names: str, folder: str, strategy: str = "ddp", ckpt_path: str | None =
         if callback is not None and strategy == "ddp":
             second = getattr(callback, "reference", getattr(callback, "peer", None))
             result |= {"history": callback.history, "second": None if second is None else second.state_dict()}
+            result |= {"samples": callback.dynamics.table()}
         if isinstance(callback, LAWCallback) and strategy == "ddp":
             result |= {"agent": callback.agent.full_state(), "buffer": callback.buffer.state_dict()}
         torch.save(result, f"{folder}/{name}.{module.global_rank}")

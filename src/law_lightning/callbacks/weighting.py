@@ -22,14 +22,16 @@ from law_lightning.callbacks.checks import (
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.resume import ResumePoint, damage_as_misconfiguration, fit_state, load_fit_state, upgraded
 from law_lightning.capture.part import Part
+from law_lightning.capture.sample_index import SampleIndex
 from law_lightning.capture.samples import Samples
 from law_lightning.capture.weighted_step import WeightedStep
 from law_lightning.capture.wrap import unwrap, wrap
 from law_lightning.stages.clock import Record, StageClock, phase_loss
 from law_lightning.stages.curves import WeightCurves
+from law_lightning.stages.dynamics import SampleDynamics
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
-from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights
+from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights, unweighted
 
 
 class WeightingCallback(L.Callback):
@@ -42,7 +44,8 @@ class WeightingCallback(L.Callback):
     implemented here alone.
 
     Args:
-        weighting: ``weighting(samples, phase) -> weights [B]``.
+        weighting: ``weighting(samples, phase) -> weights [B]``; with ``unweighted``, from law_lightning.weighting, the
+            callback only watches plain training, for :meth:`suspects`: it demands no loss that can be weighted.
         num_stages: T_max.
         warmup_stages: the first stages, in which every sample weighs 1.
         smoothing: weight of the previous average in l_smooth and acc_smooth, in [0, 1).
@@ -59,6 +62,7 @@ class WeightingCallback(L.Callback):
             ``weight_std``, ``weight_min``, ``weight_max``, ``weight_per_class``; after the warm-up also
             ``weight_by_loss`` and ``weight_by_margin`` (:class:`~law_lightning.stages.curves.WeightCurves`).
         schedule: the stages of the fit; None before it begins.
+        dynamics: what the training shows of each sample: ``dynamics.table()``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -86,6 +90,8 @@ class WeightingCallback(L.Callback):
         self.clock = StageClock(num_stages, warmup_stages, smoothing)
         self.statistics = StageStatistics()
         self._curves = WeightCurves()
+        self.dynamics = SampleDynamics()
+        self._index = SampleIndex()
         self._resume_point = ResumePoint()
         self._acting: dict[str, Part] = {}  # all parts of the present fit
         self._fitting = self._began = False
@@ -150,7 +156,9 @@ class WeightingCallback(L.Callback):
         """The last step was taken."""
 
     def scalars(self, record: Record) -> dict[str, float]:
-        """A record's numbers under their log keys."""
+        """A record's numbers under their log keys; none where every sample weighs 1 for good."""
+        if self._only_watches:
+            return {}
         names = ("mean", "std", "min", "max", "clean", "wrong")
         scalars = {f"law/weight/{name}": record.get(f"weight_{name}") for name in names}
         return {name: value for name, value in scalars.items() if value is not None}
@@ -161,6 +169,10 @@ class WeightingCallback(L.Callback):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore a state returned by :meth:`extra_state`; may raise any exception on an invalid one."""
+
+    @property
+    def _only_watches(self) -> bool:
+        return self.weighting is unweighted and type(self).weights is WeightingCallback.weights
 
     # -- the stages ------------------------------------------------------------------------------------------------
 
@@ -184,6 +196,40 @@ class WeightingCallback(L.Callback):
         """A record per finished stage."""
         return self.clock.history
 
+    def suspects(self, k: int | None = None) -> list[dict[str, Any]]:
+        """The samples whose labels are likeliest wrong, by the network's predictions in all training steps.
+
+        Also during a fit, of the epochs so far. How good they are: docs/suspects.md.
+
+        Args:
+            k: how many; by default those whose margin (the label's probability minus the largest other) is below 0 in
+                the mean over the run. That is an estimate of the number of wrong labels, most often a low one.
+
+        Returns:
+            Records of plain numbers, the likeliest first: ``index``, the sample's place in the training loader's
+            dataset; ``given``, its label; ``predicted``, the class that was most often predicted in place of it; and
+            ``score``, how far the margin is below 0 in the mean, 0 in steps where it is not; in [0, 1].
+
+        Raises:
+            ValueError: k is negative.
+            MisconfigurationException: there was no training, or its samples are not known by index.
+        """
+        if k is not None and k < 0:
+            raise ValueError(f"k, a number of samples, must be at least 0, not {k}.")
+        found = self.dynamics.suspects(k)
+        if not found and not len(self.dynamics.table()["index"]):
+            why = "its samples have several labels each" if self.dynamics.many_labels else self._index.why_unknown
+            raise MisconfigurationException(
+                f"{type(self).__name__} knows of no sample of the training data. "
+                + (
+                    "Fit with it first."
+                    if why is None
+                    else f"In the last fit {why}. It needs the Trainer to have one "
+                    "DataLoader of a map-style dataset, and a loss whose rows and labels are those of the batch."
+                )
+            )
+        return found
+
     # -- before training -------------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -198,6 +244,7 @@ class WeightingCallback(L.Callback):
         refuse_another(trainer, WeightingCallback)
         check_fit(trainer, pl_module, self.total_steps)
         self.check(trainer, pl_module)
+        self._index.open(trainer)
         wrap(pl_module, "configure_optimizers", check_optimizers)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -218,11 +265,13 @@ class WeightingCallback(L.Callback):
     def _begin(self, trainer: L.Trainer, module: L.LightningModule, prepare: Callable[..., None] | None = None) -> None:
         """Start all parts, and restore their states if the fit is resumed."""
         self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages, self.total_steps))
-        summed = {"statistics": self.statistics, "curves": self._curves}
-        self._acting = {**self.parts, **summed, "resume": self._resume_point}
+        own = {"statistics": self.statistics, "curves": self._curves, "dynamics": self.dynamics}
+        self._acting = {**self.parts, **own, "resume": self._resume_point}
         through = getattr(self.weighting, "attached", False)
         parts = self._acting.values()
-        self._step = WeightedStep(self._weights_of_stage, self.attached, through, self.statistics.add, parts)
+        record = self.statistics.add
+        demands = not self._only_watches
+        self._step = WeightedStep(self._weights_of_stage, self.attached, through, record, parts, self._index, demands)
         for part in self._acting.values():
             part.start(trainer, module)
         if isinstance(self.weighting, BaseWeighting):
@@ -308,7 +357,7 @@ class WeightingCallback(L.Callback):
         self.end_stage(trainer, module, record, phase)
         clock.advance(record, phase)
         scalars = self.scalars(record)
-        for logger in trainer.loggers:  # one row a stage, whatever log_every_n_steps
+        for logger in trainer.loggers if scalars else ():  # one row a stage, whatever log_every_n_steps
             logger.log_metrics(scalars, step=logged_step(trainer))
         _show(trainer, scalars)
         if not clock.is_over:
@@ -341,6 +390,7 @@ class WeightingCallback(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was; the parts keep their states, for a checkpoint that is written after this."""
         self._unwrap(pl_module)
+        self._index.close()
 
     def _unwrap(self, module: L.LightningModule) -> None:
         for name in ("training_step", "configure_optimizers", "optimizer_step"):
@@ -349,6 +399,7 @@ class WeightingCallback(L.Callback):
     def _close(self) -> None:
         for part in self._acting.values():
             part.close()
+        self._index.close()
         self._truth = None
 
     # -- state -----------------------------------------------------------------------------------------------------

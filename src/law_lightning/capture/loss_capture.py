@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -98,6 +99,7 @@ class LossCapture(TorchFunctionMode):
             it is for a first batch only.
         on_use: called once a loss is part of a backward pass with two numbers, [2]: what the loss contributes to what
             is differentiated, plain and weighted, if that is linear in it.
+        index: gives the index [B] of a loss's samples in the dataset, by its target, or None.
 
     Attributes:
         left: names of functions that were called and left alone, though one may take them for the step's loss.
@@ -114,11 +116,12 @@ class LossCapture(TorchFunctionMode):
         differentiable: bool = False,
         check_labels: bool = False,
         on_use: Callable[[Tensor], None] | None = None,
+        index: Callable[[Tensor, Samples], Tensor | None] | None = None,
     ) -> None:
         super().__init__()
         self._weigh, self._training = weigh, training
         self._attached, self._differentiable = attached, differentiable
-        self._check_labels, self._on_use = check_labels, on_use
+        self._check_labels, self._on_use, self._index = check_labels, on_use, index
         self._targets: list[_Target] = []
         # Not in a _Use, which the graph refers to: a circle would keep its memory.
         self._nodes: list[tuple[Node | None, _Use]] = []
@@ -199,6 +202,8 @@ class LossCapture(TorchFunctionMode):
     def _target_of(self, target: Tensor, samples: Samples, sure: bool) -> _Target:
         """The entry of a target, which has its first samples, or those of the first loss that is ``sure`` to be one."""
         samples = samples if self._attached else samples.detach()
+        if self._index is not None:
+            samples = replace(samples, index=self._index(target, samples))
         for seen in self._targets:
             if _same(seen.target, target):
                 if sure and not seen.sure and not self._is_final(seen):

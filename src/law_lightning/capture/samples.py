@@ -22,6 +22,8 @@ class Samples:
             classes, and not a distribution over the classes.
         denominator: what the reduction divides each loss by, a scalar or [B]: ``(loss / denominator).sum()`` is the
             plain loss. None for B. Of a loss that is not reduced, what a mean over all its elements divides by.
+        index: the samples' places in the training loader's dataset, [B]; None where they are not known: an iterable
+            dataset, batches that are not made by the loader, a loss with other rows than the batch.
     """
 
     loss: Tensor
@@ -31,6 +33,7 @@ class Samples:
     valid: Tensor | None = None
     one_label: bool = True
     denominator: Tensor | float | None = None
+    index: Tensor | None = None
 
     def __len__(self) -> int:
         return self.loss.shape[0]

@@ -16,6 +16,7 @@ from law_lightning.capture.first_step import warn_of_samples, warn_of_share, why
 from law_lightning.capture.loss_capture import LossCapture, Weigh
 from law_lightning.capture.losses import THREE_WAYS
 from law_lightning.capture.part import Part
+from law_lightning.capture.sample_index import SampleIndex
 from law_lightning.capture.samples import Samples
 
 
@@ -28,6 +29,8 @@ class WeightedStep:
         differentiable: likewise.
         record: called at each step with each of its samples and their weights.
         parts: see :class:`Part`.
+        index: knows which samples a batch holds.
+        demands: whether a step must train on losses that are seen.
     """
 
     def __init__(
@@ -37,10 +40,13 @@ class WeightedStep:
         differentiable: bool,
         record: Callable[[Samples, Tensor | None], None],
         parts: Iterable[Part],
+        index: SampleIndex,
+        demands: bool,
     ) -> None:
         self._weigh, self._attached, self._differentiable = weigh, attached, differentiable
-        self._record, self._parts = record, list(parts)
-        self._found_samples = self._checked = self._running = self._leads_past = False
+        self._record, self._parts, self._index = record, list(parts), index
+        self._found_samples = self._checked = not demands
+        self._running = self._leads_past = False
         self._used: list[Tensor] = []  # before the check: see ``on_use`` of the capture
         self._returned: list[Tensor] = []  # likewise, of what the step returned
 
@@ -52,12 +58,14 @@ class WeightedStep:
         """
         for part in self._parts:
             part.before_step(args, kwargs)
+        self._index.begin_step((*args, *kwargs.values()))
         with LossCapture(
             self._weigh,
             attached=self._attached,
             differentiable=self._differentiable,
             check_labels=not self._found_samples,
             on_use=None if self._checked else self._note_use,
+            index=self._index.of,
         ) as capture:
             self._running = True
             output = original(*args, **kwargs)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from law_lightning import LAWCallback
+from law_lightning import LAWCallback, WeightingCallback
 from law_lightning.cli.app import command
 from law_lightning.cli.build import factories, open_logger, plain, trainer_options
 from law_lightning.cli.folder import CONFIG_FILE, output_folder, save_corruption, save_date
 from law_lightning.cli.trainings import fit_and_test
+from law_lightning.data.corruption import CorruptionRecord
 from law_lightning.report.records import Outcome, write_rows
+from law_lightning.weighting import unweighted
 
 #: Of a LAWCallback that trains the reference only to record its loss and accuracy: the strategy stays as it is.
 _RECORD_REFERENCE = {"mode": "search", "explore": False, "learn": False, "recover": False, "keep": "target"}
@@ -32,6 +37,8 @@ def main(config: DictConfig) -> float:
     if config.reference and config.strategy is None:
         raise ValueError("reference=true trains a network beside one that a strategy weights: add strategy=PATH.")
     make_module, _, data = factories(config)
+    if config.suspects is not None and config.suspects < 0:
+        raise ValueError(f"suspects, a number of samples, must be null or at least 0, not {config.suspects}.")
     record = save_corruption(data, folder)
     rank_zero_only(save_date)(folder)
     law = None
@@ -51,7 +58,10 @@ def main(config: DictConfig) -> float:
     with open_logger(config, folder) as logger:
         L.seed_everything(config.seed, workers=True, verbose=False)
         module = make_module()
+        watch = None if config.suspects == 0 else _watch(callbacks, module)
         loggers = [CSVLogger(folder, name="", version=""), *([] if logger is None else [logger])]
+        if watch is not None and watch not in callbacks:
+            callbacks.insert(0, watch)
         trainer = L.Trainer(**{**options, "logger": loggers, "callbacks": callbacks})
         acc_last, acc_best = fit_and_test(trainer, module, data, best, config.test_metric)
 
@@ -66,7 +76,43 @@ def main(config: DictConfig) -> float:
             print(f"  stages       {folder / 'history.csv'}")
         outcome = Outcome("base" if law is None else "law", config.seed, acc_last, acc_best, best_epoch=None)
         write_rows([asdict(outcome)], folder / "outcome.csv")
+        if watch is not None:
+            _save_suspects(watch, config.suspects, data, record, folder)
         print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")
         if acc_best is not None:
             print(f"Test accuracy, best epoch by validation ({100 * best_val:.2f} %): {100 * acc_best:.2f} %")
     return best_val
+
+
+def _watch(callbacks: Sequence[Callback], module: L.LightningModule) -> WeightingCallback | None:
+    """The callback that knows the suspects: the training's own, or one that changes nothing; None where none can."""
+    own = [each for each in callbacks if isinstance(each, WeightingCallback)]
+    if own:
+        return own[0]
+    averages = any(isinstance(each, StochasticWeightAveraging) for each in callbacks)
+    if averages or not module.automatic_optimization:
+        return None
+    return WeightingCallback(unweighted, num_stages=1, total_steps=1)  # no stages, so a training of any length
+
+
+def _save_suspects(
+    watch: WeightingCallback, k: int | None, data: L.LightningDataModule, record: CorruptionRecord | None, folder: Path
+) -> None:
+    """Write the suspects, and a sheet of the first ones where the data are images; say how many, or why none."""
+    from law_lightning.report.suspects import draw_suspects  # matplotlib takes long to import
+
+    try:
+        suspects = watch.suspects(k)
+    except MisconfigurationException as error:
+        print(f"  suspects     unknown: {error}")
+        return
+    path = folder / "suspects.csv"
+    write_rows(suspects, path)
+    known = ""
+    if record is not None and suspects:
+        wrong = set(record.indices.tolist())
+        share = sum(each["index"] in wrong for each in suspects) / len(suspects)
+        known = f", {100 * share:.1f} % of them wrong by the corruption's record"
+    print(f"  suspects     {path}: {len(suspects)} labels that are likely wrong{known}")
+    if (sheet := draw_suspects(data, suspects, folder / "suspects.png")) is not None:
+        print(f"               {sheet}")

@@ -1,6 +1,6 @@
 """Weightings: functions from samples to weights, one a file."""
 
-from law_lightning.weighting.base import BaseWeighting, Weighting
+from law_lightning.weighting.base import BaseWeighting, Weighting, unweighted
 from law_lightning.weighting.class_balanced import ClassBalancedWeighting
 from law_lightning.weighting.focal import FocalWeighting
 from law_lightning.weighting.gce import GCEWeighting
@@ -19,4 +19,5 @@ __all__ = [
     "MentorNetwork",
     "SelfPacedWeighting",
     "Weighting",
+    "unweighted",
 ]

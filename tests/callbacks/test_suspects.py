@@ -1,0 +1,73 @@
+"""Which labels are likely wrong, from any training with a callback."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+import zoo
+from law_lightning import CoTeachingCallback, LAWCallback, WeightingCallback
+from law_lightning.weighting import FocalWeighting, unweighted
+from zoo import BatchNormCNN, DropoutMLP, assert_identical, fit, plain
+
+DATA = zoo.make_data(92, seed=1)
+
+
+def watch():
+    return WeightingCallback(unweighted, num_stages=1, total_steps=1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [watch, LAWCallback, lambda: WeightingCallback(FocalWeighting()), lambda: CoTeachingCallback(0.2)],
+    ids=["unweighted", "law", "focal", "co_teaching"],
+)
+def test_every_callback_knows_its_suspects(make):
+    callback = make()
+    fit(DropoutMLP, [callback])
+    table = callback.dynamics.table()
+    assert table["index"].tolist() == list(range(92))
+    assert table["seen"].tolist() == [4] * 92
+    assert torch.equal(table["given"], DATA.tensors[1])
+    suspects = callback.suspects(5)
+    assert [set(each) for each in suspects] == [{"index", "given", "predicted", "score"}] * 5
+    for each in suspects:
+        assert each["given"] == DATA.tensors[1][each["index"]] != each["predicted"]
+        assert 0 < each["score"] <= 1
+    assert [each["score"] for each in suspects] == sorted((each["score"] for each in suspects), reverse=True)
+    assert len(callback.suspects()) < len(callback.suspects(92)) == 92
+    with pytest.raises(ValueError, match="k, a number of samples, must be at least 0"):
+        callback.suspects(-1)
+
+
+class Regression(DropoutMLP):
+    def training_step(self, batch, batch_idx):
+        return nn.functional.mse_loss(self(batch[0]).mean(1), batch[1].float())
+
+
+def test_to_watch_changes_nothing_and_demands_nothing(recwarn):
+    callback = watch()
+    assert_identical(fit(BatchNormCNN, [callback]).state_dict(), plain(BatchNormCNN))
+    assert callback.scalars(callback.history[-1]) == {}
+    callback = watch()
+    fit(Regression, [callback], max_epochs=1)
+    with pytest.raises(MisconfigurationException, match=r"knows of no sample.* no loss was seen"):
+        callback.suspects(1)
+    assert not [each for each in recwarn if "LAW" in str(each.message) or "stages" in str(each.message)]
+
+
+def test_before_a_fit_there_are_none():
+    with pytest.raises(MisconfigurationException, match="Fit with it first"):
+        watch().suspects(1)
+
+
+def test_a_stop_loses_nothing_of_them(tmp_path):
+    options = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": True}
+    whole = watch()
+    fit(DropoutMLP, [whole, ModelCheckpoint(tmp_path / "a", **options)])
+    fit(DropoutMLP, [watch(), ModelCheckpoint(tmp_path / "b", **options)], max_epochs=2)
+    resumed = watch()
+    fit(DropoutMLP, [resumed], ckpt_path=tmp_path / "b" / "last.ckpt")
+    for name, value in whole.dynamics.table().items():
+        assert torch.equal(value, resumed.dynamics.table()[name]), name
