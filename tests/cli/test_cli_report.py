@@ -29,7 +29,7 @@ def test_report_of_every_command_from_end_to_end(command, small, small_search, s
     written = {"", "new", *(f"new/{name}" for name in files)}
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "report" / name for name in written}
     page = (tmp_path / "report" / "new" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 8  # of the search, comparison, stages (4) and suspects (2)
     assert "points of validation accuracy, after" in page
     assert "(of its file)" not in page  # each run knows its date
     assert len(re.findall(r'<td class="number">[0-9.]+ %</td>', page)) == 4  # two trainings, last and best epoch

@@ -107,7 +107,7 @@ def _save_suspects(
         print(f"  suspects     unknown: {error}")
         return
     path = folder / "suspects.csv"
-    write_rows(suspects, path)
+    write_rows([each | {"score": round(each["score"], 4)} for each in suspects], path)
     known = ""
     if record is not None and suspects:
         wrong = set(record.indices.tolist())
