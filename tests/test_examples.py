@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 
 from law_lightning import StrategyAgent
@@ -63,6 +64,20 @@ def test_sweep_searches_at_every_rate(tmp_path):
         assert StrategyAgent.load(folder / "strategy.safetensors").num_stages == 20
         assert CorruptionRecord.load(folder / "corruption.pt").settings["rate"] == rate
         assert (folder / "search.png").is_file()
+
+
+def test_the_sweep_of_wandb_starts_commands_that_are_understood(monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    sweep = yaml.safe_load((EXAMPLES / "wandb_sweep.yaml").read_text())
+    (program, *options, last), grid = sweep["command"], sweep["parameters"]
+    assert (program, last, sweep["program"]) == ("${program}", "${args_no_hyphens}", "law-train")
+    with initialize_config_module("law_lightning.conf", version_base="1.3"):
+        for which in (0, -1):
+            chosen = {key: each["values"][which] for key, each in grid.items()}
+            config = compose("law_train", [*options, *(f"{key}={value}" for key, value in chosen.items())])
+            assert config.run_dir == "runs/wandb/abc"
+            assert (str(config.strategy), config.model.lr) == (("None", 0.03), ("general", 0.3))[which]
+    assert sweep["metric"]["name"] == config.val_metric
 
 
 # -- the documents ---------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from law_lightning.capture.wrap import unwrap, wrap
 from law_lightning.stages.clock import Record, StageClock, phase_loss
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
+from law_lightning.utilities.step_axes import log_over
 from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights
 
 
@@ -150,6 +151,7 @@ class WeightingCallback(L.Callback):
         """A record's numbers under their log keys."""
         names = ("mean", "std", "min", "max", "clean", "wrong")
         scalars = {f"law/weight/{name}": record.get(f"weight_{name}") for name in names}
+        scalars |= {f"law/{name}": record.get(name) for name in ("stage", "loss", "weighted_loss")}
         return {name: value for name, value in scalars.items() if value is not None}
 
     def extra_state(self) -> dict[str, Any]:
@@ -304,7 +306,7 @@ class WeightingCallback(L.Callback):
         clock.advance(record, phase)
         scalars = self.scalars(record)
         for logger in trainer.loggers:  # one row a stage, whatever log_every_n_steps
-            logger.log_metrics(scalars, step=logged_step(trainer))
+            log_over("law/stage", logger, scalars, step=logged_step(trainer))
         _show(trainer, scalars)
         if not clock.is_over:
             self.start_stage(trainer, module)

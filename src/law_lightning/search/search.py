@@ -23,6 +23,7 @@ from law_lightning.search.loop import SearchLoop, SearchOptions
 from law_lightning.search.processes import in_processes
 from law_lightning.search.state import SearchState
 from law_lightning.search.workers import Report, Workers, check_workers, launched_outside, packed, unpacked
+from law_lightning.utilities.step_axes import log_over
 
 MakeDataModule = Callable[[], L.LightningDataModule]
 
@@ -197,7 +198,8 @@ class StrategySearch:
             raise
         state = self._state
         if self.logger is not None and state.gain is not None:
-            self.logger.log_metrics({f"search/gain_{name}": state.gain[name] for name in ("mean", "low", "high")})
+            gain = {f"search/gain_{name}": state.gain[name] for name in ("mean", "low", "high")}
+            log_over("search/episode", self.logger, gain | {"search/episode": len(state.history)})
             self.logger.save()
         self.agent.load_full_state(state.best)
         return SearchResult(self.agent, state.best_gain, state.found_gain(), state.history, state.buffer())
@@ -214,8 +216,8 @@ class StrategySearch:
                     bar.set_postfix_str(content)
                     return
                 if self.logger is not None:
-                    for step, scalars in content["metrics"]:
-                        self.logger.log_metrics(scalars, step=step)
+                    for axis, step, scalars in content["metrics"]:
+                        log_over(axis, self.logger, scalars, step=step)
                     self.logger.save()
                 bar.set_postfix_str(content["text"])
                 bar.update()
