@@ -99,7 +99,11 @@ class SecondNetwork(Part):
         twin, self.optimizer = self.copied(memo)
         self.module = self._twin = twin
         self._wrapped_optimizer = WrappedOptimizer(self.optimizer, self._step)
-        vars(twin).update(optimizers=self._optimizers, lr_schedulers=self._lr_schedulers)
+        # As functions: a deep copy of the twin would copy the object of a bound method too.
+        vars(twin).update(
+            optimizers=lambda use_pl_optimizer=True: self._wrapped_optimizer if use_pl_optimizer else self.optimizer,
+            lr_schedulers=lambda: self._lr_schedulers(),
+        )
         scaler: torch.amp.GradScaler | None = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
         self._scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self._prepare(twin)
@@ -111,12 +115,8 @@ class SecondNetwork(Part):
             copy_tensors(iter(own), twin.buffers())
         self.active = True
 
-    def _optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """The copy's ``optimizers``: that of the Trainer is not the copy's to change."""
-        return self._wrapped_optimizer if use_pl_optimizer else self.optimizer
-
     def _lr_schedulers(self) -> Any:
-        """The copy's ``lr_schedulers``, likewise; within a step of the copy as they were when the target's began."""
+        """The copy's ``lr_schedulers``, not the Trainer's; in its step as they were when the target's step began."""
         memo = {id(self._trainer.optimizers[0]): self.optimizer, id(self._target): self._twin}
         found = [copy.deepcopy(each.scheduler, memo) for each in self._trainer.lr_scheduler_configs]
         for each, state in zip(found, self._schedulers, strict=False):
