@@ -27,9 +27,9 @@ def test_without_a_terminal_there_is_a_line_a_minute(monkeypatch):
     now = iter([0, 0, 59.9, 61, 61, 70, 130])  # two are read to begin with, one more for each line
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     assert shown(monkeypatch, io.StringIO()).splitlines() == [
-        "search: 1 of 4 episodes, 00:00 passed",
-        "search: 2 of 4 episodes, 01:01 passed, about 02:02 left, evaluate 1/2",
-        "search: 3 of 4 episodes, 02:10 passed, about 01:05 left, gain 0.5",
+        "search: 25%, 1 of 4 episodes, 00:00 passed",
+        "search: 50%, 2 of 4 episodes, 01:01 passed, about 02:02 left, evaluate 1/2",
+        "search: 75%, 3 of 4 episodes, 02:10 passed, about 01:05 left, gain 0.5",
     ]
 
 

@@ -127,10 +127,8 @@ class _Lines:
     def _print(self, done: int, text: str) -> None:
         self._last, self._printed = (done, text), time.monotonic()
         passed = self._printed - self._began
-        parts = [
-            f"{self._description}: {done} of {self._total} {self._unit}s",
-            f"{tqdm.format_interval(passed)} passed",
-        ]
+        parts = [f"{self._description}: {100 * done // self._total}%", f"{done} of {self._total} {self._unit}s"]
+        parts.append(f"{tqdm.format_interval(passed)} passed")
         if self._first < done < self._total:
             left = passed / (done - self._first) * (self._total - done)
             parts.append(f"about {tqdm.format_interval(left)} left")
