@@ -31,8 +31,8 @@ ends it with its error.
   from one theta to another over the stages; ``pbt`` is population-based training, whose schedule is then replayed from
   scratch. All compare candidates on shared seeds and may find that weights of one are best. ``uniform`` draws theta at
   random in every stage.
-- ``general`` is the rule of ``LAWCallback()`` in one training, ``law_from_general`` LAW's search from it. That costs four
-  trainings more than the budget, as what it starts with is evaluated too.
+- ``general`` is the rule of ``LAWCallback()`` in one training, ``law_from_general`` LAW's search from it. That costs
+  four trainings more than the budget, as what it starts with is evaluated too.
 - How the rivals' settings were chosen: CEM and PBT first found nothing on digits_noise40, so they, and CMA-ES with
   CEM, were given random points to start with; the step size of CMA-ES was chosen on a quadratic function with noise.
   That was judged by the test gains of one or two searches of that task; seeds of searches and evaluation have been
