@@ -1,20 +1,25 @@
 """Sessions: demo, tests, faults, third_party, lint, types, docs, bench, fdu, workers, large, rivals, build.
 
-They share one environment, as torch is large.
+They share one environment, as torch is large. Those of other versions, lowest and candidates, have their own.
 """
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
 import nox
 
+nox.needs_version = ">=2025.2.9"  # which knows dependency groups
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
-REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard,test,lint,bench,docs]", "build", "-c", "constraints.txt"]
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+REQUIREMENTS = ["-e", ".[cli,wandb,tensorboard]"]
+REQUIREMENTS += nox.project.dependency_groups(PYPROJECT, "test", "lint", "bench", "build", "docs")
 THREADS = {"OMP_NUM_THREADS": "1"}
 # What benchmarks/fdu.py compares with, and what that needs beside the shared environment.
 PEERS = [
@@ -49,7 +54,7 @@ def env(session: nox.Session) -> None:
     wanted = hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in files)).hexdigest()
     stamp = Path(session.virtualenv.location) / "installed"
     if not stamp.is_file() or stamp.read_text() != wanted:
-        session.install(*REQUIREMENTS)
+        session.install(*REQUIREMENTS, "-c", "constraints.txt")
         stamp.write_text(wanted)
 
 
@@ -149,7 +154,7 @@ def faults(session: nox.Session) -> None:
 def third_party(session: nox.Session) -> None:
     """Run the tests with models of other packages, which are installed apart. Arguments go to pytest."""
     python, site = tool(session, "python"), Path(session.create_tmp()).resolve() / "packages"
-    wanted = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["third-party"]
+    wanted = nox.project.dependency_groups(PYPROJECT, "third-party")
     shutil.rmtree(site, ignore_errors=True)
     # Unlike --target, --prefix leaves out what the shared environment has.
     session.run(python, "-m", "pip", "install", "--quiet", "--prefix", str(site), *wanted, "-c", "constraints.txt")
@@ -169,7 +174,7 @@ def rivals(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["env"])
 def build(session: nox.Session) -> None:
-    """Build wheel and sdist, and run the wheel's law-search in an empty folder far from the checkout."""
+    """Build and check wheel and sdist, and run the wheel's law-search in an empty folder far from the checkout."""
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     session.run(tool(session, "python"), "-m", "build", "--outdir", str(dist), env={"PYTHONPATH": ""})
@@ -177,12 +182,19 @@ def build(session: nox.Session) -> None:
 
     # The dependencies come from the shared environment; the package itself from the wheel alone.
     folder = Path(session.create_tmp()).resolve()
+    # Apart: it needs Rich, which would change Lightning's progress bar in the shared environment.
+    twine = folder / "twine"
+    shutil.rmtree(twine, ignore_errors=True)
+    install = ("-m", "pip", "install", "--quiet", "--target")
+    session.run(tool(session, "python"), *install, str(twine), "twine", "-c", "constraints.txt")
+    files = map(str, sorted(dist.iterdir()))
+    session.run(tool(session, "python"), "-m", "twine", "check", "--strict", *files, env={"PYTHONPATH": str(twine)})
     site, empty = folder / "site", folder / "empty"
     shutil.rmtree(site, ignore_errors=True)
     shutil.rmtree(empty, ignore_errors=True)
     empty.mkdir()
     python = tool(session, "python")
-    session.run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel))
+    session.run(python, *install, str(site), "--no-deps", str(wheel))
     installed = {"PYTHONPATH": str(site), **THREADS}
     check = f"import law_lightning as law; assert law.__file__.startswith({str(site)!r}), law.__file__"
     with session.chdir(empty):
@@ -201,3 +213,24 @@ def build(session: nox.Session) -> None:
     for name in ("strategy.safetensors", "config.yaml", "search.png"):
         if not (empty / "run" / name).is_file():
             session.error(f"The installed law-search wrote no {name}.")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows. Arguments go to pytest."""
+    needed = [*PYPROJECT["project"]["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
+    exact = [re.sub(r">=([\w.]+).*", r"==\1", each) for each in needed]
+    session.install(*exact, *nox.project.dependency_groups(PYPROJECT, "test", "bench"))
+    session.install("--no-deps", "-e", ".")
+    session.run("python", "-m", "pytest", "-n", "2", *session.posargs, env=THREADS)
+
+
+@nox.session
+def candidates(session: nox.Session) -> None:
+    """Run the tests with the release candidates of torch and Lightning, if there are any. Arguments go to pytest."""
+    groups = nox.project.dependency_groups(PYPROJECT, "test", "bench")
+    session.install("-e", ".[cli,wandb,tensorboard,vision]", *groups)
+    # 2.6.2 and 2.6.3 were malicious releases.
+    session.install("--pre", "--upgrade", "torch", "torchvision", "lightning!=2.6.2,!=2.6.3")
+    session.run("python", "-m", "law_lightning")
+    session.run("python", "-m", "pytest", "-n", "2", *session.posargs, env=THREADS)

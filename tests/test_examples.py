@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -121,6 +122,20 @@ def test_the_notebook_runs_and_keeps_its_pictures(in_this_process):
     kept = [output.get("data", {}) for cell in code for output in cell["outputs"]]
     assert drawn == sum("image/png" in each for each in kept) == 4
     assert "of these 16 labels are wrong" in out
+
+
+def test_the_sweep_of_wandb_starts_commands_that_are_understood(monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    sweep = yaml.safe_load((EXAMPLES / "wandb_sweep.yaml").read_text())
+    (program, *options, last), grid = sweep["command"], sweep["parameters"]
+    assert (program, last, sweep["program"]) == ("${program}", "${args_no_hyphens}", "law-train")
+    with initialize_config_module("law_lightning.conf", version_base="1.3"):
+        for which in (0, -1):
+            chosen = {key: each["values"][which] for key, each in grid.items()}
+            config = compose("law_train", [*options, *(f"{key}={value}" for key, value in chosen.items())])
+            assert config.run_dir == "runs/wandb/abc"
+            assert (str(config.strategy), config.model.lr) == (("None", 0.03), ("general", 0.3))[which]
+    assert sweep["metric"]["name"] == config.val_metric
 
 
 # -- the documents ---------------------------------------------------------------------------------------------

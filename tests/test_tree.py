@@ -50,7 +50,7 @@ def test_no_lower_package_imports_a_higher_one():
 
 
 def test_no_module_stands_alone():
-    assert {file.name for file in ROOT.glob("*.py")} == {"__init__.py", "_compat.py"}
+    assert {file.name for file in ROOT.glob("*.py")} == {"__init__.py", "__main__.py", "_compat.py"}
     assert {path.name for path in ROOT.iterdir() if path.is_dir()} - {"__pycache__", "conf", "strategies"} == set(
         PACKAGES
     )

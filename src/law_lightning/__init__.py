@@ -24,7 +24,7 @@ from law_lightning.weighting import (
     SelfPacedWeighting,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ClassBalancedWeighting",

@@ -162,7 +162,7 @@ def test_log_keys(tmp_path, mode):
     assert len(found) == 5
     always = {"law/weight/mean", "law/weight/std", "law/weight/min", "law/weight/max"}
     always |= {f"law/theta/{name}" for name in ("loss", "entropy", "density", "label", "b")}
-    always.add("law/acc_target")
+    always |= {"law/acc_target", "law/stage", "law/loss", "law/weighted_loss"}
     searching = {"law/reward", "law/acc_reference", "law/loss_gap", "law/weighted_loss_gap"}
     searching |= {"agent/critic_loss", "agent/actor_loss", "agent/q_mean"}
     expected = always | searching if mode == "search" else always

@@ -3,6 +3,7 @@ import torch
 import wandb
 from omegaconf import OmegaConf
 
+import wandb_file
 from law_lightning import StrategyAgent
 from law_lightning.cli.search import main
 from law_lightning.data.corruption import CorruptionRecord
@@ -39,6 +40,7 @@ def test_search_writes_everything_into_its_folder_and_goes_on_there(command, sma
 
 
 def test_sweep_gives_each_job_a_folder_and_a_wandb_run(command, small_search, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))  # copies of artifacts
     runs, finish = [], wandb.finish
 
     def close(exit_code=None):
@@ -56,3 +58,17 @@ def test_sweep_gives_each_job_a_folder_and_a_wandb_run(command, small_search, tm
         assert len(list(folder.glob(f"wandb/offline-run-*/*{identifier}.wandb"))) == 1
         assert isinstance(logged["law/reward"], float | int)
         assert {key.split("/")[0] for key in logged} >= {"law", "agent", "search"}
+
+        found = wandb_file.records(folder)
+        run = found["run"][0]
+        assert run.display_name == f"{job}: {' '.join([*small_search, f'corruption.rate={rate}'])}"[:128]
+        assert (run.job_type, list(run.tags)) == ("search", ["digits", "uniform_noise", "mlp"])
+        logged_rows, axes = wandb_file.rows(found), wandb_file.axes(found)
+        for prefixes, axis, values in (
+            (("law/", "agent/"), "law/stage", range(6)),
+            (("search/",), "search/episode", range(3)),
+        ):
+            measured = [row for row in logged_rows if any(key.startswith(prefixes) for key in row)]
+            assert [float(row[axis]) for row in measured] == [*values]  # the last episode's number is that of the check
+            assert {axes[key] for row in measured for key in row if key.startswith(prefixes)} == {axis}
+        assert wandb_file.files(found) == {"strategy": {"strategy.safetensors"}, "figures": {"search.png"}}

@@ -3,6 +3,7 @@ import re
 import pytest
 import torch
 
+import wandb_file
 from law_lightning import LAWCallback
 from law_lightning.cli.compare import main as compare
 from law_lightning.cli.train import main
@@ -37,6 +38,28 @@ def test_training_is_plain_lightning_with_the_callback_or_without(command, small
 def test_loggers_write_into_the_run_folder(command, small, tmp_path, logger):
     command(main, *small, f"logger={logger}", "run_dir=run")
     assert any((tmp_path / "run" / logger).iterdir())
+
+
+def test_wandb_draws_stages_over_stages_and_keeps_both_test_accuracies(command, small, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))  # copies of artifacts
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "suspects.csv").write_text("index\n3\n")
+    options = ["logger=wandb", "logger.offline=true", "logger.tags=[mine]", "strategy=general", "law.num_stages=6"]
+    out = command(main, *small, *options, "run_dir=run")
+    found = wandb_file.records(tmp_path / "run")
+    run = found["run"][0]
+    assert (run.job_type, list(run.tags), run.display_name) == ("train", ["mine"], "")
+    logged, axes = wandb_file.rows(found), wandb_file.axes(found)
+    stages = [row for row in logged if "law/weight/mean" in row]
+    assert [int(row["law/stage"]) for row in stages] == [*range(6)]
+    assert {axes[key] for row in stages for key in row if key.startswith("law/")} == {"law/stage"}
+    assert not {"train/loss", "val/acc", "test/acc"} & axes.keys()  # over the Trainer's step
+    (tests,) = [row for row in logged if "test/acc_last" in row]
+    assert f"last epoch: {100 * float(tests['test/acc_last']):.2f} %" in out
+    assert f"%): {100 * float(tests['test/acc_best']):.2f} %" in out
+    assert wandb_file.files(found) == {"suspects": {"suspects.csv"}}
+    table = rows(tmp_path / "run" / "metrics.csv")
+    assert [float(row["test/acc_last"]) for row in table if row["test/acc_last"]] == [float(tests["test/acc_last"])]
 
 
 @pytest.mark.parametrize("rule", [False, True])

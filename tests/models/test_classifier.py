@@ -1,10 +1,12 @@
 import math
+from statistics import fmean
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from law_lightning import WeightingCallback
 from law_lightning.models import MLP, ImageClassifier
 from zoo import Rates, make_trainer
 
@@ -92,6 +94,20 @@ def test_training_is_a_plain_loop_of_sgd():
             optimizer.step()
     for ours, theirs in zip(module.network.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_the_logged_training_loss_is_unweighted():
+    class Noted(ImageClassifier):
+        def log(self, name, value, **kwargs):
+            found.append((value.item(), value.requires_grad))
+
+    found = []
+    callback = WeightingCallback(lambda samples, phase: torch.full_like(samples.loss, 0.25), num_stages=1)
+    make_trainer([callback], max_epochs=1).fit(Noted(MLP((6,), 3)), make_loader(8, 4))
+    (record,) = callback.history
+    assert record["loss"] == pytest.approx(fmean(value for value, _ in found))
+    assert callback.scalars(record)["law/weighted_loss"] == pytest.approx(0.25 * record["loss"])
+    assert not any(graph for _, graph in found)
 
 
 def test_metrics_are_means_over_samples():

@@ -31,6 +31,7 @@ from law_lightning.stages.curves import WeightCurves
 from law_lightning.stages.dynamics import SampleDynamics
 from law_lightning.stages.schedule import StageSchedule, TrainingPhase
 from law_lightning.stages.statistics import StageStatistics
+from law_lightning.utilities.step_axes import log_over
 from law_lightning.weighting.base import BaseWeighting, Weighting, checked_weights, unweighted
 
 
@@ -161,6 +162,7 @@ class WeightingCallback(L.Callback):
             return {}
         names = ("mean", "std", "min", "max", "clean", "wrong")
         scalars = {f"law/weight/{name}": record.get(f"weight_{name}") for name in names}
+        scalars |= {f"law/{name}": record.get(name) for name in ("stage", "loss", "weighted_loss")}
         return {name: value for name, value in scalars.items() if value is not None}
 
     def extra_state(self) -> dict[str, Any]:
@@ -358,7 +360,7 @@ class WeightingCallback(L.Callback):
         clock.advance(record, phase)
         scalars = self.scalars(record)
         for logger in trainer.loggers if scalars else ():  # one row a stage, whatever log_every_n_steps
-            logger.log_metrics(scalars, step=logged_step(trainer))
+            log_over("law/stage", logger, scalars, step=logged_step(trainer))
         _show(trainer, scalars)
         if not clock.is_over:
             self.start_stage(trainer, module)

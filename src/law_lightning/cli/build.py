@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -19,6 +22,8 @@ from law_lightning.callbacks.checks import check_package
 from law_lightning.cli.own import parameters, requires
 
 _SHAPE = ("in_shape", "num_classes")
+#: The files of a run folder that a run of Weights & Biases keeps, by the kind of artifact.
+ARTIFACTS = {"strategy": "strategy.safetensors", "suspects": "suspects.*", "figures": "*.png"}
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -104,12 +109,15 @@ def trainer_options(config: Mapping[str, Any]) -> dict[str, Any]:
 def open_logger(config: DictConfig, folder: Path) -> Iterator[Logger | None]:
     """Build the logger of the group ``logger`` (None if that is ``none``), log the config to it, and close it.
 
-    It writes into the folder, unless its own config has ``save_dir``.
+    It writes into the folder, unless its own config has ``save_dir``. A run of Weights & Biases keeps what the folder
+    holds of ``ARTIFACTS`` when it ends.
     """
     if config.logger is None:
         yield None
         return
-    logger = cast(Logger, instantiate({"save_dir": str(folder), **plain(config.logger)}))
+    options = {"save_dir": str(folder), **plain(config.logger)}
+    options |= {name: value for name, value in _of_this_job().items() if name in options and options[name] is None}
+    logger = cast(Logger, instantiate(options))
     logger.log_hyperparams(plain(config))
     status = "failed"
     try:
@@ -117,8 +125,25 @@ def open_logger(config: DictConfig, folder: Path) -> Iterator[Logger | None]:
         status = "success"
     finally:
         logger.finalize(status)
-        if type(logger).__name__ == "WandbLogger":
-            # Without this, the next job of a sweep would continue the same W&B run.
+        if isinstance(logger, WandbLogger):
             import wandb
 
+            first = getattr(rank_zero_only, "rank", 0) == 0
+            for kind, pattern in ARTIFACTS.items() if first and status == "success" else ():
+                if files := sorted(folder.glob(pattern)):
+                    artifact = wandb.Artifact(f"{kind}-{logger.experiment.id}", type=kind)
+                    for file in files:
+                        artifact.add_file(str(file))
+                    logger.experiment.log_artifact(artifact)
+            # Without this, the next job of a sweep would continue the same run.
             wandb.finish(exit_code=int(status != "success"))
+
+
+def _of_this_job() -> dict[str, Any]:
+    """What a run of Weights & Biases is called, if the config does not say it; the name tells jobs of a sweep apart."""
+    hydra, name = HydraConfig.get(), None
+    if hydra.mode == RunMode.MULTIRUN:
+        settings = [each for each in hydra.overrides.task if not each.lstrip("+~").startswith(("logger", "run_dir"))]
+        name = f"{hydra.job.num}: {' '.join(settings)}"[:128]  # longer ones are refused
+    tags = [hydra.runtime.choices[group] for group in ("data", "corruption", "model")]
+    return {"name": name, "job_type": hydra.job.name, "tags": tags}

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import asdict
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
-from tqdm.auto import tqdm
 
 from law_lightning.agent.resolve import strategy_path
 from law_lightning.cli.app import command
@@ -17,6 +17,7 @@ from law_lightning.cli.trainings import METHODS, NEEDS, Training, method_callbac
 from law_lightning.report.compare import needs_line, summarise, summary_table
 from law_lightning.report.compare_figure import draw_comparison
 from law_lightning.report.records import read_outcomes, write_rows
+from law_lightning.utilities.progress import Progress
 
 #: Settings that may change when a comparison is resumed in its folder.
 _FREE = ("run_dir", "seeds", "strategy", "confidence", "workers")
@@ -40,8 +41,10 @@ def main(config: DictConfig) -> float | None:
         method_callbacks(method, settings)  # a damaged strategy and bad options show now
     make_module, make_data, data = factories(config)
     file = folder / "compare.csv"
-    claim(folder, {**settings, "strategy_sha256": digest}, state=file.name, free=_FREE)
-    save_corruption(data, folder)
+    first = getattr(rank_zero_only, "rank", 0) == 0  # a Trainer of several processes starts this program in each
+    if first:
+        claim(folder, {**settings, "strategy_sha256": digest}, state=file.name, free=_FREE)
+        save_corruption(data, folder)
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = [(method, seed) for seed in seeds for method in config.methods]
@@ -49,16 +52,21 @@ def main(config: DictConfig) -> float | None:
     outcomes = {(outcome.method, outcome.seed): outcome for outcome in saved}
     trainings = [Training(*key, settings, make_module, make_data) for key in wanted if key not in outcomes]
     epochs = max(int(options.get("max_epochs") or 0), 1)
-    with tqdm(total=len(wanted) * epochs, unit="epoch", desc="compare", dynamic_ncols=True) as bar:
-        bar.update((len(wanted) - len(trainings)) * epochs)
-        for outcome in outcomes_of(trainings, config.workers, bar.update):
+    done = (len(wanted) - len(trainings)) * epochs
+    with Progress("compare", "epoch", len(wanted) * epochs, done, show=first) as progress:
+        for outcome in outcomes_of(trainings, config.workers, progress.advance):
             outcomes[outcome.method, outcome.seed] = outcome
-            write_rows(map(asdict, outcomes.values()), file)
-            bar.set_postfix(method=outcome.method, seed=outcome.seed)
-            bar.update(len(outcomes.keys() & wanted) * epochs - bar.n)
+            if first:
+                write_rows(map(asdict, outcomes.values()), file)
+            text = f"last: {outcome.method} with seed {outcome.seed}"
+            progress.set(len(outcomes.keys() & wanted) * epochs, text)
 
     chosen = [outcomes[key] for key in wanted]
     summaries = summarise(chosen, confidence=config.confidence)
+    gains = [each.difference for each in summaries if each.epoch == "last" and each.difference is not None]
+    gain = gains[-1] if gains else None
+    if not first:
+        return gain
     write_rows(map(asdict, summaries), folder / "summary.csv")
     text = summary_table(summaries, confidence=config.confidence)
     told = NEEDS | ({"law": "validation data, whose labels may be noisy"} if config.strategy == "general" else {})
@@ -70,8 +78,7 @@ def main(config: DictConfig) -> float | None:
     print(f"  seeds    {file}")
     print(f"  table    {folder / 'summary.csv'}, {folder / 'summary.txt'}")
     print(f"  figure   {figure}")
-    gains = [each.difference for each in summaries if each.epoch == "last" and each.difference is not None]
-    return gains[-1] if gains else None
+    return gain
 
 
 def _check(config: dict[str, Any], trainer: dict[str, Any]) -> None:

@@ -47,9 +47,10 @@ def main(config: DictConfig) -> float:
         result = run(agent, trainer_kwargs=options, law_kwargs=plain(config.law), run_dir=folder, logger=logger).run(
             make_module, make_data
         )
+        if first:  # before the logger, which keeps it, is closed
+            figure = draw_search(result.history, folder / "search.png", result.gain)
 
     if first:
-        figure = draw_search(result.history, folder / "search.png", result.gain)
         found = (
             result.gain or f"{100 * result.best_gain:+.2f} points of validation accuracy on the seeds it was chosen by"
         )

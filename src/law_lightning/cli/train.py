@@ -64,23 +64,22 @@ def main(config: DictConfig) -> float:
             callbacks.insert(0, watch)
         trainer = L.Trainer(**{**options, "logger": loggers, "callbacks": callbacks})
         acc_last, acc_best = fit_and_test(trainer, module, data, best, config.test_metric)
-
-    best_val = float(best.best_model_score or 0.0)
-    if trainer.is_global_zero:
-        OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
-        print(f"  checkpoints  {checkpoints}")
-        print(f"  metrics      {folder / 'metrics.csv'}")
-        if law is not None:
-            names = {"features": list(law.agent.features)}  # of theta's entries
-            write_rows([stage | names for stage in law.history], folder / "history.csv")
-            print(f"  stages       {folder / 'history.csv'}")
-        outcome = Outcome("base" if law is None else "law", config.seed, acc_last, acc_best, best_epoch=None)
-        write_rows([asdict(outcome)], folder / "outcome.csv")
-        if watch is not None:
-            _save_suspects(watch, config.suspects, data, record, folder)
-        print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")
-        if acc_best is not None:
-            print(f"Test accuracy, best epoch by validation ({100 * best_val:.2f} %): {100 * acc_best:.2f} %")
+        best_val = float(best.best_model_score or 0.0)
+        if trainer.is_global_zero:
+            OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
+            print(f"  checkpoints  {checkpoints}")
+            print(f"  metrics      {folder / 'metrics.csv'}")
+            if law is not None:
+                names = {"features": list(law.agent.features)}  # of theta's entries
+                write_rows([stage | names for stage in law.history], folder / "history.csv")
+                print(f"  stages       {folder / 'history.csv'}")
+            outcome = Outcome("base" if law is None else "law", config.seed, acc_last, acc_best, best_epoch=None)
+            write_rows([asdict(outcome)], folder / "outcome.csv")
+            if watch is not None:
+                _save_suspects(watch, config.suspects, data, record, folder)
+            print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")
+            if acc_best is not None:
+                print(f"Test accuracy, best epoch by validation ({100 * best_val:.2f} %): {100 * acc_best:.2f} %")
     return best_val
 
 

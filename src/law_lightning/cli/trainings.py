@@ -124,6 +124,8 @@ def fit_and_test(
 ) -> tuple[float, float | None]:
     """Train, and test the network as the last epoch left it, and as the best by validation accuracy did.
 
+    Both test accuracies go to the Trainer's loggers, as ``<test_metric>_last`` and ``<test_metric>_best``.
+
     Args:
         trainer: A Trainer with ``best`` among its callbacks.
         module: The network.
@@ -151,12 +153,17 @@ def fit_and_test(
 
     trainer.callbacks.insert(0, LambdaCallback(on_validation_end=check_validation))  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=data)
-    accuracies = []
-    for checkpoint in [None, best.best_model_path] if best.best_model_path else [None]:
+    accuracies: dict[str, float] = {}
+    for epoch, checkpoint in {"last": None, "best": best.best_model_path}.items():
+        if checkpoint == "":
+            break
         metrics = trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)[0]
         check("test", metrics, test_metric)
-        accuracies.append(float(metrics[test_metric]))
-    return accuracies[0], accuracies[1] if len(accuracies) == 2 else None
+        accuracies[epoch] = float(metrics[test_metric])
+    for logger in trainer.loggers:  # the Trainer has logged both by one name
+        logger.log_metrics({f"{test_metric}_{epoch}": each for epoch, each in accuracies.items()}, trainer.global_step)
+        logger.save()
+    return accuracies["last"], accuracies.get("best")
 
 
 def outcomes_of(trainings: Sequence[Training], workers: int, on_epoch: Callable[[], object]) -> Iterator[Outcome]:

@@ -20,7 +20,8 @@ class ImageClassifier(L.LightningModule):
 
     The learning rate is multiplied by ``gamma`` after given fractions of all optimizer steps. The
     defaults are the beginnings of stages 10, 13 and 16 of 20, counted from 1. In a warm-up before, it may
-    rise from near 0. Logged: ``train/loss``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
+    rise from near 0. Logged: ``train/loss``, which is
+    unweighted whatever the callbacks, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
 
     Args:
         network: Maps inputs [B, ...] to logits [B, C].
@@ -76,10 +77,11 @@ class ImageClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of inputs [B, ...] and labels [B]."""
         x, target = batch
-        loss = F.cross_entropy(self(x), target)
+        logits = self(x)
+        # Once more, without gradient: a callback may weight the samples of the loss that is trained on.
         # Without the batch size Lightning would search the batch for it at every step.
-        self.log("train/loss", loss, batch_size=len(target))
-        return loss
+        self.log("train/loss", F.cross_entropy(logits.detach(), target), batch_size=len(target))
+        return F.cross_entropy(logits, target)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss and the accuracy over the validation samples."""

@@ -116,7 +116,8 @@ class SearchLoop:
         for result in results:
             record, metrics = result["record"], result["metrics"]
             scalars = {f"search/{name}": value for name, value in record.items() if isinstance(value, float)}
-            metrics.append((metrics[-1][0], scalars | {"search/best_gain": state.best_gain}))
+            scalars |= {"search/episode": record["episode"], "search/best_gain": state.best_gain}
+            metrics.append(("search/episode", metrics[-1][1], scalars))
             difference = record["acc_target"] - record["acc_reference"]
             text = f"target - reference {difference:+.3f}, best gain {state.best_gain:+.3f}"
             self._report("episode", {"metrics": metrics, "text": text})
@@ -156,7 +157,11 @@ class SearchLoop:
             },
             "reference": reference,
             "agent": digest(learned["networks"]) + digest(learned["optimizers"]),
-            "metrics": [(first + stage["stage"], law.scalars(stage)) for stage in law.history],
+            "metrics": [
+                ("law/stage", step, law.scalars(stage) | {"law/stage": step})
+                for stage in law.history
+                for step in [first + stage["stage"]]
+            ],
         }
 
     def _evaluate(self) -> float:

@@ -14,7 +14,6 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
-from tqdm import tqdm
 
 from law_lightning.agent import ReplayBuffer, StrategyAgent
 from law_lightning.search.episodes import MakeModule, check_one_device
@@ -23,6 +22,8 @@ from law_lightning.search.loop import SearchLoop, SearchOptions
 from law_lightning.search.processes import in_processes
 from law_lightning.search.state import SearchState
 from law_lightning.search.workers import Report, Workers, check_workers, launched_outside, packed, unpacked
+from law_lightning.utilities.progress import Progress
+from law_lightning.utilities.step_axes import log_over
 
 MakeDataModule = Callable[[], L.LightningDataModule]
 
@@ -82,7 +83,7 @@ class StrategySearch:
         run_dir: folder for ``strategy.safetensors`` (the best), ``replay.pt``, ``metrics.csv``, ``gain.txt`` and
             ``search.pt`` (the state).
         logger: a Lightning logger for ``law/*`` and ``agent/*`` per stage and ``search/*`` per episode.
-        progress: whether to show a progress bar.
+        progress: whether to show the progress, a bar in a terminal and else a line a minute.
 
     Raises:
         ValueError: an argument is out of its range, or there are more workers than seeds in the pool.
@@ -197,36 +198,30 @@ class StrategySearch:
             raise
         state = self._state
         if self.logger is not None and state.gain is not None:
-            self.logger.log_metrics({f"search/gain_{name}": state.gain[name] for name in ("mean", "low", "high")})
+            gain = {f"search/gain_{name}": state.gain[name] for name in ("mean", "low", "high")}
+            log_over("search/episode", self.logger, gain | {"search/episode": len(state.history)})
             self.logger.save()
         self.agent.load_full_state(state.best)
         return SearchResult(self.agent, state.best_gain, state.found_gain(), state.history, state.buffer())
 
     @contextmanager
     def _reporting(self) -> Iterator[Report]:
-        """Show the events of a run on a progress bar, and pass the metrics of episodes to the logger."""
+        """Show the events of a run as its progress, and pass the metrics of episodes to the logger."""
         show = self.progress and getattr(rank_zero_only, "rank", 0) == 0
         total, done = self.options.episodes, len(self.history)
-        with _Bar(total=total, initial=done, desc="search", unit="episode", disable=not show) as bar:
+        with Progress("search", "episode", total, done, show) as progress:
 
             def report(event: str, content: Any) -> None:
                 if event == "text":
-                    bar.set_postfix_str(content)
+                    progress.set(text=content)
                     return
                 if self.logger is not None:
-                    for step, scalars in content["metrics"]:
-                        self.logger.log_metrics(scalars, step=step)
+                    for axis, step, scalars in content["metrics"]:
+                        log_over(axis, self.logger, scalars, step=step)
                     self.logger.save()
-                bar.set_postfix_str(content["text"])
-                bar.update()
+                progress.set(progress.done + 1, content["text"])
 
             yield report
-
-
-class _Bar(tqdm):  # type: ignore[misc]
-    """A bar without tqdm's thread, which would outlive the search; the text that episodes set refreshes it."""
-
-    monitor_interval = 0
 
 
 def search_in_worker(
