@@ -109,6 +109,13 @@ def test_an_example_prints_test_accuracies(name, names, in_this_process):
         assert 0.1 < numbers(rf"{re.escape(each)}:? +(?:mean )?test accuracy (\d\.\d+)", out)[0] < 1
 
 
+def test_the_suspects_of_the_example_have_wrong_labels(in_this_process):
+    out = in_this_process((EXAMPLES / "suspects.py").read_text(encoding="utf-8"), EPOCHS="5")
+    wrong, named = numbers(r"(\d+) of (\d+) suspects have a wrong label", out)
+    assert named > 20
+    assert wrong / named > 0.7  # of all labels 36 % are wrong
+
+
 def test_the_notebook_runs_and_keeps_its_pictures(in_this_process):
     import matplotlib as mpl
     import matplotlib.pyplot as plt
