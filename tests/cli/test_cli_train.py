@@ -42,8 +42,6 @@ def test_loggers_write_into_the_run_folder(command, small, tmp_path, logger):
 
 def test_wandb_draws_stages_over_stages_and_keeps_both_test_accuracies(command, small, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))  # copies of artifacts
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "suspects.csv").write_text("index\n3\n")
     options = ["logger=wandb", "logger.offline=true", "logger.tags=[mine]", "strategy=general", "law.num_stages=6"]
     out = command(main, *small, *options, "run_dir=run")
     found = wandb_file.records(tmp_path / "run")
@@ -57,7 +55,7 @@ def test_wandb_draws_stages_over_stages_and_keeps_both_test_accuracies(command, 
     (tests,) = [row for row in logged if "test/acc_last" in row]
     assert f"last epoch: {100 * float(tests['test/acc_last']):.2f} %" in out
     assert f"%): {100 * float(tests['test/acc_best']):.2f} %" in out
-    assert wandb_file.files(found) == {"suspects": {"suspects.csv"}}
+    assert wandb_file.files(found) == {"suspects": {"suspects.csv", "suspects.png"}}
     table = rows(tmp_path / "run" / "metrics.csv")
     assert [float(row["test/acc_last"]) for row in table if row["test/acc_last"]] == [float(tests["test/acc_last"])]
 

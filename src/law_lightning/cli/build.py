@@ -23,7 +23,7 @@ from law_lightning.cli.own import parameters, requires
 
 _SHAPE = ("in_shape", "num_classes")
 #: The files of a run folder that a run of Weights & Biases keeps, by the kind of artifact.
-ARTIFACTS = {"strategy": "strategy.safetensors", "suspects": "suspects.*", "figures": "*.png"}
+ARTIFACTS = {"strategy": "strategy.safetensors", "suspects": "suspects.*", "figures": "search.png"}
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
