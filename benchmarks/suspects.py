@@ -8,7 +8,7 @@
 digits, one of CIFAR. Tables in docs/suspects.md, all rows in docs/suspects/results.jsonl. Precision on the digits:
 
                             trainings   u20    u40    p20    p40
-    fit, doubt                  2       95.4   95.4   91.3   71.2
+    fit, doubt                  2       95.4   95.4   91.3   73.5
     plain, doubt                1       93.3   92.5   82.2   61.7
     plain, AUM                  1       87.0   84.4   69.9   53.7
     plain, last loss            1       75.0   72.6   56.4   50.5
