@@ -159,7 +159,7 @@ def blocks(language, *pages):
 
 
 def test_the_python_of_the_pages_runs(tmp_path):
-    pages = [DOCS / f"{name}.md" for name in ("index", "trainer", "data", "strategy", "methods/README")]
+    pages = [DOCS / f"{name}.md" for name in ("index", "trainer", "data", "strategy", "suspects", "methods/README")]
     program = "\n".join(blocks("python", README, *pages))
     for long, short in {
         "max_epochs=60": "max_epochs=3, accelerator='cpu'",

@@ -91,7 +91,8 @@ def test_stages_that_never_come_are_warned_of_once(mode, options, found):
     assert f"took {steps} of the {total} optimizer steps that LAWCallback cut" in message
     assert f"reached {reached} of 5 stages" in message
     assert ("none after the warm-up of 1: every sample weighed 1" in message) == (reached == 1)
-    assert f"LAWCallback(..., total_steps={steps})" in message
+    assert "ended before (EarlyStopping, max_time) is right as it is" in message
+    assert "give their number: LAWCallback(..., total_steps=...)" in message
 
 
 def test_data_that_are_loaded_anew_with_fewer_batches():

@@ -100,12 +100,14 @@ def test_it_names_the_labels_that_are_likely_wrong(command, small, strategy, tmp
     assert re.search(r"5 labels that are likely wrong, \d+\.0 % of them wrong by the corruption's record", out)
     found = rows(tmp_path / "law" / "suspects.csv")
     labels = CorruptionRecord.load(tmp_path / "law" / "corruption.pt").labels
-    assert [list(row) for row in found] == [["index", "given", "predicted", "score"]] * 5
+    assert [list(row) for row in found] == [["index", "given", "predicted", "score", "row"]] * 5
     assert all(int(row["given"]) == labels[int(row["index"])] != int(row["predicted"]) for row in found)
     assert (tmp_path / "law" / "suspects.png").stat().st_size > 5000
     command(main, *small, "corruption.rate=0.5", "run_dir=plain")
     assert 0 < len(rows(tmp_path / "plain" / "suspects.csv")) < 128
     assert "law/" not in (tmp_path / "plain" / "metrics.csv").read_text()
     assert "suspects" not in command(main, *small, "suspects=0", "run_dir=none")
+    with pytest.raises(SystemExit, match=r"plain holds a run with other settings: corruption.*rate was 0\.5"):
+        command(main, *small, "corruption.rate=0.4", "run_dir=plain")
     with pytest.raises(SystemExit, match="suspects, a number of samples, must be null or at least 0, not -1"):
         command(main, *small, "suspects=-1")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from law_lightning.data import ArraysDataModule
+from law_lightning.data import ArraysDataModule, DiscardClasses
 from law_lightning.data.npz import likely_channels
 
 
@@ -158,6 +158,17 @@ def test_the_files_own_validation_samples_are_used(save):
     assert part(module, "val")[1].tolist() == arrays["val_y"].tolist()
     assert len(part(module, "train")[1]) == 30
     assert len(part(ready(save(arrays)), "train")[1]) == 40
+
+
+@pytest.mark.parametrize("options", [{}, {"corruption": DiscardClasses([0], 0.5)}, {"train_size": 20}])
+def test_the_source_of_a_sample_is_its_row_in_the_file(save, options):
+    arrays = make_arrays(shape=(3,))
+    arrays["train_x"][:, 0] = np.arange(40)
+    module = ready(save(arrays), **options)
+    x = part(module, "train")[0][:, 0]  # standardised, so in the same order
+    rows = torch.tensor([module.source(index)["row"] for index in range(len(x))])
+    assert torch.equal(x.argsort(), rows.argsort())
+    assert len(rows.unique()) == len(x) < 40
 
 
 def test_flip_touches_training_batches_alone(save):

@@ -125,6 +125,11 @@ def test_image_folders(tmp_path):
     assert (module.in_shape, module.num_classes) == ((3, 24, 24), 3)
     x, y = next(iter(module.train_dataloader()))
     assert (x.shape, len(y)) == ((18, 3, 24, 24), 18)
+    files = [module.source(index)["file"] for index in range(18)]
+    assert len(set(files)) == 18
+    labels = module.train_dataloader().dataset.labels
+    classes = sorted({file.split("/")[1] for file in files})
+    assert [file.split("/")[:2] for file in files] == [["train", classes[label]] for label in labels]
     module = ready(ImageNetDataModule(tmp_path, train_size=5, val_size=2, image_size=32))
     assert torch.bincount(part(module, "clean")[1]).tolist() == [5, 5, 5]
     assert torch.bincount(part(module, "val")[1]).tolist() == [2, 2, 2]

@@ -275,7 +275,7 @@ def warn_of_unreached(trainer: L.Trainer, who: str, clock: StageClock) -> None:
     found = f"{reached} of {clock.num_stages} stages" + (plain if reached <= clock.warmup_stages else "")
     rank_zero_warn(
         f"The training took {steps} of the {clock.total_steps} optimizer steps that {who} cut into stages, and reached "
-        f"{found}. Their length is that of max_epochs, max_steps and the data; where a training ends before "
-        "(EarlyStopping, max_time, data that are shorter than they state), give them one of their own: "
-        f"{who}(..., total_steps={max(steps, clock.num_stages)})."
+        f"{found}. Their length is that of max_epochs, max_steps and the data. A training that ended before "
+        "(EarlyStopping, max_time) is right as it is, with the weights of these stages. To pass through all stages in "
+        f"fewer steps, which changes the training, give their number: {who}(..., total_steps=...)."
     )

@@ -192,7 +192,8 @@ class LAWCallback(WeightingCallback):
                 rank_zero_warn(
                     "With mode='apply' the rule general trains no reference, so it cannot detect where its weights "
                     "harm: on clean labels that the network is far from fitting they cost up to 12 points "
-                    "(docs/general.md). LAWCallback() trains a reference, and goes on from it where it is better."
+                    "(docs/general.md). LAWCallback() trains a reference (law-train: reference=true), and goes on from "
+                    "it where it is better."
                 )
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -32,13 +32,8 @@ def output_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def save_date(folder: Path) -> None:
-    """Write when the run in the folder began."""
-    (folder / "date.txt").write_text(f"{datetime.now():%Y-%m-%d %H:%M}\n", encoding="utf-8")
-
-
 def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str]) -> None:
-    """Write the resolved configuration into the folder; if a run was started there, check that it has the same one.
+    """Write the resolved configuration and the date into the folder; if a run is in it, check that it has the same one.
 
     Args:
         folder: The run folder.
@@ -52,7 +47,7 @@ def claim(folder: Path, config: dict[str, Any], state: str, free: Sequence[str])
     folder.mkdir(parents=True, exist_ok=True)
     written, resumed = folder / CONFIG_FILE, (folder / state).is_file()
     if not resumed:
-        save_date(folder)
+        (folder / "date.txt").write_text(f"{datetime.now():%Y-%m-%d %H:%M}\n", encoding="utf-8")
     if written.is_file() and resumed:
         begun, now = _flat(OmegaConf.to_container(OmegaConf.load(written))), _flat(config)
         begun = {key: now[key] if then is None else then for key, then in _ADDED.items() if key in now} | begun

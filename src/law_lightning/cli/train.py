@@ -11,18 +11,20 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWei
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from law_lightning import LAWCallback, WeightingCallback
 from law_lightning.cli.app import command
 from law_lightning.cli.build import factories, open_logger, plain, trainer_options
-from law_lightning.cli.folder import CONFIG_FILE, output_folder, save_corruption, save_date
+from law_lightning.cli.folder import claim, output_folder, save_corruption
 from law_lightning.cli.trainings import fit_and_test
+from law_lightning.data.base import LabelledDataModule
 from law_lightning.data.corruption import CorruptionRecord
 from law_lightning.report.records import Outcome, write_rows
 from law_lightning.weighting import unweighted
 
-#: Of a LAWCallback that trains the reference only to record its loss and accuracy: the strategy stays as it is.
+#: Of a LAWCallback that trains the reference only to record its loss and accuracy: the strategy stays as it is. The
+#: rule general has its own use of a reference.
 _RECORD_REFERENCE = {"mode": "search", "explore": False, "learn": False, "recover": False, "keep": "target"}
 
 
@@ -39,12 +41,13 @@ def main(config: DictConfig) -> float:
     make_module, _, data = factories(config)
     if config.suspects is not None and config.suspects < 0:
         raise ValueError(f"suspects, a number of samples, must be null or at least 0, not {config.suspects}.")
+    rank_zero_only(claim)(folder, plain(config), state="outcome.csv", free=("logger", "suspects"))
     record = save_corruption(data, folder)
-    rank_zero_only(save_date)(folder)
     law = None
     if config.strategy is not None:
         known = record is not None and len(record.indices) > 0
-        extra = _RECORD_REFERENCE if config.reference else {"mode": "apply"}
+        of_reference = {} if config.strategy == "general" else _RECORD_REFERENCE
+        extra = of_reference if config.reference else {"mode": "apply"}
         law = LAWCallback(config.strategy, **{**plain(config.law), "analyse_labels": known, **extra})
     checkpoints = folder / "checkpoints"
     best = ModelCheckpoint(
@@ -66,7 +69,6 @@ def main(config: DictConfig) -> float:
         acc_last, acc_best = fit_and_test(trainer, module, data, best, config.test_metric)
         best_val = float(best.best_model_score or 0.0)
         if trainer.is_global_zero:
-            OmegaConf.save(config, folder / CONFIG_FILE, resolve=True)
             print(f"  checkpoints  {checkpoints}")
             print(f"  metrics      {folder / 'metrics.csv'}")
             if law is not None:
@@ -106,7 +108,10 @@ def _save_suspects(
         print(f"  suspects     unknown: {error}")
         return
     path = folder / "suspects.csv"
-    write_rows([each | {"score": round(each["score"], 4)} for each in suspects], path)
+    rows = [each | {"score": round(each["score"], 4)} for each in suspects]
+    if isinstance(data, LabelledDataModule):  # whose training dataset has an order of its own
+        rows = [row | data.source(row["index"]) for row in rows]
+    write_rows(rows, path)
     known = ""
     if record is not None and suspects:
         wrong = set(record.indices.tolist())

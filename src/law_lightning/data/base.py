@@ -58,6 +58,7 @@ class LabelledDataModule(L.LightningDataModule):
         #: Where the validation data come from, if they are not the data set's own; known after ``setup``.
         self.validation_note: str | None = None
         self._num_classes = 0
+        self._rows: Tensor | None = None
         self._datasets: dict[str, Dataset[Any]] = {}
 
     def load_splits(self) -> Any:
@@ -110,6 +111,7 @@ class LabelledDataModule(L.LightningDataModule):
                 check_labels(noisy.labels, splits.num_classes)
                 splits = replace(splits, val_y=noisy.labels)
         self._num_classes = splits.num_classes
+        self._rows = None if splits.train_rows is None else splits.train_rows[kept]
         # The true training labels are in the record alone: the datasets do not hold them.
         self._datasets = self.make_datasets(splits, kept, labels)
 
@@ -124,6 +126,18 @@ class LabelledDataModule(L.LightningDataModule):
         """Shape of one input, without the batch dimension; known after :meth:`setup`."""
         self._require_setup("in_shape")
         return tuple(self._datasets["test"][0][0].shape)
+
+    def source(self, index: int) -> dict[str, Any]:
+        """Where a sample of the training dataset comes from, as columns of a table; known after :meth:`setup`.
+
+        Args:
+            index: Its place in the training dataset, which has the samples in an order of its own.
+
+        Returns:
+            ``row``, its place in the data set's training part; empty where that is unknown.
+        """
+        self._require_setup("source")
+        return {} if self._rows is None else {"row": int(self._rows[index])}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches: inputs [B, ...] and, if there is a corruption, corrupted labels [B]."""

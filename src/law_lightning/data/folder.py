@@ -58,6 +58,13 @@ class ImageFolderDataModule(VisionDataModule):
                 load_image(path, coarsely=True)
         return dataset
 
+    def source(self, index: int) -> dict[str, Any]:
+        """Where a sample of the training dataset comes from: its ``row``, and the ``file`` within ``root``."""
+        found = super().source(index)
+        images: Any = self._datasets["train"]
+        path, _ = images.source.samples[found["row"]]
+        return found | {"file": str(Path(path).relative_to(self.root.absolute()))}
+
     def default_transforms(self) -> tuple[Transform, Transform]:
         """Return the transforms of training and evaluation images.
 

@@ -27,7 +27,7 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read: it is damaged, another kind of file, or holds Python objects, which are never "
-            f"loaded ({error}). Write it again, with plain arrays of numbers."
+            f"loaded ({error}). Write it as an .npz file of plain arrays of numbers, with numpy.savez."
         ) from error
 
 

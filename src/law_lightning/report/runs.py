@@ -60,7 +60,8 @@ class Run:
     @property
     def title(self) -> str:
         """Data, corruption and network in a few words; of a training also how it was weighted."""
-        parts = [self.group("data"), self.group("corruption"), self.group("model").get("network")]
+        model = self.group("model")
+        parts = [self.group("data"), self.group("corruption"), model.get("network") or model]
         words = ", ".join(_in_words(part) for part in parts if part)
         return f"{words[:1].upper()}{words[1:]}" + (f": {self.weighting}" if self.kind == "train" else "")
 
@@ -71,7 +72,8 @@ class Run:
         if not strategy:
             return "plain training"
         path = Path(str(strategy))
-        return f"strategy {path.parent if path.stem == 'strategy' else path}"  # the folder of the search names it
+        beside = " with a reference" if self.config.get("reference") else ""
+        return f"strategy {path.parent if path.stem == 'strategy' else path}{beside}"  # a search's folder names it
 
     @property
     def settings(self) -> str:
