@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -55,6 +60,30 @@ def test_to_watch_changes_nothing_and_demands_nothing(recwarn):
     with pytest.raises(MisconfigurationException, match=r"knows of no sample.* no loss was seen"):
         callback.suspects(1)
     assert not [each for each in recwarn if "LAW" in str(each.message) or "stages" in str(each.message)]
+
+
+class OwnDict(BatchNormCNN):
+    """Returns a dict whose entries mean something else to it than to a weighting."""
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1], reduction="sum")
+        return {"loss": loss, "losses": [loss.detach()]}
+
+
+@pytest.mark.parametrize(
+    ("module", "other", "options"),
+    [
+        (OwnDict, lambda: Timer(), {}),
+        (BatchNormCNN, lambda: StochasticWeightAveraging(0.01, swa_epoch_start=2), {}),  # an epoch more
+        (BatchNormCNN, lambda: GradientAccumulationScheduler({0: 1, 1: 2}), {"fast_dev_run": True}),
+    ],
+    ids=["dict", "swa", "fast_dev_run"],
+)
+def test_what_cannot_be_weighted_can_be_watched(module, other, options):
+    callback = watch()
+    expected = fit(module, [other()], **options).state_dict()
+    assert_identical(fit(module, [other(), callback], **options).state_dict(), expected)
+    assert len(callback.suspects(1)) == 1
 
 
 def test_before_a_fit_there_are_none():

@@ -252,7 +252,7 @@ class WeightingCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse other callbacks that change the stages."""
         unwrap(pl_module, "configure_optimizers")
-        refuse_others(trainer, pl_module, resumes=self._loaded is not None)
+        refuse_others(trainer, pl_module, resumes=self._loaded is not None, weights=not self._only_watches)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight, or resume from a checkpoint."""

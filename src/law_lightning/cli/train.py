@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -88,8 +88,7 @@ def _watch(callbacks: Sequence[Callback], module: L.LightningModule) -> Weightin
     own = [each for each in callbacks if isinstance(each, WeightingCallback)]
     if own:
         return own[0]
-    averages = any(isinstance(each, StochasticWeightAveraging) for each in callbacks)
-    if averages or not module.automatic_optimization:
+    if not module.automatic_optimization:
         return None
     return WeightingCallback(unweighted, num_stages=1, total_steps=1)  # no stages, so a training of any length
 
