@@ -16,7 +16,7 @@ from law_lightning.capture.samples import Samples
 UNSEEN = "no loss was seen whose samples have classes"
 UNKNOWN_BATCH = (
     "the training loader does not tell which samples a batch holds (an IterableDataset, several loaders, one that "
-    "makes its batches itself, or in_order=False)"
+    "makes its batches itself, in_order=False, or a sampler of keys that are not below the dataset's length)"
 )
 UNKNOWN_ROWS = (
     "no loss has the batch's samples as its rows (its labels are none of the batch's tensors: other rows or other "
@@ -54,9 +54,13 @@ class SampleIndex:
 
     def begin_step(self, arguments: tuple[Any, ...]) -> None:
         """A ``training_step`` is about to be called with these arguments."""
-        index = None if self._trainer is None else _as_index(drawn_index(self._trainer))
+        index = None if self._trainer is None else _as_index(*drawn_index(self._trainer))
         self._index = index
         self._parts = [] if index is None else [part for part in _tensors(arguments) if part.shape[:1] == index.shape]
+
+    def end_step(self) -> None:
+        """It was; the batch is not kept until the next one, which would take memory for both."""
+        self._parts = []
 
     def of(self, target: Tensor, samples: Samples) -> Tensor | None:
         """The samples' index into the dataset, [B]; None where it is not known.
@@ -98,22 +102,24 @@ def _rows_of(view: Tensor, whole: Tensor) -> bool:
     )
 
 
-def _as_index(drawn: Any) -> Tensor | None:
+def _as_index(drawn: Any, dataset: Any) -> Tensor | None:
     """Indices [B] of one batch; None for what is none, such as keys of another kind."""
-    if isinstance(drawn, (str, bytes)) or not hasattr(drawn, "__len__") or len(drawn) == 0:
-        return None
     try:
         index = torch.as_tensor(drawn)
-    except (TypeError, ValueError, RuntimeError):
+        size = len(dataset)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
         return None
-    is_index = index.ndim == 1 and not index.is_floating_point() and not index.is_complex()
-    return index.long() if is_index and index.dtype != torch.bool and bool((index >= 0).all()) else None
+    is_index = index.ndim == 1 and len(index) > 0 and not index.is_floating_point() and not index.is_complex()
+    if not is_index or index.dtype == torch.bool or not 0 <= int(index.min()) <= int(index.max()) < size:
+        return None
+    return index.long()
 
 
 def _tensors(data: Any) -> Iterator[Tensor]:
-    """All tensors in a batch."""
+    """All tensors in a batch that lie in memory as they are indexed."""
     if isinstance(data, Tensor):
-        yield data
+        if data.layout == torch.strided and not data.is_nested:
+            yield data
     elif isinstance(data, (Mapping, list, tuple)):
         for each in data.values() if isinstance(data, Mapping) else data:
             yield from _tensors(each)

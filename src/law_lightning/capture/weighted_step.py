@@ -75,6 +75,7 @@ class WeightedStep:
         except MisconfigurationException:
             if self._demands:
                 raise
+        self._index.end_step()
         if not self._found_samples and output is not None:  # a step that returns None is skipped
             if not capture.samples:
                 raise MisconfigurationException(
