@@ -1,5 +1,7 @@
 """Which labels are likely wrong, from any training with a callback."""
 
+import gc
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import (
@@ -84,6 +86,26 @@ def test_what_cannot_be_weighted_can_be_watched(module, other, options):
     expected = fit(module, [other()], **options).state_dict()
     assert_identical(fit(module, [other(), callback], **options).state_dict(), expected)
     assert len(callback.suspects(1)) == 1
+
+
+class LastPosition(DropoutMLP):
+    """Its logits are a view of those at all positions; counts the tensors in whose memory these are."""
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0]).unsqueeze(1).repeat(1, 99, 1)
+        return nn.functional.cross_entropy(logits[:, -1], batch[1])
+
+    def on_train_batch_start(self, batch, batch_idx):
+        size = 16 * 99 * 4 * zoo.CLASSES  # bytes
+        if batch_idx == 5:
+            tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+            self.kept = sum(each.untyped_storage().nbytes() == size for each in tensors)
+
+
+def test_logits_at_other_positions_are_not_kept():
+    module = LastPosition()
+    fit(lambda: module, [WeightingCallback(FocalWeighting(), num_stages=1)], max_epochs=1)
+    assert module.kept == 0
 
 
 def test_before_a_fit_there_are_none():

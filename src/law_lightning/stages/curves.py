@@ -40,8 +40,8 @@ class WeightCurves(Part):
         for samples, weights in capture.weighed:
             if weights is not None:
                 valid = torch.ones_like(samples.target, dtype=torch.bool) if samples.valid is None else samples.valid
-                detached = (samples.loss.detach(), samples.logits.detach(), samples.target, valid, weights.detach())
-                self._batches.append(detached)
+                # The logits may be a view, such as of those at all positions.
+                self._batches.append((samples.loss, samples.logits.clone(), samples.target, valid, weights))
                 self._kept += samples.logits.numel()
         if self._kept > _KEPT:
             self._sum_up()
