@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, dataloader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    dataloader,
+    default_collate,
+)
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import zoo
@@ -114,6 +123,11 @@ class Batches(Keyed):
         return DATA[16 * number : 16 * number + 16]
 
 
+def by_length(rows):
+    """As for packed sequences."""
+    return default_collate(sorted(rows, key=lambda row: float(row[0].mean())))
+
+
 @pytest.mark.parametrize(
     ("loader", "why"),
     [
@@ -124,8 +138,9 @@ class Batches(Keyed):
         (lambda: DataLoader(DATA, 16, num_workers=2, in_order=False), "loader does not tell"),
         (lambda: DataLoader(Keyed(), 16, sampler=range(10**11, 10**11 + 92)), "loader does not tell"),
         (lambda: DataLoader(Batches(), None, sampler=torch.arange(5)), "loader does not tell"),
+        (lambda: DataLoader(DATA, 16, shuffle=True, collate_fn=by_length), "samples in another order"),
     ],
-    ids=["iterable", "own", "other_rows", "out_of_order", "keys", "numbers"],
+    ids=["iterable", "own", "other_rows", "out_of_order", "keys", "numbers", "sorted"],
 )  # fmt: skip
 def test_where_they_are_not_known_the_error_says_why(loader, why):
     seen, callback = watched(loader(), max_epochs=1)

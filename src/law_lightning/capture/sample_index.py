@@ -11,6 +11,8 @@ from torch import Tensor
 
 from law_lightning._compat import drawn_index, ignore_drawn, note_drawn
 from law_lightning.capture.samples import Samples
+from law_lightning.utilities.randomness import replaying
+from law_lightning.utilities.stored_labels import labels_of
 
 #: Why samples are not known by their index.
 UNSEEN = "no loss was seen whose samples have classes"
@@ -21,6 +23,10 @@ UNKNOWN_BATCH = (
 UNKNOWN_ROWS = (
     "no loss has the batch's samples as its rows (its labels are none of the batch's tensors: other rows or other "
     "labels, as of mixup, or another number of them)"
+)
+REORDERED = (
+    "the batches have their samples in another order than that in which the loader drew them (the collate_fn or a hook "
+    "such as on_after_batch_transfer sorts or permutes them)"
 )
 
 
@@ -38,24 +44,26 @@ class SampleIndex:
         self._trainer: L.Trainer | None = None
         self._parts: list[Tensor] = []
         self._index: Tensor | None = None
+        self._dataset: Any = None
+        self._in_order: bool | None = None  # None: not yet compared
 
     def open(self, trainer: L.Trainer) -> None:
         """Begin to note; before the Trainer makes its loaders' iterators."""
-        self._trainer, self.why_unknown = trainer, UNSEEN
+        self._trainer, self.why_unknown, self._in_order = trainer, UNSEEN, None
         note_drawn(self)
 
     def close(self) -> None:
         """Leave all iterators as they were; may be called more than once."""
-        self._trainer, self._parts, self._index = None, [], None
+        self._trainer, self._parts, self._index, self._dataset = None, [], None, None
         ignore_drawn(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"why_unknown": self.why_unknown, "_trainer": None, "_parts": [], "_index": None}
+        return vars(SampleIndex()) | {"why_unknown": self.why_unknown}
 
     def begin_step(self, arguments: tuple[Any, ...]) -> None:
         """A ``training_step`` is about to be called with these arguments."""
-        index = None if self._trainer is None else _as_index(*drawn_index(self._trainer))
-        self._index = index
+        drawn, self._dataset = (None, None) if self._trainer is None else drawn_index(self._trainer)
+        self._index = index = _as_index(drawn, self._dataset)
         self._parts = [] if index is None else [part for part in _tensors(arguments) if part.shape[:1] == index.shape]
 
     def end_step(self) -> None:
@@ -75,8 +83,26 @@ class SampleIndex:
         if len(samples) != len(self._index) or not self._has_rows_of_batch(target, samples):
             self.why_unknown = UNKNOWN_ROWS
             return None
+        if self._in_order is None:
+            self._in_order = self._are_in_order(samples)
+        if not self._in_order:
+            self.why_unknown = REORDERED
+            return None
         self.why_unknown = None
         return self._index.to(samples.loss.device, non_blocking=True)
+
+    def _are_in_order(self, samples: Samples) -> bool:
+        """False for labels that are those which the dataset stores for the batch, but in another order."""
+        try:
+            with replaying():  # a target_transform may draw
+                stored = labels_of(self._dataset)
+        except Exception:  # or fail in any way, as it may not give classes
+            stored = None
+        if stored is None:
+            return True
+        valid = slice(None) if samples.valid is None else samples.valid.cpu()
+        expected, given = stored[self._index][valid], samples.target.cpu()[valid]
+        return torch.equal(expected, given) or not torch.equal(expected.sort().values, given.sort().values)
 
     def _has_rows_of_batch(self, target: Tensor, samples: Samples) -> bool:
         """Whether the labels are those of the batch, row for row: a view of one of its tensors, or the same numbers."""
