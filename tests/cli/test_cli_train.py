@@ -45,7 +45,7 @@ def test_wandb_draws_stages_over_stages_and_keeps_both_test_accuracies(command, 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "suspects.csv").write_text("index\n3\n")
     options = ["logger=wandb", "logger.offline=true", "logger.tags=[mine]", "strategy=general", "law.num_stages=6"]
-    out = command(main, *small, *options, "run_dir=run")
+    out = command(main, *small, *options, "suspects=null", "run_dir=run")
     found = wandb_file.records(tmp_path / "run")
     run = found["run"][0]
     assert (run.job_type, list(run.tags), run.display_name) == ("train", ["mine"], "")
