@@ -53,9 +53,9 @@ class WeightCurves(Part):
             margins = LF.margin(logits.float(), target)
             for values, edges, first in ((loss, LOSS_EDGES, 0), (margins, MARGIN_EDGES, len(LOSS_EDGES) + 1)):
                 known = valid & values.isfinite() & weights.isfinite()
-                places = first + torch.bucketize(values[known].float(), torch.tensor(edges, device=values.device))
-                ones = torch.ones_like(places)
-                self._sums.index_add_(1, places, torch.stack([(weights[known].float() / _UNIT).long(), ones]))
+                places = first + torch.bucketize(values.float(), torch.tensor(edges, device=values.device))
+                units = (weights.float() / _UNIT).where(known, 0.0).long()  # to leave some out would wait for a GPU
+                self._sums.index_add_(1, places, torch.stack([units, known.long()]))
         self._batches, self._kept = [], 0
 
     def summary(self, trainer: L.Trainer) -> dict[str, Any]:
