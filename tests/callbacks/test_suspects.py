@@ -59,7 +59,7 @@ def test_to_watch_changes_nothing_and_demands_nothing(recwarn):
     assert callback.scalars(callback.history[-1]) == {}
     callback = watch()
     fit(Regression, [callback], max_epochs=1)
-    with pytest.raises(MisconfigurationException, match=r"knows of no sample.* no loss was seen"):
+    with pytest.raises(MisconfigurationException, match=r"recorded no sample.* no loss was seen"):
         callback.suspects(1)
     assert not [each for each in recwarn if "LAW" in str(each.message) or "stages" in str(each.message)]
 

@@ -131,13 +131,13 @@ def by_length(rows):
 @pytest.mark.parametrize(
     ("loader", "why"),
     [
-        (lambda: DataLoader(Stream(), 16), "loader does not tell"),
-        (lambda: Merged(DATA, 16, shuffle=True), "loader does not tell"),
+        (lambda: DataLoader(Stream(), 16), "loader does not show"),
+        (lambda: Merged(DATA, 16, shuffle=True), "loader does not show"),
         (lambda: DataLoader(DATA, 16, collate_fn=lambda rows: [torch.stack(x) for x in zip(*rows[1:], strict=True)]),
-         "loader does not tell"),
-        (lambda: DataLoader(DATA, 16, num_workers=2, in_order=False), "loader does not tell"),
-        (lambda: DataLoader(Keyed(), 16, sampler=range(10**11, 10**11 + 92)), "loader does not tell"),
-        (lambda: DataLoader(Batches(), None, sampler=torch.arange(5)), "loader does not tell"),
+         "loader does not show"),
+        (lambda: DataLoader(DATA, 16, num_workers=2, in_order=False), "loader does not show"),
+        (lambda: DataLoader(Keyed(), 16, sampler=range(10**11, 10**11 + 92)), "loader does not show"),
+        (lambda: DataLoader(Batches(), None, sampler=torch.arange(5)), "loader does not show"),
         (lambda: DataLoader(DATA, 16, shuffle=True, collate_fn=by_length), "samples in another order"),
     ],
     ids=["iterable", "own", "other_rows", "out_of_order", "keys", "numbers", "sorted"],
@@ -146,7 +146,7 @@ def test_where_they_are_not_known_the_error_says_why(loader, why):
     seen, callback = watched(loader(), max_epochs=1)
     assert seen
     assert all(index is None for index, _ in seen)
-    with pytest.raises(Exception, match=f"knows of no sample .* {why}"):
+    with pytest.raises(Exception, match=f"recorded no sample .* {why}"):
         callback.suspects(3)
 
 

@@ -1,4 +1,4 @@
-"""Which samples of the training data a batch holds, though neither the dataset nor the loader is asked or changed."""
+"""Which samples of the training data a batch holds, without a change of the dataset or the loader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from law_lightning.utilities.stored_labels import labels_of
 #: Why samples are not known by their index.
 UNSEEN = "no loss was seen whose samples have classes"
 UNKNOWN_BATCH = (
-    "the training loader does not tell which samples a batch holds (an IterableDataset, several loaders, one that "
+    "the training loader does not show which samples a batch holds (an IterableDataset, several loaders, one that "
     "makes its batches itself, in_order=False, or a sampler of keys that are not below the dataset's length)"
 )
 UNKNOWN_ROWS = (
@@ -31,7 +31,7 @@ REORDERED = (
 
 
 class SampleIndex:
-    """Knows what the training loader's batch sampler yielded for the present batch.
+    """What the training loader's batch sampler yielded for the present batch.
 
     It is drawn in the main process in the order of the batches, also with loader workers and DistributedSampler.
 

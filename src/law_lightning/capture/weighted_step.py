@@ -29,7 +29,7 @@ class WeightedStep:
         differentiable: likewise.
         record: called at each step with each of its samples and their weights.
         parts: see :class:`Part`.
-        index: knows which samples a batch holds.
+        index: which samples a batch holds.
         demands: whether a step must train on losses that are seen; if not, any dict that it returns is valid.
     """
 

@@ -84,7 +84,7 @@ def main(config: DictConfig) -> float:
 
 
 def _watch(callbacks: Sequence[Callback], module: L.LightningModule) -> WeightingCallback | None:
-    """The callback that knows the suspects: the training's own, or one that changes nothing; None where none can."""
+    """The callback that records the suspects: the training's own, or one that changes nothing; None where none can."""
     own = [each for each in callbacks if isinstance(each, WeightingCallback)]
     if own:
         return own[0]

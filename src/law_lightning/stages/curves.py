@@ -1,4 +1,4 @@
-"""What a strategy does to samples in plain sight: the mean weight of a stage by loss and by margin."""
+"""What a strategy does to the samples of a stage: their mean weight by loss and by margin."""
 
 from __future__ import annotations
 
