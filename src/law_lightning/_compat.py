@@ -152,8 +152,8 @@ def ignore_drawn(who: Any) -> None:
         iterators._next_index = original
 
 
-def drawn_index(trainer: L.Trainer) -> Any:
-    """What the training loader's batch sampler gave for the batch at hand; None where that is not known.
+def drawn_index(trainer: L.Trainer) -> tuple[Any, Any]:
+    """What the training loader's batch sampler gave for the batch at hand, and its dataset; Nones where not known.
 
     Batches come in the order in which their indices were drawn; the Trainer may have fetched one ahead.
     """
@@ -161,14 +161,14 @@ def drawn_index(trainer: L.Trainer) -> Any:
     combined: Any = getattr(getattr(fetcher, "_combined_loader", None), "_iterator", None)
     iterators: list[Any] = getattr(combined, "iterators", [])
     if len(iterators) != 1:
-        return None
+        return None, None
     (iterator,) = iterators
     drawn = getattr(iterator, _DRAWN, None)
     if drawn is None or drawn.source is not iterator._sampler_iter or not getattr(iterator, "_in_order", True):
-        return None
+        return None, None
     number = iterator._num_yielded - 1 - len(getattr(fetcher, "batches", ()))
     place = number - drawn.next_number
-    return drawn.last[place] if -len(drawn.last) <= place < 0 else None
+    return (drawn.last[place], iterator._dataset) if -len(drawn.last) <= place < 0 else (None, None)
 
 
 # -- the Trainer's course ------------------------------------------------------------------------------------------

@@ -1,11 +1,22 @@
 """A batch's samples are known by index, whatever loads them, and loaders are left as they were."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset, dataloader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    dataloader,
+    default_collate,
+)
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import zoo
@@ -95,22 +106,47 @@ class Merged(DataLoader):
             yield x[::2], y[::2]
 
 
+class Keyed(Dataset):
+    """Its samples have keys, for which a table would have no place."""
+
+    def __len__(self):
+        return 92
+
+    def __getitem__(self, key):
+        return DATA[key - 10**11]
+
+
+class Batches(Keyed):
+    """Of whole batches."""
+
+    def __getitem__(self, number):
+        return DATA[16 * number : 16 * number + 16]
+
+
+def by_length(rows):
+    """As for packed sequences."""
+    return default_collate(sorted(rows, key=lambda row: float(row[0].mean())))
+
+
 @pytest.mark.parametrize(
     ("loader", "why"),
     [
-        (lambda: DataLoader(Stream(), 16), "loader does not tell"),
-        (lambda: Merged(DATA, 16, shuffle=True), "loader does not tell"),
+        (lambda: DataLoader(Stream(), 16), "loader does not show"),
+        (lambda: Merged(DATA, 16, shuffle=True), "loader does not show"),
         (lambda: DataLoader(DATA, 16, collate_fn=lambda rows: [torch.stack(x) for x in zip(*rows[1:], strict=True)]),
-         "loader does not tell"),
-        (lambda: DataLoader(DATA, 16, num_workers=2, in_order=False), "loader does not tell"),
+         "loader does not show"),
+        (lambda: DataLoader(DATA, 16, num_workers=2, in_order=False), "loader does not show"),
+        (lambda: DataLoader(Keyed(), 16, sampler=range(10**11, 10**11 + 92)), "loader does not show"),
+        (lambda: DataLoader(Batches(), None, sampler=torch.arange(5)), "loader does not show"),
+        (lambda: DataLoader(DATA, 16, shuffle=True, collate_fn=by_length), "samples in another order"),
     ],
-    ids=["iterable", "own", "other_rows", "out_of_order"],
+    ids=["iterable", "own", "other_rows", "out_of_order", "keys", "numbers", "sorted"],
 )  # fmt: skip
 def test_where_they_are_not_known_the_error_says_why(loader, why):
     seen, callback = watched(loader(), max_epochs=1)
     assert seen
     assert all(index is None for index, _ in seen)
-    with pytest.raises(Exception, match=f"knows of no sample .* {why}"):
+    with pytest.raises(Exception, match=f"recorded no sample .* {why}"):
         callback.suspects(3)
 
 
@@ -127,6 +163,31 @@ def test_a_resumed_fit_knows_them_too(tmp_path, data):
     assert_known(seen)
     assert len(seen) == 3
     assert callback.dynamics.table()["seen"].sum() == 9 * 16 - 4 + sum(len(numbers) for _, numbers in seen)
+
+
+class Dense(Numbered):
+    """Takes a batch with tensors that have no rows in memory, and looks whether the one before is still there."""
+
+    before = staticmethod(lambda: None)
+
+    def on_train_batch_start(self, batch, batch_idx):
+        assert self.before() is None
+
+    def training_step(self, batch, batch_idx):
+        sparse, nested, x, y = batch
+        assert nested.is_nested
+        self.before = weakref.ref(x)
+        return super().training_step((sparse.to_dense(), y), batch_idx)
+
+
+def sparse_and_nested(rows):
+    x, y = (torch.stack(part) for part in zip(*rows, strict=True))
+    return x.to_sparse(), torch.nested.nested_tensor([*y.unsqueeze(1)]), x, y
+
+
+def test_a_batch_may_hold_any_tensors_and_is_kept_for_its_step_only():
+    seen, _ = watched(DataLoader(DATA, 16, shuffle=True, collate_fn=sparse_and_nested), Dense(), max_epochs=1)
+    assert_known(seen)
 
 
 def test_a_loss_has_an_index_where_its_rows_are_those_of_the_batch():

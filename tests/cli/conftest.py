@@ -7,6 +7,7 @@ import torch
 from law_lightning import StrategyAgent
 from law_lightning.data import DigitsDataModule
 from law_lightning.models import MLP, ImageClassifier
+from law_lightning.report import suspects
 from zoo import make_trainer
 
 
@@ -47,14 +48,20 @@ def train_by_hand():
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys, caplog):
-    """Runs a command's ``main`` in an empty folder and returns what it printed."""
+    """Runs a command's ``main`` in an empty folder and returns what it printed.
+
+    Suspects are drawn where the arguments name ``suspects`` only: that takes a second.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         caplog.set_level("WARNING", name)  # the commands change it; pytest puts it back
     monkeypatch.chdir(tmp_path)
 
     def call(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["law", *arguments])
-        main()
+        with monkeypatch.context() as without_sheet:
+            if not any(each.startswith("suspects=") for each in arguments):
+                without_sheet.setattr(suspects, "draw_suspects", lambda *_: None)
+            main()
         return capsys.readouterr().out
 
     return call

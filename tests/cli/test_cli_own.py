@@ -145,7 +145,7 @@ def train_own(command, tmp_path, monkeypatch):
         "model._target_=own.Keywords schedule=table5 model.network.hidden=[4]",
         "data._target_=own.Data model.network.hidden=[4]",
         "data._target_=own.Data model.network.hidden=[4] corruption=none",
-        "~data +data={_target_:own.Data}",
+        "~data +data={_target_:own.Data} logger=csv",
         "~model +model={_target_:own.Bare} data=arrays data._target_=own.Sized",
     ],
 )

@@ -33,4 +33,6 @@ def test_images_are_drawn_with_both_labels(tmp_path, monkeypatch, shape, classes
 def test_other_data_are_not(tmp_path, shape):
     assert draw_suspects(data(*shape), SUSPECTS, tmp_path / "a.png") is None
     assert draw_suspects(data(1, 6, 6), [], tmp_path / "a.png") is None
-    assert draw_suspects(SimpleNamespace(train_dataloader=list), SUSPECTS, tmp_path / "a.png") is None
+    for dataset in (None, object()):  # the second is not read by single indices
+        other = SimpleNamespace(train_dataloader=lambda dataset=dataset: SimpleNamespace(dataset=dataset))
+        assert draw_suspects(other, SUSPECTS, tmp_path / "a.png") is None

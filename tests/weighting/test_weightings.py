@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import data
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchvision.ops import sigmoid_focal_loss
@@ -19,6 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from law_lightning import Samples, TrainingPhase, WeightingCallback
 from law_lightning import functional as LF
 from law_lightning.capture.loss_capture import LossCapture
+from law_lightning.utilities.stored_labels import labels_of
 from law_lightning.weighting import (
     ClassBalancedWeighting,
     FocalWeighting,
@@ -32,7 +32,6 @@ from law_lightning.weighting import (
 from law_lightning.weighting.base import checked_weights
 from law_lightning.weighting.class_balanced import (
     class_balanced_weights,
-    labels_of,
     loader_gives,
     training_labels,
 )
@@ -262,25 +261,6 @@ class Named(data.Dataset):
 
     def __len__(self):
         return 3
-
-
-COUNTED = [[2, 0, 1], np.array([2, 0, 1]), torch.tensor([2, 0, 1], dtype=torch.uint8)]
-NO_LABELS = [[0.5, 1.0, 2.0], ["a", "b", "c"], [[0], [1], [2]], [0, 1], None]
-
-
-@pytest.mark.parametrize("name", ["targets", "labels", "y"])
-@pytest.mark.parametrize("labels", COUNTED + NO_LABELS)
-def test_where_data_sets_keep_their_labels(name, labels):
-    named, expected = Named(name, labels), [2, 0, 1] if any(labels is each for each in COUNTED) else None
-    for dataset, rows in [(named, [0, 1, 2]), (data.Subset(named, [2, 0]), [2, 0])]:
-        found = labels_of(dataset)
-        assert found is expected is None or found.tolist() == [expected[row] for row in rows]
-
-
-def test_labels_on_an_accelerator_are_counted_on_the_cpu():
-    with FakeTensorMode():  # needs no accelerator
-        labels = torch.zeros(3, dtype=torch.long, device="cuda")
-        assert labels_of(data.TensorDataset(labels)).device.type == "cpu"
 
 
 DATA = Named("targets", [2, 0, 1])

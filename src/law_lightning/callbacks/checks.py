@@ -146,9 +146,12 @@ def _others(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[Any]:
     return [each for each in trainer.callbacks if is_a(each, *kinds)]  # type: ignore[attr-defined]
 
 
-def refuse_others(trainer: L.Trainer, module: L.LightningModule, resumes: bool) -> None:
-    """Raise a MisconfigurationException for other callbacks that change the steps which are cut into stages."""
-    average = _others(trainer, StochasticWeightAveraging)
+def refuse_others(trainer: L.Trainer, module: L.LightningModule, resumes: bool, weights: bool) -> None:
+    """Raise a MisconfigurationException for other callbacks that change the steps which are cut into stages.
+
+    Without ``weights``, of plain training that is watched, an epoch more does no harm.
+    """
+    average = _others(trainer, StochasticWeightAveraging) if weights else []
     if average and trainer.max_epochs != -1 and StochasticWeightAveraging.pl_module_contains_batch_norm(module):
         raise MisconfigurationException(
             f"{type(average[0]).__name__} adds an epoch without optimizer steps to the training of "
@@ -228,7 +231,7 @@ def schedule_of(
     Raises:
         MisconfigurationException: the number of its steps is not known, or is smaller than that of its stages.
     """
-    short = bool(getattr(trainer, "fast_dev_run", False))
+    short = bool(getattr(trainer, "fast_dev_run", False)) and num_stages > 1
     total = total_steps if total_steps is not None and not short else _steps(trainer)
     try:
         schedule = StageSchedule(int(total), num_stages, warmup_stages, may_be_short=short)

@@ -199,7 +199,7 @@ class WeightingCallback(L.Callback):
         return self.clock.history
 
     def suspects(self, k: int | None = None) -> list[dict[str, Any]]:
-        """The samples whose labels are likeliest wrong, by the network's predictions in all training steps.
+        """The samples whose labels are most likely wrong, by the network's predictions in all training steps.
 
         Also during a fit, of the epochs so far. How good they are: docs/suspects.md.
 
@@ -222,7 +222,7 @@ class WeightingCallback(L.Callback):
         if not found and not len(self.dynamics.table()["index"]):
             why = "its samples have several labels each" if self.dynamics.many_labels else self._index.why_unknown
             raise MisconfigurationException(
-                f"{type(self).__name__} knows of no sample of the training data. "
+                f"{type(self).__name__} has recorded no sample of the training data. "
                 + (
                     "Fit with it first."
                     if why is None
@@ -252,7 +252,7 @@ class WeightingCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse other callbacks that change the stages."""
         unwrap(pl_module, "configure_optimizers")
-        refuse_others(trainer, pl_module, resumes=self._loaded is not None)
+        refuse_others(trainer, pl_module, resumes=self._loaded is not None, weights=not self._only_watches)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the run into stages and begin to weight, or resume from a checkpoint."""

@@ -49,7 +49,8 @@ def warn_of_samples(name: str, samples: Sequence[Samples], arguments: Sequence[A
     tensors = [part for part in parts if isinstance(part, Tensor) and part.ndim]
     lists = [part for part in parts if not isinstance(part, Tensor)]
     largest = max((len(each) for each in samples), default=0)
-    size = max((len(part) for part in tensors + lists), default=0)
+    sizes = [part.size(0) for part in tensors]  # nested tensors have no len
+    size = max(sizes + [len(part) for part in lists], default=0)
     if largest == 1:
         rank_zero_warn(
             f"In the first call of {name} every loss that LAW sees has one sample. Weights that compare the samples of "

@@ -1,4 +1,4 @@
-"""Which samples of the training data a batch holds, though neither the dataset nor the loader is asked or changed."""
+"""Which samples of the training data a batch holds, without a change of the dataset or the loader."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from torch import Tensor
 
 from law_lightning._compat import drawn_index, ignore_drawn, note_drawn
 from law_lightning.capture.samples import Samples
+from law_lightning.utilities.randomness import replaying
+from law_lightning.utilities.stored_labels import labels_of
 
 #: Why samples are not known by their index.
 UNSEEN = "no loss was seen whose samples have classes"
 UNKNOWN_BATCH = (
-    "the training loader does not tell which samples a batch holds (an IterableDataset, several loaders, one that "
-    "makes its batches itself, or in_order=False)"
+    "the training loader does not show which samples a batch holds (an IterableDataset, several loaders, one that "
+    "makes its batches itself, in_order=False, or a sampler of keys that are not below the dataset's length)"
 )
 UNKNOWN_ROWS = (
     "no loss has the batch's samples as its rows (its labels are none of the batch's tensors: other rows or other "
     "labels, as of mixup, or another number of them)"
 )
+REORDERED = (
+    "the batches have their samples in another order than that in which the loader drew them (the collate_fn or a hook "
+    "such as on_after_batch_transfer sorts or permutes them)"
+)
 
 
 class SampleIndex:
-    """Knows what the training loader's batch sampler yielded for the present batch.
+    """What the training loader's batch sampler yielded for the present batch.
 
     It is drawn in the main process in the order of the batches, also with loader workers and DistributedSampler.
 
@@ -38,25 +44,31 @@ class SampleIndex:
         self._trainer: L.Trainer | None = None
         self._parts: list[Tensor] = []
         self._index: Tensor | None = None
+        self._dataset: Any = None
+        self._in_order: bool | None = None  # None: not yet compared
 
     def open(self, trainer: L.Trainer) -> None:
         """Begin to note; before the Trainer makes its loaders' iterators."""
-        self._trainer, self.why_unknown = trainer, UNSEEN
+        self._trainer, self.why_unknown, self._in_order = trainer, UNSEEN, None
         note_drawn(self)
 
     def close(self) -> None:
         """Leave all iterators as they were; may be called more than once."""
-        self._trainer, self._parts, self._index = None, [], None
+        self._trainer, self._parts, self._index, self._dataset = None, [], None, None
         ignore_drawn(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"why_unknown": self.why_unknown, "_trainer": None, "_parts": [], "_index": None}
+        return vars(SampleIndex()) | {"why_unknown": self.why_unknown}
 
     def begin_step(self, arguments: tuple[Any, ...]) -> None:
         """A ``training_step`` is about to be called with these arguments."""
-        index = None if self._trainer is None else _as_index(drawn_index(self._trainer))
-        self._index = index
+        drawn, self._dataset = (None, None) if self._trainer is None else drawn_index(self._trainer)
+        self._index = index = _as_index(drawn, self._dataset)
         self._parts = [] if index is None else [part for part in _tensors(arguments) if part.shape[:1] == index.shape]
+
+    def end_step(self) -> None:
+        """It was; the batch is not kept until the next one, which would take memory for both."""
+        self._parts = []
 
     def of(self, target: Tensor, samples: Samples) -> Tensor | None:
         """The samples' index into the dataset, [B]; None where it is not known.
@@ -71,8 +83,26 @@ class SampleIndex:
         if len(samples) != len(self._index) or not self._has_rows_of_batch(target, samples):
             self.why_unknown = UNKNOWN_ROWS
             return None
+        if self._in_order is None:
+            self._in_order = self._are_in_order(samples)
+        if not self._in_order:
+            self.why_unknown = REORDERED
+            return None
         self.why_unknown = None
         return self._index.to(samples.loss.device, non_blocking=True)
+
+    def _are_in_order(self, samples: Samples) -> bool:
+        """False for labels that are those which the dataset stores for the batch, but in another order."""
+        try:
+            with replaying():  # a target_transform may draw
+                stored = labels_of(self._dataset)
+        except Exception:  # or fail in any way, as it may not give classes
+            stored = None
+        if stored is None:
+            return True
+        valid = slice(None) if samples.valid is None else samples.valid.cpu()
+        expected, given = stored[self._index][valid], samples.target.cpu()[valid]
+        return torch.equal(expected, given) or not torch.equal(expected.sort().values, given.sort().values)
 
     def _has_rows_of_batch(self, target: Tensor, samples: Samples) -> bool:
         """Whether the labels are those of the batch, row for row: a view of one of its tensors, or the same numbers."""
@@ -98,22 +128,24 @@ def _rows_of(view: Tensor, whole: Tensor) -> bool:
     )
 
 
-def _as_index(drawn: Any) -> Tensor | None:
+def _as_index(drawn: Any, dataset: Any) -> Tensor | None:
     """Indices [B] of one batch; None for what is none, such as keys of another kind."""
-    if isinstance(drawn, (str, bytes)) or not hasattr(drawn, "__len__") or len(drawn) == 0:
-        return None
     try:
         index = torch.as_tensor(drawn)
-    except (TypeError, ValueError, RuntimeError):
+        size = len(dataset)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
         return None
-    is_index = index.ndim == 1 and not index.is_floating_point() and not index.is_complex()
-    return index.long() if is_index and index.dtype != torch.bool and bool((index >= 0).all()) else None
+    is_index = index.ndim == 1 and len(index) > 0 and not index.is_floating_point() and not index.is_complex()
+    if not is_index or index.dtype == torch.bool or not 0 <= int(index.min()) <= int(index.max()) < size:
+        return None
+    return index.long()
 
 
 def _tensors(data: Any) -> Iterator[Tensor]:
-    """All tensors in a batch."""
+    """All tensors in a batch that lie in memory as they are indexed."""
     if isinstance(data, Tensor):
-        yield data
+        if data.layout == torch.strided and not data.is_nested:
+            yield data
     elif isinstance(data, (Mapping, list, tuple)):
         for each in data.values() if isinstance(data, Mapping) else data:
             yield from _tensors(each)

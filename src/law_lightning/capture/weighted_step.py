@@ -29,8 +29,8 @@ class WeightedStep:
         differentiable: likewise.
         record: called at each step with each of its samples and their weights.
         parts: see :class:`Part`.
-        index: knows which samples a batch holds.
-        demands: whether a step must train on losses that are seen.
+        index: which samples a batch holds.
+        demands: whether a step must train on losses that are seen; if not, any dict that it returns is valid.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class WeightedStep:
     ) -> None:
         self._weigh, self._attached, self._differentiable = weigh, attached, differentiable
         self._record, self._parts, self._index = record, list(parts), index
-        self._found_samples = self._checked = not demands
+        self._demands, self._found_samples, self._checked = demands, not demands, not demands
         self._running = self._leads_past = False
         self._used: list[Tensor] = []  # before the check: see ``on_use`` of the capture
         self._returned: list[Tensor] = []  # likewise, of what the step returned
@@ -70,7 +70,12 @@ class WeightedStep:
             self._running = True
             output = original(*args, **kwargs)
         self._running = False
-        output = capture.take_output(output)
+        try:
+            output = capture.take_output(output)
+        except MisconfigurationException:
+            if self._demands:
+                raise
+        self._index.end_step()
         if not self._found_samples and output is not None:  # a step that returns None is skipped
             if not capture.samples:
                 raise MisconfigurationException(

@@ -145,5 +145,6 @@ def _of_this_job() -> dict[str, Any]:
     if hydra.mode == RunMode.MULTIRUN:
         settings = [each for each in hydra.overrides.task if not each.lstrip("+~").startswith(("logger", "run_dir"))]
         name = f"{hydra.job.num}: {' '.join(settings)}"[:128]  # longer ones are refused
-    tags = [hydra.runtime.choices[group] for group in ("data", "corruption", "model")]
+    choices = hydra.runtime.choices  # of the groups that one's own data or model did not replace
+    tags = [choices[group] for group in ("data", "corruption", "model") if choices.get(group)]
     return {"name": name, "job_type": hydra.job.name, "tags": tags}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -86,12 +86,11 @@ def main(config: DictConfig) -> float:
 
 
 def _watch(callbacks: Sequence[Callback], module: L.LightningModule) -> WeightingCallback | None:
-    """The callback that knows the suspects: the training's own, or one that changes nothing; None where none can."""
+    """The callback that records the suspects: the training's own, or one that changes nothing; None where none can."""
     own = [each for each in callbacks if isinstance(each, WeightingCallback)]
     if own:
         return own[0]
-    averages = any(isinstance(each, StochasticWeightAveraging) for each in callbacks)
-    if averages or not module.automatic_optimization:
+    if not module.automatic_optimization:
         return None
     return WeightingCallback(unweighted, num_stages=1, total_steps=1)  # no stages, so a training of any length
 

@@ -1,8 +1,7 @@
 """The equations of *Learning to Auto Weight* (LAW, AAAI 2020) as pure functions on tensors.
 
 Nothing here holds state or depends on Lightning, and the same arguments give the same results; these files import
-torch alone. By the paper's
-equation numbers, with B samples in a batch, C classes, F sample features and N transitions:
+torch alone. By the paper's equation numbers, with B samples in a batch, C classes, F sample features and N transitions:
 
 ===========  ========================  ============================================================
 Equation 3   :func:`sample_weights`    K = 1 + tanh(theta . f + b): f [B, F], theta [F + 1] -> [B]

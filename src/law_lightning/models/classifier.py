@@ -20,8 +20,8 @@ class ImageClassifier(L.LightningModule):
 
     The learning rate is multiplied by ``gamma`` after given fractions of all optimizer steps. The
     defaults are the beginnings of stages 10, 13 and 16 of 20, counted from 1. In a warm-up before, it may
-    rise from near 0. Logged: ``train/loss``, which is
-    unweighted whatever the callbacks, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``.
+    rise from near 0. Logged: ``train/loss``, which is unweighted whatever the callbacks, ``val/loss``,
+    ``val/acc``, ``test/loss``, ``test/acc``.
 
     Args:
         network: Maps inputs [B, ...] to logits [B, C].

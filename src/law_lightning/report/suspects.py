@@ -26,11 +26,14 @@ def draw_suspects(data: L.LightningDataModule, suspects: Sequence[Mapping[str, A
         path: Of the PNG file.
 
     Returns:
-        The path; None where there is no suspect, or the data are no images [1 or 3, H, W].
+        The path; None where there is no suspect, or the dataset gives no images [1 or 3, H, W].
     """
     with isolate_rng():  # making the loader or a sample may draw
         dataset = getattr(data.train_dataloader(), "dataset", None)
-        images = [] if dataset is None else [_image(dataset[each["index"]]) for each in suspects[:_MOST]]
+        try:
+            images = [] if dataset is None else [_image(dataset[each["index"]]) for each in suspects[:_MOST]]
+        except Exception:  # such as of a data set that is read by whole batches; the training is not to be lost
+            images = []
     if not images or any(image is None for image in images):
         return None
     names = getattr(dataset, "classes", None)

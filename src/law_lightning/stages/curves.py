@@ -1,4 +1,4 @@
-"""What a strategy does to samples in plain sight: the mean weight of a stage by loss and by margin."""
+"""What a strategy does to the samples of a stage: their mean weight by loss and by margin."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class WeightCurves(Part):
         for samples, weights in capture.weighed:
             if weights is not None:
                 valid = torch.ones_like(samples.target, dtype=torch.bool) if samples.valid is None else samples.valid
-                detached = (samples.loss.detach(), samples.logits.detach(), samples.target, valid, weights.detach())
-                self._batches.append(detached)
+                # The logits may be a view, such as of those at all positions.
+                self._batches.append((samples.loss, samples.logits.clone(), samples.target, valid, weights))
                 self._kept += samples.logits.numel()
         if self._kept > _KEPT:
             self._sum_up()
@@ -53,9 +53,9 @@ class WeightCurves(Part):
             margins = LF.margin(logits.float(), target)
             for values, edges, first in ((loss, LOSS_EDGES, 0), (margins, MARGIN_EDGES, len(LOSS_EDGES) + 1)):
                 known = valid & values.isfinite() & weights.isfinite()
-                places = first + torch.bucketize(values[known].float(), torch.tensor(edges, device=values.device))
-                ones = torch.ones_like(places)
-                self._sums.index_add_(1, places, torch.stack([(weights[known].float() / _UNIT).long(), ones]))
+                places = first + torch.bucketize(values.float(), torch.tensor(edges, device=values.device))
+                units = (weights.float() / _UNIT).where(known, 0.0).long()  # to leave some out would wait for a GPU
+                self._sums.index_add_(1, places, torch.stack([units, known.long()]))
         self._batches, self._kept = [], 0
 
     def summary(self, trainer: L.Trainer) -> dict[str, Any]:

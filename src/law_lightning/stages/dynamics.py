@@ -12,7 +12,6 @@ from torch import Tensor
 from law_lightning import functional as LF
 from law_lightning.capture.loss_capture import LossCapture
 from law_lightning.capture.part import Part
-from law_lightning.capture.samples import Samples
 from law_lightning.utilities.processes import gathered_from_processes
 
 #: Steps, and elements of their logits, that are kept before they are summed up: fewer operations in each step.
@@ -36,7 +35,7 @@ class SampleDynamics(Part):
 
     def _reset(self) -> None:
         self._table = torch.zeros(len(_ROWS), 0)
-        self._steps: list[tuple[Samples, Tensor | None]] = []
+        self._steps: list[tuple[Tensor, ...]] = []  # of each index, loss, logits, target, validity and weights
         self._rows: list[tuple[Tensor, Tensor]] = []  # of this process: index [K] and columns [6, K]
         self._processes = 1
         self.many_labels = False  #: whether samples were left out as they have several labels
@@ -54,9 +53,13 @@ class SampleDynamics(Part):
             if not samples.one_label:
                 self.many_labels = True
                 continue
-            if self._steps and self._steps[-1][0].num_classes != samples.num_classes:
+            if self._steps and self._steps[-1][2].shape[1] != samples.num_classes:
                 self._sum_up()
-            self._steps.append((samples, weights))
+            valid = torch.ones_like(samples.target, dtype=torch.bool) if samples.valid is None else samples.valid
+            weights = torch.ones_like(samples.loss) if weights is None else weights
+            # The logits may be a view, such as of those at all positions.
+            step = (samples.index, samples.loss, samples.logits.clone(), samples.target, valid, weights)
+            self._steps.append(step)
             if len(self._steps) * samples.logits.numel() >= _ELEMENTS or len(self._steps) >= _STEPS:
                 self._sum_up()
             return
@@ -65,22 +68,12 @@ class SampleDynamics(Part):
         """Make rows of the steps that are kept, and add them to the table unless other processes have some too."""
         if not self._steps:
             return
-        steps, self._steps = self._steps, []
-        index = torch.cat([samples.index for samples, _ in steps if samples.index is not None])
-        given, loss = (torch.cat([getattr(samples, name) for samples, _ in steps]) for name in ("target", "loss"))
-        logits = torch.cat([samples.logits.float() for samples, _ in steps])
-        weight = torch.cat(
-            [torch.ones_like(samples.loss) if weights is None else weights for samples, weights in steps]
-        )
-        predicted = logits.argmax(dim=1)
-        columns = torch.stack([
-            column.float() for column in (weight, LF.margin(logits, given), predicted == given, loss, given, predicted)
-        ])  # fmt: skip
-        labelled = torch.cat(
-            [torch.ones_like(s.target, dtype=torch.bool) if s.valid is None else s.valid for s, _ in steps]
-        )
-        index, columns, labelled = index.cpu(), columns.cpu(), labelled.cpu()
-        self._rows.append((index[labelled], columns[:, labelled]))
+        index, loss, logits, given, valid, weight = map(torch.cat, zip(*self._steps, strict=True))
+        self._steps = []
+        margin, predicted = LF.margin(logits.float(), given), logits.argmax(dim=1)
+        columns = torch.stack([each.float() for each in (weight, margin, predicted == given, loss, given, predicted)])
+        index, columns, valid = index.cpu(), columns.cpu(), valid.cpu()
+        self._rows.append((index[valid], columns[:, valid]))
         if self._processes == 1:
             self._join()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning as L
@@ -12,18 +12,17 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 
 from law_lightning.capture.samples import Samples
 from law_lightning.stages.schedule import TrainingPhase
 from law_lightning.utilities.randomness import replaying
+from law_lightning.utilities.stored_labels import STORED, labels_of
 from law_lightning.weighting.base import BaseWeighting
 
 #: Samplers that draw a whole data set, by name, as torchdata has classes of its own with these names. On several
 #: processes Lightning wraps any other sampler in a DistributedSamplerWrapper.
 WHOLE = ("RandomSampler", "SequentialSampler", "DistributedSampler", "StatefulDistributedSampler")
-#: Attributes that hold the labels, of data sets and of batches that are objects.
-STORED = ("targets", "labels", "y")
 
 
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
@@ -170,32 +169,3 @@ def _are(values: Tensor, labels: Tensor) -> bool:
         return False
     mixed = torch.allclose(values.sum(0), labels.bincount(minlength=values.shape[1]).double(), atol=1e-3)
     return mixed or torch.equal(values.argmax(1), labels)  # mixup keeps the sums of a batch
-
-
-def labels_of(dataset: Any) -> Tensor | None:
-    """The labels of a data set, int64 [N], negative for samples without one; None where it does not store them."""
-    if isinstance(dataset, Subset):
-        labels = labels_of(dataset.dataset)
-        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
-    if isinstance(dataset, ConcatDataset):
-        parts = [part for each in dataset.datasets if (part := labels_of(each)) is not None]
-        return torch.cat(parts) if len(parts) == len(dataset.datasets) else None
-    stored = [getattr(dataset, name, None) for name in STORED]
-    for values in dataset.tensors[-1:] if isinstance(dataset, TensorDataset) else stored:
-        try:
-            labels = torch.as_tensor(values, device="cpu")  # a small data set may be on an accelerator
-        except (TypeError, ValueError, RuntimeError):  # None, strings, or rows of different lengths
-            continue
-        if labels.shape == (len(dataset),) and not labels.is_floating_point():
-            return transformed(labels.long(), getattr(dataset, "target_transform", None))
-    return None
-
-
-def transformed(labels: Tensor, transform: Callable[[int], Any] | None) -> Tensor | None:
-    """The labels [N] after torchvision's ``target_transform``; None where it gives no classes."""
-    if transform is None:
-        return labels
-    distinct, place = labels.unique(return_inverse=True)
-    given = torch.stack([torch.as_tensor(transform(label)) for label in distinct.tolist()])
-    given = given.argmax(1) if given.ndim == 2 else given  # one-hot
-    return given.long()[place] if given.ndim == 1 and bool((given == given.long()).all()) else None
