@@ -21,7 +21,8 @@ of the networks that memorise, SGD and Adam:
 - Methods, all on the same splits, labels and first weights: ``fit`` is ``LAWCallback()``, ``apply`` the same in
   ``mode="apply"``; ``class_balanced`` is told the counts, ``co_teaching`` the share of wrong labels; ``l2rw`` and
   ``meta_weight_net`` take the validation data for clean. ``second_fit`` trains plainly, and again on the labels that
-  the network of the epoch that validates best predicts.
+  the network of the epoch that validates best predicts. ``drop`` and ``relabel`` train as ``fit``, and again plainly
+  without its suspects or with the labels that they are predicted to have.
 - Gains in points of test accuracy on clean labels over plain training, mean and Student's 95 % interval over splits:
   after the last epoch, of the network that is kept, and after the epoch that validates best, of ``fit`` the target's.
 - Networks: ``mlp`` (128, 128) and ``cnn`` (two convolutions, 256 hidden units, no BatchNorm) memorise;
@@ -94,7 +95,9 @@ CALLBACKS: dict[str, Callable[[float], L.Callback]] = {
     "l2rw": lambda wrong: L2RWCallback(),
     "meta_weight_net": lambda wrong: MetaWeightNetCallback(),
 }
-METHODS = ("plain", "second_fit", *CALLBACKS)
+#: Plain trainings on what the first training, of this method, says of the labels.
+SECOND = {"second_fit": "plain", "drop": "fit", "relabel": "fit"}
+METHODS = ("plain", *SECOND, *CALLBACKS)
 
 
 @cache
@@ -169,15 +172,27 @@ def run(job: tuple[str, ...], draw: int, cifar: str | None) -> dict[str, Any]:
     torch.set_num_threads(1)
     quiet()
     train, val, test = splits(job[0], job[2], draw, cifar)
-    row = fit(job, draw, train, val, test)
-    if job[4] == "second_fit":
-        row = fit(job, draw, (train[0], row["labels"]), val, test)
-    return {name: value for name, value in row.items() if name != "labels"}
+    method = job[4]
+    row = fit(job, SECOND.get(method, method), draw, train, val, test)
+    if method in SECOND:
+        (x, y), index = train, torch.tensor([each["index"] for each in row["suspects"]], dtype=torch.long)
+        if method == "second_fit":
+            y = row["labels"]
+        elif method == "relabel":
+            y = y.index_copy(0, index, torch.tensor([each["predicted"] for each in row["suspects"]], dtype=torch.long))
+        else:
+            kept = torch.ones(len(y), dtype=torch.bool).index_fill(0, index, False)
+            x, y = x[kept], y[kept]
+        row = fit(job, "plain", draw, (x, y), val, test)
+    return {name: value for name, value in row.items() if name not in ("labels", "suspects")}
 
 
-def fit(job: tuple[str, ...], draw: int, train: Samples, val: Samples, test: Samples) -> dict[str, Any]:
-    """One training; ``labels`` are what the network of the best epoch predicts for the training samples."""
-    _, network, noise, optimizer, method = job
+def fit(job: tuple[str, ...], method: str, draw: int, train: Samples, val: Samples, test: Samples) -> dict[str, Any]:
+    """One training of the job's task with a method of its own.
+
+    ``labels`` are what the network of the best epoch predicts for the training samples, ``suspects`` the callback's.
+    """
+    _, network, noise, optimizer, _ = job
     make, epochs, lr = NETWORKS[network]
     L.seed_everything(draw, verbose=False)
     module = Classifier(make(tuple(train[0].shape[1:]), 10), lr, optimizer == "adam", network == "bn")
@@ -186,13 +201,14 @@ def fit(job: tuple[str, ...], draw: int, train: Samples, val: Samples, test: Sam
     each = L.pytorch.callbacks.LambdaCallback(
         on_train_epoch_end=lambda trainer, module: curve.append(round(accuracy(module, *test), 5))
     )
-    own = [CALLBACKS[method](WRONG.get(noise[:3], 0.0))] if method in CALLBACKS else []
+    own: list[Any] = [CALLBACKS[method](WRONG.get(noise[:3], 0.0))] if method in CALLBACKS else []
     trainer = L.Trainer(**QUIET, accelerator="cpu", max_epochs=epochs, callbacks=[*own, best, each])
     trainer.fit(module, train_loader, DataLoader(TensorDataset(*val), 1024))
     row = {"job": list(job), "draw": draw, "last": accuracy(module, *test), "best": best.test, "curve": curve}
     module.load_state_dict(best.state)
     with torch.no_grad():
-        return row | {"best_epoch": best.epoch, "labels": module.eval()(train[0]).argmax(1)}
+        row |= {"best_epoch": best.epoch, "labels": module.eval()(train[0]).argmax(1)}
+    return row | {"suspects": own[0].suspects() if method == "fit" else []}
 
 
 def report(rows: Sequence[Row]) -> str:

@@ -45,7 +45,7 @@ def search(left_out: str, episodes: int) -> StrategyAgent:
         family, (noise, optimizer) = tasks[order[episode % len(tasks)]]
         split = 1000 + episode
         parts = general.splits(family, noise, split, None)[:3]
-        general.fit((family, "mlp", noise, optimizer, "episode"), split, *parts)
+        general.fit((family, "mlp", noise, optimizer, ""), "episode", split, *parts)
     return agent
 
 

@@ -24,3 +24,21 @@ def test_a_training_and_the_report_of_its_gain():
     (line,) = [line for line in general.report(rows).splitlines() if " fit " in line]
     assert f"{sum(gains) / 2:+.1f} [" in line
     assert all(0 < row[epoch] <= 1 for row in rows for epoch in ("last", "best"))
+
+
+def test_second_trainings_are_on_the_labels_that_the_first_gave(monkeypatch):
+    seen, fit = [], general.fit
+
+    def noted(job, method, draw, train, val, test):
+        seen.append((method, len(train[0]), train[1]))
+        return fit(job, method, draw, train, val, test)
+
+    monkeypatch.setattr(general, "fit", noted)
+    for method in general.SECOND:
+        general.run(("digits", "small", "u40", "sgd", method), 0, None)
+    assert [method for method, *_ in seen] == ["plain", "plain", "fit", "plain", "fit", "plain"]
+    sizes = [size for _, size, _ in seen]
+    assert sizes[:3] == [sizes[0]] * 3 > [sizes[3]] * 3
+    assert sizes[4:] == [sizes[0]] * 2
+    true = general.splits("digits", "clean", 0, None)[0][1]
+    assert (seen[5][2] == true).sum() > (seen[4][2] == true).sum()
