@@ -34,8 +34,31 @@ def numbers(pattern, text):
     return [float(group) for group in found.groups()]
 
 
-def test_own_module_prints_both_accuracies(tmp_path):
-    out = run(tmp_path, sys.executable, EXAMPLES / "own_module.py", EPOCHS="5")
+@pytest.fixture
+def in_this_process(tmp_path, monkeypatch, capsys):
+    """Runs an example, or other code, without the price of another process, and returns what it prints."""
+
+    def run_here(program, **settings):
+        file = EXAMPLES / f"{program}.py"
+        source = program if "\n" in program else file.read_text(encoding="utf-8")
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        with isolate_rng():
+            exec(compile(source, "example", "exec"), {"__name__": "__main__"})
+        return capsys.readouterr().out
+
+    known = dict(LF.KNOWN_FEATURES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # restored afterwards
+    yield run_here
+    sys.modules.pop("own_module", None)
+    LF.KNOWN_FEATURES.clear()
+    LF.KNOWN_FEATURES.update(known)
+
+
+def test_own_module_prints_both_accuracies(tmp_path, in_this_process):
+    out = in_this_process("own_module", EPOCHS="5")
     accuracies = numbers(r"plain Trainer: +test accuracy (\S+)\nwith LAWCallback: test accuracy (\S+)\n", out)
     assert all(0.3 < accuracy < 1 for accuracy in accuracies)
     target, reference = numbers(r"on validation: +target (\S+), reference (\S+)\n", out)
@@ -44,8 +67,9 @@ def test_own_module_prints_both_accuracies(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_apply_strategy_searches_saves_and_applies(tmp_path):
-    out = run(tmp_path, sys.executable, EXAMPLES / "apply_strategy.py", "found.pt", EPISODES="2", EPOCHS="4")
+def test_apply_strategy_searches_saves_and_applies(tmp_path, monkeypatch, in_this_process):
+    monkeypatch.setattr(sys, "argv", ["apply_strategy.py", "found.pt"])
+    out = in_this_process("apply_strategy", EPISODES="2", EPOCHS="4")
     (gain,) = numbers(r"best strategy of 2 episodes, saved to found\.pt: .*?(\S+) points of validation accuracy", out)
     assert -100 < gain < 100
     assert StrategyAgent.load(tmp_path / "found.pt").num_stages == 20
@@ -70,27 +94,6 @@ def test_sweep_searches_at_every_rate(tmp_path):
         assert (folder / "search.png").is_file()
 
 
-@pytest.fixture
-def in_this_process(tmp_path, monkeypatch, capsys):
-    """Runs a program without the price of another process, and returns what it prints."""
-
-    def run_here(source, **settings):
-        for name, value in settings.items():
-            monkeypatch.setenv(name, value)
-        with isolate_rng():
-            exec(compile(source, "example", "exec"), {"__name__": "__main__"})
-        return capsys.readouterr().out
-
-    known = dict(LF.KNOWN_FEATURES)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # restored afterwards
-    yield run_here
-    sys.modules.pop("own_module", None)
-    LF.KNOWN_FEATURES.clear()
-    LF.KNOWN_FEATURES.update(known)
-
-
 @pytest.mark.parametrize(
     ("name", "names"),
     [
@@ -102,15 +105,14 @@ def in_this_process(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_an_example_prints_test_accuracies(name, names, in_this_process):
-    source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     epochs = "5" if name in ("rare_classes", "text") else "3"  # at least a step for each of the 20 stages
-    out = in_this_process(source, EPOCHS=epochs, EPISODES="1", SEEDS="1", TEXTS="200")
+    out = in_this_process(name, EPOCHS=epochs, EPISODES="1", SEEDS="1", TEXTS="200")
     for each in names:
         assert 0.1 < numbers(rf"{re.escape(each)}:? +(?:mean )?test accuracy (\d\.\d+)", out)[0] < 1
 
 
 def test_the_suspects_of_the_example_have_wrong_labels(in_this_process):
-    out = in_this_process((EXAMPLES / "suspects.py").read_text(encoding="utf-8"), EPOCHS="5")
+    out = in_this_process("suspects", EPOCHS="5")
     wrong, named = numbers(r"(\d+) of (\d+) suspects have a wrong label", out)
     assert named > 20
     assert wrong / named > 0.7  # of all labels 36 % are wrong
