@@ -59,17 +59,22 @@ OPTIONS = {"max_epochs": int(os.environ.get("EPOCHS", "40")), "accelerator": "cp
            "enable_progress_bar": False, "enable_model_summary": False}  # fmt: skip
 
 
-def train(*callbacks):
+def train(make_module, make_data, *callbacks):
     """Test accuracies on right labels, of the last epoch and of the one that validates best, on noisy labels."""
     L.seed_everything(0, verbose=False)
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_accuracy", mode="max")
-        trainer, module, data = L.Trainer(**OPTIONS, callbacks=[*callbacks, best]), Table(), make_data()
+        trainer, module, data = L.Trainer(**OPTIONS, callbacks=[*callbacks, best]), make_module(), make_data()
         trainer.fit(module, data)
         return [trainer.test(module, data, ckpt_path=each, verbose=False)[0]["accuracy"] for each in (None, "best")]
 
 
-if __name__ == "__main__":
+def compare(make_module, make_data):
+    """Train plainly and with LAW, and print the accuracies."""
     for name, callbacks in {"plain Trainer": [], "LAWCallback()": [LAWCallback()]}.items():
-        last, best = train(*callbacks)
+        last, best = train(make_module, make_data, *callbacks)
         print(f"{name}: test accuracy {last:.3f}, of the epoch that validates best {best:.3f}")
+
+
+if __name__ == "__main__":
+    compare(Table, make_data)

@@ -1,17 +1,15 @@
-"""A small transformer from scratch on synthetic text, 40 % of the labels redrawn: ``EPOCHS=30 python text.py``."""
+"""A small transformer from scratch on synthetic text, 40 % of the labels redrawn: ``EPOCHS=40 python text.py``."""
 
 # ruff: noqa: D102 - a short example
 
 import os
-import tempfile
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from law_lightning import LAWCallback
+from tabular import compare
 
 WORDS, LENGTH, TOPICS = 200, 24, 4
 TEXTS = int(os.environ.get("TEXTS", "1000"))  # for training, for validation and for the test each
@@ -58,21 +56,5 @@ def make_data():
     return L.LightningDataModule.from_datasets(*[TensorDataset(*part) for part in parts], batch_size=64)
 
 
-OPTIONS = {"max_epochs": int(os.environ.get("EPOCHS", "30")), "accelerator": "cpu", "logger": False,
-           "enable_progress_bar": False, "enable_model_summary": False}  # fmt: skip
-
-
-def train(*callbacks):
-    """Test accuracies on right labels, of the last epoch and of the one that validates best, on noisy labels."""
-    L.seed_everything(0, verbose=False)
-    with tempfile.TemporaryDirectory() as folder:
-        best = ModelCheckpoint(folder, monitor="val_accuracy", mode="max")
-        trainer, module, data = L.Trainer(**OPTIONS, callbacks=[*callbacks, best]), Transformer(), make_data()
-        trainer.fit(module, data)
-        return [trainer.test(module, data, ckpt_path=each, verbose=False)[0]["accuracy"] for each in (None, "best")]
-
-
 if __name__ == "__main__":
-    for name, callbacks in {"plain Trainer": [], "LAWCallback()": [LAWCallback()]}.items():
-        last, best = train(*callbacks)
-        print(f"{name}: test accuracy {last:.3f}, of the epoch that validates best {best:.3f}")
+    compare(Transformer, make_data)

@@ -52,7 +52,8 @@ def in_this_process(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # restored afterwards
     yield run_here
-    sys.modules.pop("own_module", None)
+    for name in ("own_module", "tabular"):
+        sys.modules.pop(name, None)
     LF.KNOWN_FEATURES.clear()
     LF.KNOWN_FEATURES.update(known)
 

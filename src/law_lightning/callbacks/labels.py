@@ -56,8 +56,7 @@ def weights_by_label(
         ``weight_clean`` and ``weight_wrong``, and their ``weight_clean_quantiles`` and ``weight_wrong_quantiles``
         (:data:`QUANTILES`); None where there is no such sample.
     """
-    sums = torch.zeros(2, 2, dtype=torch.float64)  # right and wrong labels: sum of the weights, and their number
-    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    found: dict[str, list[Tensor]] = {"clean": [], "wrong": []}
     stateful = weighting if isinstance(weighting, BaseWeighting) else BaseWeighting()
     before = stateful.state_dict()
     with replaying(), torch.no_grad():
@@ -69,14 +68,14 @@ def weights_by_label(
                 capture.take_output(twin.training_step(*arguments))
             weights = weigh(capture.samples[0])
             weights = torch.ones(len(wrong)) if weights is None else weights.double().cpu()
-            for row, chosen in enumerate((~wrong, wrong)):
-                sums[row] += torch.stack([weights[chosen].sum().double(), chosen.sum().double()])
-                found[row].append(weights[chosen].double())
+            found["clean"].append(weights[~wrong].double())
+            found["wrong"].append(weights[wrong].double())
     stateful.load_state_dict(before)
     numbers: dict[str, Any] = {}
-    for name, (total, count), each in zip(("clean", "wrong"), sums, found, strict=True):
-        numbers[f"weight_{name}"] = float(total / count) if count else None
+    for name, parts in found.items():
+        of_label = torch.cat(parts)
+        known = len(of_label) > 0
+        numbers[f"weight_{name}"] = float(of_label.mean()) if known else None
         # Of numpy: torch.quantile takes 2^24 numbers at most.
-        quantiles = np.quantile(torch.cat(each).numpy(), QUANTILES).tolist() if count else None
-        numbers[f"weight_{name}_quantiles"] = quantiles
+        numbers[f"weight_{name}_quantiles"] = np.quantile(of_label.numpy(), QUANTILES).tolist() if known else None
     return numbers
