@@ -132,9 +132,9 @@ class LossCapture(TorchFunctionMode):
         """One entry for each target seen, in order."""
         return [each.samples for each in self._targets]
 
-    @property
+    @functools.cached_property
     def weighed(self) -> list[tuple[Samples, Tensor | None]]:
-        """The samples, detached, and their weights, once the step is over; None for ones."""
+        """The samples, detached, and their weights, None for ones; only to be read once the step is over."""
         return [
             (each.samples.detach(), None if each.weights is None else each.weights.detach()) for each in self._targets
         ]

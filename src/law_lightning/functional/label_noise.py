@@ -71,9 +71,8 @@ def class_ratio(wanted: Tensor, given: Tensor) -> Tensor:
         10 \, \mathrm{median}_k \frac{n'_k + 1}{n_k + 1}\right)
 
     Mean and median are over the classes that the training data have; of an even number of classes the median is the
-    lower of the two in the middle, as torch's is. Weights with a mean of one over the classes are
-    those of Cui et al. (CVPR 2019): with a mean of one over the samples a rare class would weigh so much that training
-    by SGD can diverge.
+    lower of the two in the middle, as torch's is. Weights with a mean of one over the classes are those of Cui et al.
+    (CVPR 2019): with a mean of one over the samples a rare class would weigh so much that training by SGD can diverge.
 
     Args:
         wanted: number of samples of each class in the other data, n', [C].
@@ -93,8 +92,8 @@ def class_ratio(wanted: Tensor, given: Tensor) -> Tensor:
 def is_worse(accuracy: Tensor, other: Tensor) -> bool:
     """Whether one network is less accurate than another on the same samples, by more than two standard errors.
 
-    With networks that are equally good, one of 18 independent comparisons, as many as a training has by default,
-    exceeds two standard errors in 34 % of the trainings, but one standard error in 96 %.
+    Of 18 independent comparisons of networks that are equally good, as many as a training has by default, at least one
+    exceeds two standard errors in 34 % of the trainings, and one standard error in 96 %.
 
     Args:
         accuracy: how much of each sample it gets right, [N] in [0, 1].
