@@ -205,8 +205,8 @@ class WeightingCallback(L.Callback):
 
         Args:
             k: how many; by default those whose margin (the label's probability minus the largest other) is below 0 in
-                the mean over the run. That is an estimate of the number of wrong labels: low after a long training, which
-                fits them, and high after one of a few epochs.
+                the mean over the run. That is an estimate of the number of wrong labels: low after a long training,
+                which fits them, and high after one of a few epochs.
 
         Returns:
             Records of plain numbers, the likeliest first: ``index``, the sample's place in the training loader's
