@@ -193,7 +193,7 @@ def test_links_lead_somewhere(page):
 COMMANDS = [
     found[0]
     for block in blocks(
-        "bash", README, *(DOCS / f"{name}.md" for name in ("commands", "data", "cluster", "methods/README"))
+        "bash", README, *(DOCS / f"{name}.md" for name in ("commands", "data", "cluster", "suspects", "methods/README"))
     )
     for line in block.replace("\\\n", "").splitlines()
     if (found := re.search(r"\blaw-\w+ .*", line))

@@ -35,10 +35,10 @@ def small_search(small):
 def train_by_hand():
     """Trains as ``small`` does, without the commands; returns the Trainer, the module and the data."""
 
-    def train(seed, *callbacks):
+    def train(seed, *callbacks, data=None):
         L.seed_everything(seed)
         module = ImageClassifier(MLP((1, 8, 8), 10, hidden=(16,)))
-        data = DigitsDataModule(train_size=128, val_size=100)
+        data = data or DigitsDataModule(train_size=128, val_size=100)
         trainer = make_trainer(callbacks, max_epochs=3)
         trainer.fit(module, datamodule=data)
         return trainer, module, data

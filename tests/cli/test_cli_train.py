@@ -7,7 +7,8 @@ import wandb_file
 from law_lightning import LAWCallback
 from law_lightning.cli.compare import main as compare
 from law_lightning.cli.train import main
-from law_lightning.data import CorruptionRecord
+from law_lightning.data import CorruptionRecord, DigitsDataModule, UniformNoise
+from law_lightning.report.runs import find_runs
 from law_lightning.utilities.files import load_state, save_state
 from run_folders import rows
 from tiny_data import write_cifar
@@ -111,3 +112,21 @@ def test_it_names_the_labels_that_are_likely_wrong(command, small, strategy, tmp
         command(main, *small, "corruption.rate=0.4", "run_dir=plain")
     with pytest.raises(SystemExit, match="suspects, a number of samples, must be null or at least 0, not -1"):
         command(main, *small, "suspects=-1")
+
+
+def test_it_trains_again_on_cleaned_labels(command, small, tmp_path, train_by_hand):
+    out = command(main, *small, "corruption.rate=0.5", "clean=drop", "suspects=40", "run_dir=run")
+    _, again = out.split("Again, plainly, without its suspects (40):")
+    assert again.count("Test accuracy") == 2
+    named = [{key: int(row[key]) for key in ("index", "predicted")} for row in rows(tmp_path / "run" / "suspects.csv")]
+    data = DigitsDataModule(train_size=128, val_size=100, corruption=UniformNoise(0.5))
+    data.setup()
+    trained = train_by_hand(0, data=data.cleaned(named))[1]
+    assert_identical(trained.state_dict(), saved(tmp_path / "run" / "cleaned"))
+    assert {"outcome.csv", "metrics.csv", "config.yaml"} <= {file.name for file in (tmp_path / "run/cleaned").iterdir()}
+    (run,) = find_runs([tmp_path / "run" / "cleaned"])
+    assert run.title.endswith(": trained again without its suspects")
+    with pytest.raises(SystemExit, match=r"clean=relabel takes the suspects .* not suspects=0"):
+        command(main, *small, "clean=relabel", "suspects=0")
+    with pytest.raises(SystemExit, match="clean is 'all', but it must be null, drop or relabel"):
+        command(main, *small, "clean=all")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from law_lightning import LAWCallback, WeightingCallback
 from law_lightning.cli.app import command
@@ -21,6 +22,7 @@ from law_lightning.cli.trainings import fit_and_test
 from law_lightning.data.base import LabelledDataModule
 from law_lightning.data.corruption import CorruptionRecord
 from law_lightning.report.records import Outcome, write_rows
+from law_lightning.report.runs import CLEANED
 from law_lightning.weighting import unweighted
 
 #: Of a LAWCallback that trains the reference only to record its loss and accuracy: the strategy stays as it is. The
@@ -32,16 +34,47 @@ _RECORD_REFERENCE = {"mode": "search", "explore": False, "learn": False, "recove
 def main(config: DictConfig) -> float:
     """Train once, then test the network of the last epoch and that of the best one by validation accuracy.
 
+    With ``clean`` another network is trained after it, without the suspects of the first or with them relabelled.
+
     Returns:
-        The best validation accuracy, so that Hydra's optimising sweepers can use it; 0 without validation data.
+        The best validation accuracy of the last training, so that Hydra's optimising sweepers can use it; 0 without
+        validation data.
     """
-    folder = output_folder()
+    folder, clean = output_folder(), config.clean
     if config.reference and config.strategy is None:
         raise ValueError("reference=true trains a network beside one that a strategy weights: add strategy=PATH.")
-    make_module, _, data = factories(config)
     if config.suspects is not None and config.suspects < 0:
         raise ValueError(f"suspects, a number of samples, must be null or at least 0, not {config.suspects}.")
-    rank_zero_only(claim)(folder, plain(config), state="outcome.csv", free=("logger", "suspects"))
+    if clean not in (None, *CLEANED):
+        raise ValueError(f"clean is {clean!r}, but it must be null, drop or relabel.")
+    make_module, _, data = factories(config)
+    known = isinstance(data, LabelledDataModule) and config.suspects != 0
+    if clean is not None and not (known and make_module().automatic_optimization):
+        raise ValueError(
+            f"clean={clean} takes the suspects of a training out of its data: it needs one of the package's data "
+            "modules, automatic optimization, and not suspects=0. Other data sets are cleaned in Python, by "
+            "law_lightning.data.cleaned."
+        )
+    best_val, watch = _train(config, folder, make_module, data)
+    if clean is None:
+        return best_val
+    suspects = cast(WeightingCallback, watch).suspects(config.suspects)
+    data = cast(LabelledDataModule, data).cleaned(suspects, relabel=clean == "relabel")
+    rank_zero_only(print)(f"Again, plainly, {CLEANED[clean]} ({len(suspects)}):")
+    of_second = {"strategy": None, "reference": False, "suspects": 0, "clean": None, "cleaned": clean}
+    again = OmegaConf.create({**plain(config), **of_second})
+    return _train(again, folder / "cleaned", make_module, data)[0]
+
+
+def _train(
+    config: DictConfig, folder: Path, make_module: Callable[[], L.LightningModule], data: L.LightningDataModule
+) -> tuple[float, WeightingCallback | None]:
+    """Train once, test, and write all of it into the folder.
+
+    Returns:
+        The best validation accuracy, 0 without validation data; and the callback that knows the suspects, if one does.
+    """
+    rank_zero_only(claim)(folder, plain(config), state="outcome.csv", free=("logger", "suspects", "clean"))
     record = save_corruption(data, folder)
     law = None
     if config.strategy is not None:
@@ -82,7 +115,7 @@ def main(config: DictConfig) -> float:
             print(f"Test accuracy, last epoch: {100 * acc_last:.2f} %")
             if acc_best is not None:
                 print(f"Test accuracy, best epoch by validation ({100 * best_val:.2f} %): {100 * acc_best:.2f} %")
-    return best_val
+    return best_val, watch
 
 
 def _watch(callbacks: Sequence[Callback], module: L.LightningModule) -> WeightingCallback | None:

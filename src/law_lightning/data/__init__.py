@@ -1,6 +1,7 @@
 """Data modules, in memory or over torchvision's datasets, and label corruption."""
 
 from law_lightning.data.arrays import ArraysDataModule
+from law_lightning.data.cleaned import cleaned
 from law_lightning.data.corruption import (
     CIFAR10_SIMILAR,
     AsymmetricNoise,
@@ -53,6 +54,7 @@ __all__ = [
     "PairNoise",
     "UniformNoise",
     "VisionDataModule",
+    "cleaned",
     "identity_collate",
     "random_horizontal_flip",
 ]

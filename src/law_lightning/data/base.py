@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, StackDataset
+from torch.utils.data import DataLoader, Dataset, StackDataset, Subset
 
+from law_lightning.data.cleaned import cleaned
 from law_lightning.data.corruption import Corruption, CorruptionRecord
 from law_lightning.data.corruption.base import check_labels
 from law_lightning.data.preparation import check_at_least, permuted_indices
@@ -138,6 +140,22 @@ class LabelledDataModule(L.LightningDataModule):
         """
         self._require_setup("source")
         return {} if self._rows is None else {"row": int(self._rows[index])}
+
+    def cleaned(self, suspects: Iterable[Mapping[str, Any]], relabel: bool = False) -> Self:
+        """A copy that trains without the suspects of a training, or on the labels that it predicted.
+
+        Args:
+            suspects: Records of :meth:`~law_lightning.callbacks.weighting.WeightingCallback.suspects`, of a training
+                on these data.
+            relabel: Whether to relabel them; by default they are left out.
+        """
+        self._require_setup("cleaned")
+        train, again = cleaned(self._datasets["train"], suspects, relabel), copy.copy(self)
+        if isinstance(train, Subset) and self._rows is not None:
+            again._rows = self._rows[train.indices]
+        again._datasets = {**self._datasets, "train": train}
+        again.corruption_record = None  # whose labels they are no more
+        return again
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches: inputs [B, ...] and, if there is a corruption, corrupted labels [B]."""

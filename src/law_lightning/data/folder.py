@@ -61,7 +61,7 @@ class ImageFolderDataModule(VisionDataModule):
     def source(self, index: int) -> dict[str, Any]:
         """Where a sample of the training dataset comes from: its ``row``, and the ``file`` within ``root``."""
         found = super().source(index)
-        images: Any = self._datasets["train"]
+        images: Any = self._datasets["clean"]
         path, _ = images.source.samples[found["row"]]
         return found | {"file": str(Path(path).relative_to(self.root.absolute()))}
 

@@ -25,6 +25,8 @@ _MARKS: dict[Kind, tuple[str, ...]] = {
     "search": ("search.png",),
     "train": ("outcome.csv", "history.csv"),  # the first is of all trainings, the second of those with a strategy
 }
+#: What a second training did with the suspects of a first, in words.
+CLEANED = {"drop": "without its suspects", "relabel": "with its suspects relabelled"}
 #: Options that a title names, and how.
 _NAMED = {
     "name": "{}", "rate": "rate {}", "classes": "classes {}", "share": "share {}", "imbalance": "imbalance {}",
@@ -70,7 +72,8 @@ class Run:
         """How a training was weighted, in words."""
         strategy = self.config.get("strategy")
         if not strategy:
-            return "plain training"
+            again = CLEANED.get(str(self.config.get("cleaned")))
+            return f"trained again {again}" if again else "plain training"
         path = Path(str(strategy))
         beside = " with a reference" if self.config.get("reference") else ""
         return f"strategy {path.parent if path.stem == 'strategy' else path}{beside}"  # a search's folder names it
