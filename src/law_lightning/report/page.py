@@ -29,7 +29,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; p
 h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; }
 /* Shadows at the edges behind which there is more; what covers them moves with the content. */
 pre, .table { overflow-x: auto; background: no-repeat local, no-repeat local, no-repeat, no-repeat;
-  background-image: linear-gradient(to right, Canvas 30%, transparent), linear-gradient(to left, Canvas 30%, transparent),
+  background-image:
+    linear-gradient(to right, Canvas 30%, transparent), linear-gradient(to left, Canvas 30%, transparent),
     linear-gradient(to right, #888a, transparent), linear-gradient(to left, #888a, transparent);
   background-position: left, right; background-size: 3rem 100%, 3rem 100%, 1rem 100%, 1rem 100%; }
 pre { border: 1px solid #8884; padding: 0.75rem; font-size: 0.8rem; }
