@@ -106,7 +106,7 @@ def of_the_module(module):
     return [set(layer) for layer in layers], hooks, of_tensors
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fit_leaves_nothing(name, end, folder):
@@ -132,6 +132,7 @@ class FailingData(DigitsDataModule):
 CASES = [(*each, end) for each in ((1, 0), (1, 2), (2, 0)) for end in ENDS if (each[0], end) != (2, "ctrl-c")]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("workers", "seed_pool", "end"), CASES)  # workers ignore Ctrl-C
 def test_a_search_leaves_nothing(end, workers, seed_pool, folder):
     error = ENDS[end]
