@@ -143,6 +143,38 @@ def test_a_length_of_their_own_that_the_training_does_not_reach():
 
 
 @pytest.mark.parametrize(
+    ("options", "total"),
+    [
+        ({"max_epochs": 100}, 72),  # 6 times 2 epochs of 6 batches
+        ({"max_epochs": -1}, 72),
+        ({"max_epochs": 4}, 24),
+        ({"max_epochs": 100, "accumulate_grad_batches": 2}, 36),
+        ({"max_epochs": 100, "val_check_interval": 0.5}, 36),
+        ({"max_epochs": 100, "check_val_every_n_epoch": 2}, 144),
+        ({"max_epochs": -1, "check_val_every_n_epoch": None, "val_check_interval": 4}, 48),
+        ({"max_steps": 100, "data": of(Unsized)}, 100),  # how long two epochs are is not known
+    ],
+)
+def test_with_early_stopping_the_rule_has_weights_before_its_patience_ends(options, total, caplog):
+    callback, stopping = LAWCallback(mode="apply"), EarlyStopping("val_loss", patience=2, stopping_threshold=1e9)
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        fit(DropoutMLP, [callback, stopping], **{"data": loaders, **options})  # it ends at the first validation
+    assert callback.schedule.total_steps == total
+    assert ("weights begin after" in caplog.text) == (total not in (24, 100))
+
+
+def test_a_fit_that_stops_with_weights_is_not_warned_of():
+    stopping = EarlyStopping("val_loss", patience=2)
+    assert unreached(LAWCallback(mode="apply"), [stopping, Stop(10)], max_epochs=100) is None
+
+
+@pytest.mark.parametrize("callback", [law("apply"), LAWCallback(mode="apply", total_steps=600)], ids=["found", "given"])
+def test_other_stages_do_not_follow_early_stopping(callback):
+    unreached(callback, [EarlyStopping("val_loss", patience=2), Stop(3)], max_epochs=100)
+    assert callback.schedule.total_steps == 600
+
+
+@pytest.mark.parametrize(
     ("make", "steps"),
     [
         (LAWCallback, True),

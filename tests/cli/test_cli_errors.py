@@ -18,7 +18,15 @@ WRONG = {
         ("trainer.max_epochs=-1", "max_epochs"),
         ("agent.num_stages=100", "100"),
     ],
-    train: [*FOREIGN, ("reference=true", "reference=true .* add strategy=PATH")],
+    train: [
+        *FOREIGN,
+        ("+stratgey=general", "There is no option stratgey: did you mean strategy, as in strategy=... without the [+]"),
+        (
+            "data=arrays ~data.train_size ~data.val_size data.path=file.csv",
+            r"file\.csv is a text file, but .*docs/data",
+        ),
+        ("reference=true", "reference=true .* add strategy=PATH"),
+    ],
     compare: [
         *FOREIGN,
         ("strategy=null", r"No strategy is given: add strategy=PATH"),
@@ -55,7 +63,8 @@ WRONG = {
 )
 def test_bad_input_is_one_line(command, small, small_search, strategy, tmp_path, program, overrides, message):
     (tmp_path / "foreign.pt").write_text("no strategy")
-    (tmp_path / "file").write_text("")
+    for name in ("file", "file.csv"):
+        (tmp_path / name).write_text("")
     write_training(tmp_path / "a")
     write_training(tmp_path / "damaged")
     (tmp_path / "damaged" / "history.csv").write_text("stage\n")
@@ -84,5 +93,5 @@ def test_ddp_in_a_sweep_is_refused(command, small_search, tmp_path):
 
 def test_a_module_without_test_accuracy_is_named(command, small, monkeypatch):
     monkeypatch.setattr(ImageClassifier, "test_step", lambda self, batch, index: self.log("test/loss", 0.0))
-    with pytest.raises(SystemExit, match=r"test_step logs \['test/loss'\], but the commands need 'test/acc'"):
+    with pytest.raises(SystemExit, match=r" logs \['test/loss'\], but the commands need 'test/acc' from test_step"):
         command(train.main, *small, "run_dir=run")

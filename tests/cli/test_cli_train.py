@@ -101,7 +101,7 @@ def test_it_names_the_labels_that_are_likely_wrong(command, small, strategy, tmp
     assert re.search(r"5 labels that are likely wrong, \d+\.0 % of them wrong by the corruption's record", out)
     found = rows(tmp_path / "law" / "suspects.csv")
     labels = CorruptionRecord.load(tmp_path / "law" / "corruption.pt").labels
-    assert [list(row) for row in found] == [["index", "given", "predicted", "score", "row"]] * 5
+    assert [list(row) for row in found] == [["row", "index", "given", "predicted", "score"]] * 5
     assert all(int(row["given"]) == labels[int(row["index"])] != int(row["predicted"]) for row in found)
     assert (tmp_path / "law" / "suspects.png").stat().st_size > 5000
     command(main, *small, "corruption.rate=0.5", "run_dir=plain")

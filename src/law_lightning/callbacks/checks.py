@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     Checkpoint,
+    EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelPruning,
@@ -63,10 +64,10 @@ def _is_of_other_package(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "pytorch_lightning"
 
 
-def check_fit(trainer: L.Trainer, module: L.LightningModule, total_steps: int | None = None) -> None:
+def check_fit(trainer: L.Trainer, module: L.LightningModule, stages_end: bool) -> None:
     """Raise a MisconfigurationException for pytorch_lightning, manual optimization and training without an end.
 
-    With ``total_steps`` of their own the stages end, whether the training does or not.
+    ``stages_end``: whether the stages have a length of their own, so that they end whether the training does or not.
     """
     check_package(trainer, module, getattr(trainer, "datamodule", None))
     if not module.automatic_optimization:
@@ -74,11 +75,16 @@ def check_fit(trainer: L.Trainer, module: L.LightningModule, total_steps: int | 
             f"{type(module).__name__} uses manual optimization, in which no callback can weight the loss: set "
             "automatic_optimization = True, or weight the loss in its training_step."
         )
-    if trainer.max_epochs == -1 and trainer.max_steps == -1 and total_steps is None:
+    if has_no_end(trainer) and not stages_end:
         raise MisconfigurationException(
             "LAW cuts a training into stages, so it must end: set max_epochs or max_steps in the Trainer, which "
             "has max_epochs=-1, or give the stages a length of their own by the callback's total_steps."
         )
+
+
+def has_no_end(trainer: L.Trainer) -> bool:
+    """Whether nothing but another callback ends a fit."""
+    return trainer.max_epochs == -1 and trainer.max_steps == -1
 
 
 def refuse_search(trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -224,15 +230,32 @@ def check_optimizers(module: L.LightningModule, configure: Callable[[], Any]) ->
 
 
 def schedule_of(
-    trainer: L.Trainer, num_stages: int, warmup_stages: int, total_steps: int | None = None
+    trainer: L.Trainer,
+    num_stages: int,
+    warmup_stages: int,
+    total_steps: int | None = None,
+    patience_factor: int | None = None,
 ) -> StageSchedule:
-    """The stages of a fit that is about to begin, cut from ``total_steps`` if these are given.
+    """The stages of a fit that is about to begin.
+
+    They are cut from ``total_steps`` if these are given, else from all steps of the fit; with a ``patience_factor`` and
+    an EarlyStopping from that many times its patience, if this is less.
 
     Raises:
         MisconfigurationException: the number of its steps is not known, or is smaller than that of its stages.
     """
     short = bool(getattr(trainer, "fast_dev_run", False)) and num_stages > 1
-    total = total_steps if total_steps is not None and not short else _steps(trainer)
+    if total_steps is None or short:
+        patience = None if patience_factor is None or short else _steps_of_patience(trainer)
+        total = math.inf if patience is not None and has_no_end(trainer) else _steps(trainer)
+        if patience is not None and patience_factor is not None and total > patience_factor * patience:
+            total = max(num_stages, int(patience_factor * patience))
+            rank_zero_info(
+                f"EarlyStopping ends this fit {patience:g} optimizer steps after its best validation, so its stages "
+                f"are cut from {total} steps: weights begin after {total * warmup_stages // num_stages}."
+            )
+    else:
+        total = total_steps
     try:
         schedule = StageSchedule(int(total), num_stages, warmup_stages, may_be_short=short)
     except ValueError as error:
@@ -245,8 +268,21 @@ def schedule_of(
     return schedule
 
 
-def _steps(trainer: L.Trainer) -> float:
-    """Optimizer steps of a fit that is about to begin."""
+def patience_of(trainer: L.Trainer) -> int | None:
+    """After how many validations without progress a fit ends; None if no EarlyStopping ends it."""
+    return min((each.patience for each in _others(trainer, EarlyStopping)), default=None)
+
+
+def _steps_of_patience(trainer: L.Trainer) -> float | None:
+    """Optimizer steps in which a fit that is about to begin validates so often; None if that is not known."""
+    patience, batches = patience_of(trainer), trainer.val_check_batch
+    if patience is None or batches is None or math.isinf(batches):  # it validates by the clock, or data have no length
+        return None
+    return max(1, patience) * batches * (trainer.check_val_every_n_epoch or 1) / _accumulation(trainer)
+
+
+def _accumulation(trainer: L.Trainer) -> int:
+    """Batches an optimizer step, of a fit that is about to begin."""
     factors = {n for each in _others(trainer, GradientAccumulationScheduler) for n in each.scheduling.values()}
     if len(factors) > 1:
         raise MisconfigurationException(
@@ -254,8 +290,14 @@ def _steps(trainer: L.Trainer) -> float:
             "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches, or give the stages a length "
             "of their own by the callback's total_steps."
         )
+    batches: int = max({trainer.accumulate_grad_batches, *factors})
+    return batches
+
+
+def _steps(trainer: L.Trainer) -> float:
+    """Optimizer steps of a fit that is about to begin."""
     now = trainer.accumulate_grad_batches
-    trainer.accumulate_grad_batches = max({now, *factors})  # a scheduler itself sets it when the first epoch begins
+    trainer.accumulate_grad_batches = _accumulation(trainer)  # a scheduler itself sets it when the first epoch begins
     try:
         total = trainer.estimated_stepping_batches
     finally:

@@ -45,8 +45,8 @@ class GeneralRule(Part):
         if not all(samples.one_label for samples in capture.samples):
             raise MisconfigurationException(
                 "The rule general weighs a sample by the margin of its one label, but here a sample has several "
-                "labels, many positions, or a label spread over classes. Let a strategy learn from other features: "
-                "LAWCallback(StrategyAgent())."
+                "labels, many positions, or a label spread over classes. Give one-hot labels as class indices "
+                "(y.argmax(1)); for others let a strategy learn from other features: LAWCallback(StrategyAgent())."
             )
 
     def measure(self, evaluator: Evaluator | None, record: Record) -> float:

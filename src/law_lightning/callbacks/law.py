@@ -133,6 +133,10 @@ class LAWCallback(WeightingCallback):
         self.keep = keep
         self.buffer = ReplayBuffer() if buffer is None else buffer
         self._is_rule = agent == "general" or (agent is None and features is None)
+        if self._is_rule:
+            # In plain training the best epoch comes early where labels are wrong, and a fit that then stops within the
+            # warm-up gains nothing (docs/general.md). Strategies that were searched keep the stages of their search.
+            self.patience_factor = 6
         self.explore = not self._is_rule if explore is None else explore
         self.learn = self.explore if learn is None else learn
         self.recover = mode == "search" and (self._is_rule and reference_record is None if recover is None else recover)
@@ -306,6 +310,8 @@ class LAWCallback(WeightingCallback):
                 self.kept = "reference"
         if self._accuracies is not None and self._accuracies[0] == trainer.global_step:
             _, target, reference = self._accuracies
+            if self.clock.in_warmup:
+                return  # there were no weights, and one network is both
             rank_zero_info(
                 f"LAW keeps the {self.kept}: validation accuracy {target:.1%} with weights (the target), "
                 f"{reference:.1%} without (the reference)."

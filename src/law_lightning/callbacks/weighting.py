@@ -14,6 +14,7 @@ from law_lightning._compat import logged_step
 from law_lightning.callbacks.checks import (
     check_fit,
     check_optimizers,
+    patience_of,
     refuse_another,
     refuse_others,
     schedule_of,
@@ -68,6 +69,9 @@ class WeightingCallback(L.Callback):
     Raises:
         ValueError: an argument is out of its range.
     """
+
+    #: All stages end within this many times the patience of an EarlyStopping; None cuts them from the whole training.
+    patience_factor: int | None = None
 
     def __init__(
         self,
@@ -245,7 +249,7 @@ class WeightingCallback(L.Callback):
         self._unwrap(pl_module)  # an earlier fit may have failed
         self._close()
         refuse_another(trainer, WeightingCallback)
-        check_fit(trainer, pl_module, self.total_steps)
+        check_fit(trainer, pl_module, self.total_steps is not None or self._heeds_stopping(trainer))
         self.check(trainer, pl_module)
         self._index.open(trainer)
         wrap(pl_module, "configure_optimizers", check_optimizers)
@@ -267,7 +271,8 @@ class WeightingCallback(L.Callback):
 
     def _begin(self, trainer: L.Trainer, module: L.LightningModule, prepare: Callable[..., None] | None = None) -> None:
         """Start all parts, and restore their states if the fit is resumed."""
-        self.clock.start(schedule_of(trainer, self.num_stages, self.warmup_stages, self.total_steps))
+        stages = (self.num_stages, self.warmup_stages, self.total_steps, self.patience_factor)
+        self.clock.start(schedule_of(trainer, *stages))
         own = {"statistics": self.statistics, "curves": self._curves, "dynamics": self.dynamics}
         self._acting = {**self.parts, **own, "resume": self._resume_point}
         through = getattr(self.weighting, "attached", False)
@@ -372,8 +377,12 @@ class WeightingCallback(L.Callback):
         """The last step was taken."""
         self._finish(trainer, pl_module)
 
+    def _heeds_stopping(self, trainer: L.Trainer) -> bool:
+        return self.patience_factor is not None and patience_of(trainer) is not None
+
     def _finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        warn_of_unreached(trainer, type(self).__name__, self.clock)
+        if self.clock.in_warmup or not self._heeds_stopping(trainer):
+            warn_of_unreached(trainer, type(self).__name__, self.clock)
         self.finish(trainer, module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

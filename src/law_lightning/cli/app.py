@@ -6,12 +6,15 @@ import errno
 import functools
 import logging
 import os
+import re
 import traceback
 import warnings
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import hydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -50,6 +53,8 @@ def guarded(task: Task, name: str, resumes: bool = False) -> Task:
     def run(config: DictConfig) -> Any:
         try:
             _refuse_ddp_sweep(config)
+            if HydraConfig.initialized():
+                _refuse_misspelt()
             quiet()
             keep_own_options(config)
             return task(config)
@@ -105,6 +110,19 @@ def quiet() -> None:
         ".*could not find the monitored key.*",  # nothing validates where all data are trained on
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def _refuse_misspelt() -> None:
+    """Raise a ValueError for an option that was added with + and has nearly the name of one that exists.
+
+    Hydra advises the + wherever it does not know an option, and then nothing would read it.
+    """
+    hydra = HydraConfig.get()
+    known = {str(key) for key in compose(hydra.job.config_name, hydra.overrides.hydra)}
+    for text in hydra.overrides.task:
+        name = re.split(r"[=@./]", text.lstrip("+"))[0]
+        if text.startswith("+") and name not in known and (near := get_close_matches(name, known, 1, 0.7)):
+            raise ValueError(f"There is no option {name}: did you mean {near[0]}, as in {near[0]}=... without the +?")
 
 
 def _refuse_ddp_sweep(config: DictConfig) -> None:

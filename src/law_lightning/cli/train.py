@@ -99,7 +99,7 @@ def _train(
         if watch is not None and watch not in callbacks:
             callbacks.insert(0, watch)
         trainer = L.Trainer(**{**options, "logger": loggers, "callbacks": callbacks})
-        acc_last, acc_best = fit_and_test(trainer, module, data, best, config.test_metric)
+        acc_last, acc_best, best_epoch = fit_and_test(trainer, module, data, best, config.test_metric)
         best_val = float(best.best_model_score or 0.0)
         if trainer.is_global_zero:
             print(f"  checkpoints  {checkpoints}")
@@ -108,7 +108,7 @@ def _train(
                 names = {"features": list(law.agent.features)}  # of theta's entries
                 write_rows([stage | names for stage in law.history], folder / "history.csv")
                 print(f"  stages       {folder / 'history.csv'}")
-            outcome = Outcome("base" if law is None else "law", config.seed, acc_last, acc_best, best_epoch=None)
+            outcome = Outcome("base" if law is None else "law", config.seed, acc_last, acc_best, best_epoch)
             write_rows([asdict(outcome)], folder / "outcome.csv")
             if watch is not None:
                 _save_suspects(watch, config.suspects, data, record, folder)
@@ -142,7 +142,7 @@ def _save_suspects(
     path = folder / "suspects.csv"
     rows = [each | {"score": round(each["score"], 4)} for each in suspects]
     if isinstance(data, LabelledDataModule):  # whose training dataset has an order of its own
-        rows = [row | data.source(row["index"]) for row in rows]
+        rows = [data.source(row["index"]) | row for row in rows]
     write_rows(rows, path)
     known = ""
     if record is not None and suspects:

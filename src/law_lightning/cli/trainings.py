@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,15 +101,13 @@ class Training:
         L.seed_everything(self.seed, workers=True, verbose=False)
         module, data = self.make_module(), self.make_data()
         with tempfile.TemporaryDirectory() as folder:
-            best = ModelCheckpoint(
-                folder, "{epoch}", monitor=self.config["val_metric"], mode="max", save_weights_only=True
-            )
+            best = ModelCheckpoint(folder, monitor=self.config["val_metric"], mode="max", save_weights_only=True)
             tick = LambdaCallback(on_train_epoch_end=lambda trainer, module: on_epoch())
             callbacks = [*options.pop("callbacks", []), *callbacks, best, tick]
             trainer = L.Trainer(**{**options, "logger": False, "callbacks": callbacks})
-            acc_last, acc_best = fit_and_test(trainer, module, data, best, self.config["test_metric"])
-        epoch = re.search(r"epoch=(\d+)[^/\\]*$", best.best_model_path)
-        return Outcome(self.method, self.seed, acc_last, acc_best, epoch and int(epoch[1]))
+            return Outcome(
+                self.method, self.seed, *fit_and_test(trainer, module, data, best, self.config["test_metric"])
+            )
 
     def _peer(self) -> L.LightningModule:
         """A second network, initialised like the first but from another seed."""
@@ -121,7 +118,7 @@ class Training:
 
 def fit_and_test(
     trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, best: ModelCheckpoint, test_metric: str
-) -> tuple[float, float | None]:
+) -> tuple[float, float | None, int | None]:
     """Train, and test the network as the last epoch left it, and as the best by validation accuracy did.
 
     Both test accuracies go to the Trainer's loggers, as ``<test_metric>_last`` and ``<test_metric>_best``.
@@ -134,7 +131,7 @@ def fit_and_test(
         test_metric: The name under which the module logs the share of test samples that are classified right.
 
     Returns:
-        Both test accuracies, in [0, 1]; the second is None without validation data.
+        Both test accuracies, in [0, 1], and the best epoch, from 0; the last two are None without validation data.
 
     Raises:
         ValueError: The module logs no such number, or none by the name that ``best`` monitors.
@@ -143,8 +140,8 @@ def fit_and_test(
     def check(step: str, metrics: Mapping[str, Any], metric: str | None) -> None:
         if metric not in metrics:
             raise ValueError(
-                f"{type(module).__name__}.{step}_step logs {sorted(metrics)}, but the commands need {metric!r}, the "
-                f"share of right samples in [0, 1]; another name is given with {_METRICS[step]}=NAME."
+                f"{type(module).__name__} logs {sorted(metrics)}, but the commands need {metric!r} from {step}_step, "
+                f"the share of right samples in [0, 1]; another name is given with {_METRICS[step]}=NAME."
             )
 
     def check_validation(trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -163,7 +160,10 @@ def fit_and_test(
     for logger in trainer.loggers:  # the Trainer has logged both by one name
         logger.log_metrics({f"{test_metric}_{epoch}": each for epoch, each in accuracies.items()}, trainer.global_step)
         logger.save()
-    return accuracies["last"], accuracies.get("best")
+    if "best" not in accuracies:
+        return accuracies["last"], None, None
+    epoch = torch.load(best.best_model_path, "cpu", weights_only=False, mmap=True)["epoch"]  # the fit's own file
+    return accuracies["last"], accuracies["best"], epoch
 
 
 def outcomes_of(trainings: Sequence[Training], workers: int, on_epoch: Callable[[], object]) -> Iterator[Outcome]:

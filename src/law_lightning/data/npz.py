@@ -41,6 +41,12 @@ def read_npz(path: Path) -> dict[str, Array]:
     """Read ``train_x, train_y, test_x, test_y`` and, if there, ``val_x, val_y`` from an ``.npz`` file."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no data file at {path.absolute()}: check the path.")
+    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        raise ValueError(
+            f"{path} is a text file, but arrays are read from an .npz file. Read it with numpy.loadtxt or pandas, and "
+            "write it with numpy.savez(FILE, train_x=..., train_y=..., test_x=..., test_y=...): docs/data.md has the "
+            "lines."
+        )
     with reading(path):
         arrays: Any = np.load(path, allow_pickle=False)
     if isinstance(arrays, np.ndarray):

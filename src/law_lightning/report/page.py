@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from inspect import signature
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +135,9 @@ def _suspects(run: Run) -> str:
     shown = ""
     if listed.is_file():
         with listed.open(newline="", encoding="utf-8") as file:
-            rows = list(islice(csv.DictReader(file), _SUSPECTS))
-        shown = _table(rows) if rows else ""
+            rows = list(csv.DictReader(file))
+        of_all = f"<p>The first {_SUSPECTS} of {len(rows)} in {escape(str(listed))}.</p>"
+        shown = _table(rows[:_SUSPECTS]) + (of_all if len(rows) > _SUSPECTS else "") if rows else ""
     if sheet.is_file():
         shown += _image(sheet, f"Suspects: {run.title}", "photographs")
     if not shown:

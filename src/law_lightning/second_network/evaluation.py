@@ -30,8 +30,9 @@ _GIVE_DATA = (
     "and do not set limit_val_batches=0. "
 )
 NO_REWARD = (
-    f"LAW's reward is the validation accuracy of two networks, but {_GIVE_DATA}To train with a strategy found before, "
-    "use LAWCallback(agent, mode='apply')."
+    f"LAW's reward is the validation accuracy of two networks, but {_GIVE_DATA}One network "
+    "without a reward needs none: LAWCallback(mode='apply'), or LAWCallback(agent, mode='apply') with a strategy found "
+    "before."
 )
 NO_PHASE = (
     f"This strategy follows the network's validation accuracy, but {_GIVE_DATA}A strategy that was searched with "
