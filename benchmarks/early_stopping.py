@@ -1,9 +1,8 @@
 """``LAWCallback()`` in trainings that EarlyStopping ends, beside plain ones with the same EarlyStopping.
 
-    python benchmarks/early_stopping.py --out runs/early_stopping
-    python benchmarks/early_stopping.py --monitor val/loss --methods plain fit --out runs/early_stopping
-    python benchmarks/early_stopping.py --families cifar --cifar PATH --noises clean u40 --patiences 10 \\
-        --methods plain fit --out runs/early_stopping
+    python benchmarks/early_stopping.py
+    python benchmarks/early_stopping.py --monitor val/loss --methods plain fit
+    python benchmarks/early_stopping.py --families cifar --cifar PATH --noises clean u40 --methods plain fit
 
 RESULT
 

@@ -63,7 +63,8 @@ class LAWCallback(WeightingCallback):
             all stages after the warm-up in it, no reference is trained and rewards are the same, bit for bit
             (``loss_gap`` is then None); otherwise this fit fills it in. Needs ``keep="target"`` and no ``recover``.
         total_steps: optimizer steps to cut into stages, for a training whose end is open (see
-            :class:`WeightingCallback`).
+            :class:`WeightingCallback`). By default those of the whole training; of the rule, with an EarlyStopping, at
+            most six times its patience.
 
     Attributes:
         agent: the strategy.

@@ -153,8 +153,8 @@ def _refuse_other_run(trainer: L.Trainer, name: str, clock: StageClock, state: d
     if before != (clock.total_steps, clock.num_stages):
         raise MisconfigurationException(
             f"The checkpoint belongs to a run with {before[0]} steps in {before[1]} stages, but this one has "
-            f"{clock.total_steps} in {clock.num_stages}: resume with the same max_epochs, max_steps, data "
-            "and num_stages."
+            f"{clock.total_steps} in {clock.num_stages}: resume with the same max_epochs, max_steps, data, "
+            "num_stages, and patience of EarlyStopping."
         )
     if state["ended"] and stages["stage"] < stages["num_stages"]:
         raise MisconfigurationException(
