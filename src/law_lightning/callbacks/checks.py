@@ -250,9 +250,11 @@ def schedule_of(
         total = math.inf if patience is not None and has_no_end(trainer) else _steps(trainer)
         if patience is not None and patience_factor is not None and total > patience_factor * patience:
             total = max(num_stages, int(patience_factor * patience))
+            of_loss = any("loss" in each.monitor for each in _others(trainer, EarlyStopping))
             rank_zero_info(
                 f"EarlyStopping ends this fit {patience:g} optimizer steps after its best validation, so its stages "
                 f"are cut from {total} steps: weights begin after {total * warmup_stages // num_stages}."
+                + " Monitor an accuracy: weights raise the loss on noisy validation labels." * of_loss
             )
     else:
         total = total_steps
