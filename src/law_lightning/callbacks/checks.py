@@ -254,7 +254,8 @@ def schedule_of(
             rank_zero_info(
                 f"EarlyStopping ends this fit {patience:g} optimizer steps after its best validation, so its stages "
                 f"are cut from {total} steps: weights begin after {total * warmup_stages // num_stages}."
-                + " Monitor an accuracy: weights raise the loss on noisy validation labels." * of_loss
+                + " Monitor an accuracy: weights raise the loss on noisy validation labels."
+                * of_loss
             )
     else:
         total = total_steps
