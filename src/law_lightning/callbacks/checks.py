@@ -251,11 +251,10 @@ def schedule_of(
         if patience is not None and patience_factor is not None and total > patience_factor * patience:
             total = max(num_stages, int(patience_factor * patience))
             of_loss = any("loss" in each.monitor for each in _others(trainer, EarlyStopping))
+            better = " Monitor an accuracy: weights raise the loss on noisy validation labels." if of_loss else ""
             rank_zero_info(
                 f"EarlyStopping ends this fit {patience:g} optimizer steps after its best validation, so its stages "
-                f"are cut from {total} steps: weights begin after {total * warmup_stages // num_stages}."
-                + " Monitor an accuracy: weights raise the loss on noisy validation labels."
-                * of_loss
+                f"are cut from {total} steps: weights begin after {total * warmup_stages // num_stages}.{better}"
             )
     else:
         total = total_steps

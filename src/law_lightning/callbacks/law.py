@@ -309,14 +309,13 @@ class LAWCallback(WeightingCallback):
             if self._accuracies[2] > self._accuracies[1]:
                 self._reference.give_to(module)
                 self.kept = "reference"
-        if self._accuracies is not None and self._accuracies[0] == trainer.global_step:
-            _, target, reference = self._accuracies
-            if self.clock.in_warmup:
-                return  # there were no weights, and one network is both
-            rank_zero_info(
-                f"LAW keeps the {self.kept}: validation accuracy {target:.1%} with weights (the target), "
-                f"{reference:.1%} without (the reference)."
-            )
+        if self._accuracies is None or self._accuracies[0] != trainer.global_step or self.clock.in_warmup:
+            return  # in the warm-up one network is both
+        _, target, reference = self._accuracies
+        rank_zero_info(
+            f"LAW keeps the {self.kept}: validation accuracy {target:.1%} with weights (the target), "
+            f"{reference:.1%} without (the reference)."
+        )
 
     def scalars(self, record: Record) -> dict[str, float]:
         """A record's numbers under their log keys, ``law/*`` and ``agent/*``; those it lacks are left out."""

@@ -249,7 +249,7 @@ class WeightingCallback(L.Callback):
         self._unwrap(pl_module)  # an earlier fit may have failed
         self._close()
         refuse_another(trainer, WeightingCallback)
-        check_fit(trainer, pl_module, self.total_steps is not None or self._heeds_stopping(trainer))
+        check_fit(trainer, pl_module, self.total_steps is not None or self._stops_early(trainer))
         self.check(trainer, pl_module)
         self._index.open(trainer)
         wrap(pl_module, "configure_optimizers", check_optimizers)
@@ -377,11 +377,11 @@ class WeightingCallback(L.Callback):
         """The last step was taken."""
         self._finish(trainer, pl_module)
 
-    def _heeds_stopping(self, trainer: L.Trainer) -> bool:
+    def _stops_early(self, trainer: L.Trainer) -> bool:
         return self.patience_factor is not None and patience_of(trainer) is not None
 
     def _finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self.clock.in_warmup or not self._heeds_stopping(trainer):
+        if self.clock.in_warmup or not self._stops_early(trainer):
             warn_of_unreached(trainer, type(self).__name__, self.clock)
         self.finish(trainer, module)
 

@@ -33,11 +33,11 @@ def cleaned(dataset: Dataset[Any], suspects: Iterable[Mapping[str, Any]], relabe
 
 
 class _Relabelled(Dataset[Any]):
-    """A dataset of which the samples ``labels`` names have these labels in place of their own."""
+    """A dataset of which the samples ``replaced`` names have these labels in place of their own."""
 
-    def __init__(self, dataset: Dataset[Any], labels: Mapping[int, int]) -> None:
+    def __init__(self, dataset: Dataset[Any], replaced: Mapping[int, int]) -> None:
         self.dataset = dataset
-        self.labels = labels
+        self.replaced = replaced
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -53,9 +53,9 @@ class _Relabelled(Dataset[Any]):
         if isinstance(batch, list):
             return [self._relabelled(*each) for each in zip(indices, batch, strict=True)]
         x, y = batch
-        return x, torch.tensor([self.labels.get(*each) for each in zip(indices, y.tolist(), strict=True)])
+        return x, torch.tensor([self.replaced.get(*each) for each in zip(indices, y.tolist(), strict=True)])
 
     def _relabelled(self, index: int, sample: Any) -> Any:
         x, y = sample
-        label = self.labels.get(index, y)
+        label = self.replaced.get(index, y)
         return x, torch.as_tensor(label, dtype=y.dtype) if isinstance(y, Tensor) else label
