@@ -26,6 +26,7 @@ TOGETHER = {
     "test_what_two_workers_return": "two workers",
     "test_a_search_goes_on_after": "two workers",
     "test_torchrun_starts_the_workers": "two workers",
+    "test_two_workers_killed": "two workers",
 }
 
 hypothesis.settings.register_profile("law", deadline=None)  # no test depends on how busy the machine is

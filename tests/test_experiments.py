@@ -187,6 +187,7 @@ def tiny(tmp_path, monkeypatch):
     return overrides
 
 
+@pytest.mark.one_in(3)  # most networks are in several
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_it_trains_two_stages(experiment, tiny, tmp_path):
     config = compose("law_search", [f"experiment={experiment}", *tiny(experiment)])

@@ -153,18 +153,24 @@ def gone(group):
     return False
 
 
-@pytest.mark.parametrize(("workers", "pool"), [(1, 2), (2, 0)])
-def test_killed_at_some_moment_it_ends_the_same(tmp_path, workers, pool):
-    whole = start(tmp_path / "whole", workers, pool=pool)
-    for wait in (0.0, 0.15) if workers == 1 else (0.1,):
-        process = start(tmp_path / "killed", workers, pool=pool)
-        wait_for_rows(tmp_path / "killed", 2, process)
+def assert_it_ends_the_same_when_killed(folder, workers, pool, waits, expected):
+    for wait in waits:
+        process = start(folder, workers, 4, pool)
+        wait_for_rows(folder, 2, process)
         time.sleep(wait)
         process.kill()  # the one the user started; its workers must not go on
         process.wait()
         assert gone(process.pid)
-    last = start(tmp_path / "killed", workers, pool=pool)
-    assert ended(last, tmp_path / "killed") == ended(whole, tmp_path / "whole")
+    assert ended(start(folder, workers, 4, pool), folder) == expected
+
+
+def test_killed_at_some_moment_it_ends_the_same(tmp_path):
+    whole = start(tmp_path / "whole", 1, 4, pool=2)
+    assert_it_ends_the_same_when_killed(tmp_path / "killed", 1, 2, (0.0, 0.15), ended(whole, tmp_path / "whole"))
+
+
+def test_two_workers_killed_at_some_moment_end_the_same(tmp_path, whole):
+    assert_it_ends_the_same_when_killed(tmp_path, 2, 0, (0.1,), digest(everything(whole[0])))
 
 
 def test_ctrl_c_stops_all_workers(tmp_path):
