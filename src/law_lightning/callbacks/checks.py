@@ -1,8 +1,7 @@
-"""Checks before a fit: whether it can be cut into stages and weighted."""
+"""Checks before a fit: whether it can be weighted."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,6 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     Checkpoint,
-    EarlyStopping,
-    GradientAccumulationScheduler,
     LearningRateFinder,
     ModelPruning,
     ProgressBar,
@@ -27,13 +24,11 @@ from lightning.pytorch.strategies import (
     XLAStrategy,
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from law_lightning._compat import comm_hook
 from law_lightning.second_network.evaluation import NO_REWARD
-from law_lightning.stages.clock import StageClock
-from law_lightning.stages.schedule import StageSchedule
 
 #: Strategies that inherit from DDP or a single device, but run the training step in an engine of their own.
 OTHER_ENGINES = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
@@ -64,27 +59,14 @@ def _is_of_other_package(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "pytorch_lightning"
 
 
-def check_fit(trainer: L.Trainer, module: L.LightningModule, stages_end: bool) -> None:
-    """Raise a MisconfigurationException for pytorch_lightning, manual optimization and training without an end.
-
-    ``stages_end``: whether the stages have a length of their own, so that they end whether the training does or not.
-    """
+def check_fit(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Raise a MisconfigurationException for pytorch_lightning and manual optimization."""
     check_package(trainer, module, getattr(trainer, "datamodule", None))
     if not module.automatic_optimization:
         raise MisconfigurationException(
             f"{type(module).__name__} uses manual optimization, in which no callback can weight the loss: set "
             "automatic_optimization = True, or weight the loss in its training_step."
         )
-    if has_no_end(trainer) and not stages_end:
-        raise MisconfigurationException(
-            "LAW cuts a training into stages, so it must end: set max_epochs or max_steps in the Trainer, which "
-            "has max_epochs=-1, or give the stages a length of their own by the callback's total_steps."
-        )
-
-
-def has_no_end(trainer: L.Trainer) -> bool:
-    """Whether nothing but another callback ends a fit."""
-    return trainer.max_epochs == -1 and trainer.max_steps == -1
 
 
 def refuse_search(trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -127,7 +109,7 @@ def refuse_second_network(trainer: L.Trainer, module: L.LightningModule, who: st
             f"{who} does not keep the random states of Apple's GPUs, so the second network would change what the "
             f"first one draws: use accelerator='cpu' or a CUDA device.{instead}"
         )
-    if _others(trainer, ModelPruning):
+    if callbacks_of(trainer, ModelPruning):
         raise MisconfigurationException(
             f"{who} trains a second network beside the first, but ModelPruning replaces parameters of the first alone: "
             f"prune the network after this training, in one without a second network.{instead}"
@@ -147,7 +129,7 @@ def is_a(each: Any, *kinds: type) -> bool:
     )
 
 
-def _others(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[Any]:
+def callbacks_of(trainer: L.Trainer, *kinds: type[L.Callback]) -> list[Any]:
     """The Trainer's callbacks of these kinds."""
     return [each for each in trainer.callbacks if is_a(each, *kinds)]  # type: ignore[attr-defined]
 
@@ -157,14 +139,14 @@ def refuse_others(trainer: L.Trainer, module: L.LightningModule, resumes: bool, 
 
     Without ``weights``, of plain training that is watched, an epoch more does no harm.
     """
-    average = _others(trainer, StochasticWeightAveraging) if weights else []
+    average = callbacks_of(trainer, StochasticWeightAveraging) if weights else []
     if average and trainer.max_epochs != -1 and StochasticWeightAveraging.pl_module_contains_batch_norm(module):
         raise MisconfigurationException(
             f"{type(average[0]).__name__} adds an epoch without optimizer steps to the training of "
             f"{type(module).__name__}, for its BatchNorm layers, which LAW cannot cut into stages: use WeightAveraging "
             "or EMAWeightAveraging, which average what these layers hold too."
         )
-    if resumes and (found := _others(trainer, BatchSizeFinder, LearningRateFinder)):
+    if resumes and (found := callbacks_of(trainer, BatchSizeFinder, LearningRateFinder)):
         raise MisconfigurationException(
             f"{type(found[0]).__name__} starts a training over, but the fit was to resume from a checkpoint: resume "
             "without it, with the value that it found before."
@@ -173,7 +155,7 @@ def refuse_others(trainer: L.Trainer, module: L.LightningModule, resumes: bool, 
 
 def refuse_another(trainer: L.Trainer, kind: type[L.Callback]) -> None:
     """Raise a MisconfigurationException where two callbacks of this kind would weight the same losses."""
-    names = [type(each).__name__ for each in _others(trainer, kind)]
+    names = [type(each).__name__ for each in callbacks_of(trainer, kind)]
     if len(names) > 1:
         raise MisconfigurationException(
             f"The Trainer has {len(names)} callbacks that weight samples ({', '.join(names)}), which would weight each "
@@ -183,7 +165,7 @@ def refuse_another(trainer: L.Trainer, kind: type[L.Callback]) -> None:
 
 def refuse_averages(trainer: L.Trainer, who: str, keep: str) -> None:
     """Raise a MisconfigurationException where ``who`` and another callback would both set the final weights."""
-    averages = _others(trainer, WeightAveraging, StochasticWeightAveraging)
+    averages = callbacks_of(trainer, WeightAveraging, StochasticWeightAveraging)
     if averages:
         raise MisconfigurationException(
             f"{who} with keep='best' may leave its second network in the module at the end, and "
@@ -227,102 +209,3 @@ def check_optimizers(module: L.LightningModule, configure: Callable[[], Any]) ->
             "one. Put all parameters into one optimizer, as parameter groups if their options differ."
         )
     return configured
-
-
-def schedule_of(
-    trainer: L.Trainer,
-    num_stages: int,
-    warmup_stages: int,
-    total_steps: int | None = None,
-    patience_factor: int | None = None,
-) -> StageSchedule:
-    """The stages of a fit that is about to begin.
-
-    They are cut from ``total_steps`` if these are given, else from all steps of the fit; with a ``patience_factor`` and
-    an EarlyStopping from that many times its patience, if this is less.
-
-    Raises:
-        MisconfigurationException: the number of its steps is not known, or is smaller than that of its stages.
-    """
-    short = bool(getattr(trainer, "fast_dev_run", False)) and num_stages > 1
-    if total_steps is None or short:
-        patience = None if patience_factor is None or short else _steps_of_patience(trainer)
-        total = math.inf if patience is not None and has_no_end(trainer) else _steps(trainer)
-        if patience is not None and patience_factor is not None and total > patience_factor * patience:
-            total = max(num_stages, int(patience_factor * patience))
-            of_loss = any("loss" in each.monitor for each in _others(trainer, EarlyStopping))
-            better = " Monitor an accuracy: weights raise the loss on noisy validation labels." if of_loss else ""
-            rank_zero_info(
-                f"EarlyStopping ends this fit {patience:g} optimizer steps after its best validation, so its stages "
-                f"are cut from {total} steps: weights begin after {total * warmup_stages // num_stages}.{better}"
-            )
-    else:
-        total = total_steps
-    try:
-        schedule = StageSchedule(int(total), num_stages, warmup_stages, may_be_short=short)
-    except ValueError as error:
-        raise MisconfigurationException(str(error)) from error
-    if short:
-        rank_zero_info(
-            f"fast_dev_run: its optimizer steps, at most {total}, fall into {min(int(total), num_stages)} of LAW's "
-            f"{num_stages} stages, the last among them; the others are passed over."
-        )
-    return schedule
-
-
-def patience_of(trainer: L.Trainer) -> int | None:
-    """After how many validations without progress a fit ends; None if no EarlyStopping ends it."""
-    return min((each.patience for each in _others(trainer, EarlyStopping)), default=None)
-
-
-def _steps_of_patience(trainer: L.Trainer) -> float | None:
-    """Optimizer steps in which a fit that is about to begin validates so often; None if that is not known."""
-    patience, batches = patience_of(trainer), trainer.val_check_batch
-    if patience is None or batches is None or math.isinf(batches):  # it validates by the clock, or data have no length
-        return None
-    return max(1, patience) * batches * (trainer.check_val_every_n_epoch or 1) / _accumulation(trainer)
-
-
-def _accumulation(trainer: L.Trainer) -> int:
-    """Batches an optimizer step, of a fit that is about to begin."""
-    factors = {n for each in _others(trainer, GradientAccumulationScheduler) for n in each.scheduling.values()}
-    if len(factors) > 1:
-        raise MisconfigurationException(
-            "With a GradientAccumulationScheduler that changes the accumulation, the number of steps is not known "
-            "beforehand, and LAW cannot cut them into stages: use accumulate_grad_batches, or give the stages a length "
-            "of their own by the callback's total_steps."
-        )
-    batches: int = max({trainer.accumulate_grad_batches, *factors})
-    return batches
-
-
-def _steps(trainer: L.Trainer) -> float:
-    """Optimizer steps of a fit that is about to begin."""
-    now = trainer.accumulate_grad_batches
-    trainer.accumulate_grad_batches = _accumulation(trainer)  # a scheduler itself sets it when the first epoch begins
-    try:
-        total = trainer.estimated_stepping_batches
-    finally:
-        trainer.accumulate_grad_batches = now
-    if not 0 < total < math.inf:  # -1 or inf: unknown
-        raise MisconfigurationException(
-            "LAW cuts a training into stages, so the number of its steps must be known: give the Trainer "
-            "max_steps, the training data a length, or the callback total_steps."
-        )
-    return total
-
-
-def warn_of_unreached(trainer: L.Trainer, who: str, clock: StageClock) -> None:
-    """Warn at the end of a fit that was shorter than its stages; ``who`` is the callback."""
-    steps = trainer.global_step
-    reached = clock.reached(steps)
-    if reached == clock.num_stages:
-        return
-    plain = f", none after the warm-up of {clock.warmup_stages}: every sample weighed 1"
-    found = f"{reached} of {clock.num_stages} stages" + (plain if reached <= clock.warmup_stages else "")
-    rank_zero_warn(
-        f"The training took {steps} of the {clock.total_steps} optimizer steps that {who} cut into stages, and reached "
-        f"{found}. Their length is that of max_epochs, max_steps and the data. A training that ended before "
-        "(EarlyStopping, max_time) is right as it is, with the weights of these stages. To pass through all stages in "
-        f"fewer steps, which changes the training, give their number: {who}(..., total_steps=...)."
-    )

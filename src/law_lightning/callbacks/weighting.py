@@ -11,17 +11,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from law_lightning._compat import logged_step
-from law_lightning.callbacks.checks import (
-    check_fit,
-    check_optimizers,
-    patience_of,
-    refuse_another,
-    refuse_others,
-    schedule_of,
-    warn_of_unreached,
-)
+from law_lightning.callbacks.checks import check_fit, check_optimizers, refuse_another, refuse_others
 from law_lightning.callbacks.labels import truth_loader, weights_by_label
 from law_lightning.callbacks.resume import ResumePoint, damage_as_misconfiguration, fit_state, load_fit_state, upgraded
+from law_lightning.callbacks.stage_lengths import check_end, schedule_of, warn_of_unreached
 from law_lightning.capture.part import Part
 from law_lightning.capture.sample_index import SampleIndex
 from law_lightning.capture.samples import Samples
@@ -249,7 +242,8 @@ class WeightingCallback(L.Callback):
         self._unwrap(pl_module)  # an earlier fit may have failed
         self._close()
         refuse_another(trainer, WeightingCallback)
-        check_fit(trainer, pl_module, self.total_steps is not None or self._stops_early(trainer))
+        check_fit(trainer, pl_module)
+        check_end(trainer, self.total_steps, self.patience_factor)
         self.check(trainer, pl_module)
         self._index.open(trainer)
         wrap(pl_module, "configure_optimizers", check_optimizers)
@@ -377,12 +371,8 @@ class WeightingCallback(L.Callback):
         """The last step was taken."""
         self._finish(trainer, pl_module)
 
-    def _stops_early(self, trainer: L.Trainer) -> bool:
-        return self.patience_factor is not None and patience_of(trainer) is not None
-
     def _finish(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self.clock.in_warmup or not self._stops_early(trainer):
-            warn_of_unreached(trainer, type(self).__name__, self.clock)
+        warn_of_unreached(trainer, type(self).__name__, self.clock, self.patience_factor)
         self.finish(trainer, module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
