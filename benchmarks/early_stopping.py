@@ -1,8 +1,9 @@
-"""``LAWCallback()`` in trainings that EarlyStopping ends, beside plain ones with the same EarlyStopping.
+r"""``LAWCallback()`` in trainings that EarlyStopping ends, beside plain ones with the same EarlyStopping.
 
     python benchmarks/early_stopping.py
     python benchmarks/early_stopping.py --monitor val/loss --methods plain fit
-    python benchmarks/early_stopping.py --families cifar --cifar PATH --noises clean u40 --methods plain fit
+    python benchmarks/early_stopping.py --families cifar --cifar PATH --noises clean u40 --optimizers adam \
+        --patiences 10 --methods plain fit
 
 2 cores of an x86-64 server CPU shared with other work, torch 2.15.0, lightning 2.6.6; 2026-11-29. Rows in
 docs/general/early_stopping.jsonl, table in docs/general.md. Gains at the last epoch / the one that validates best, SGD,
@@ -27,27 +28,26 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
 
-from common import QUIET, quiet, table
-from general import NETWORKS, Classifier, splits
+from common import QUIET, quiet
+from general import NETWORKS, Classifier, report, splits
 from law_lightning import LAWCallback
 from rivals.methods import Row
-from rivals.report import append_row, points, read_rows, t_interval
+from rivals.report import completed
 from rivals.training import BestEpoch, accuracy
 
 FAMILIES = {"digits": "mlp", "mnist": "mlp", "cifar": "cnn"}
 NOISES = ("clean", "u20", "u40", "p30")
 METHODS = ("plain", "fit", "whole")
+TASK = ("data", "noise", "optimizer", "monitor", "patience")
 MAX_EPOCHS, BATCH = 200, 128
 
 
@@ -74,48 +74,8 @@ def run(
     trainer = L.Trainer(**QUIET, accelerator="cpu", max_epochs=MAX_EPOCHS, callbacks=[*own, best, stopping])
     trainer.fit(module, DataLoader(TensorDataset(*train), BATCH, shuffle=True), DataLoader(TensorDataset(*val), 1024))
     job = [family, noise, optimizer, monitor, patience, method]
-    return {
-        "job": job,
-        "draw": draw,
-        "last": accuracy(module, *test),
-        "best": best.test,
-        "epochs": trainer.current_epoch,
-    }
-
-
-def report(rows: Sequence[Row]) -> str:
-    """A line a task, with the gains over plain training on the same draws."""
-    lines = [
-        [
-            "data",
-            "noise",
-            "optimizer",
-            "monitor",
-            "patience",
-            "draws",
-            "plain last, best",
-            "epochs",
-            "method",
-            "last",
-            "best",
-            "epochs",
-        ]
-    ]
-    for task, group in itertools.groupby(sorted(rows, key=lambda row: row["job"]), lambda row: row["job"][:5]):
-        found = {(row["job"][5], row["draw"]): row for row in group}
-        plain = {draw: row for (method, draw), row in found.items() if method == "plain"}
-        means = [f"{100 * np.mean([row[epoch] for row in plain.values()]):.1f}" for epoch in ("last", "best")]
-        took = f"{np.mean([row['epochs'] for row in plain.values()]):.0f}"
-        for method in METHODS[1:]:
-            draws = [draw for draw in plain if (method, draw) in found]
-            if len(draws) > 1:
-                gains = [
-                    [found[method, draw][epoch] - plain[draw][epoch] for draw in draws] for epoch in ("last", "best")
-                ]
-                cells = [f"{points(interval.mean)} {interval}" for interval in map(t_interval, gains)]
-                epochs = f"{np.mean([found[method, draw]['epochs'] for draw in draws]):.0f}"
-                lines.append([*map(str, task), str(len(draws)), ", ".join(means), took, method, *cells, epochs])
-    return table(lines)
+    row = {"job": job, "draw": draw, "last": accuracy(module, *test), "best": best.test}
+    return row | {"epochs": trainer.current_epoch}
 
 
 def main() -> None:
@@ -133,13 +93,9 @@ def main() -> None:
     args = parser.parse_args()
     quiet()
     torch.set_num_threads(1)
-    path = args.out / "results.jsonl"
-    done = {(*row["job"], row["draw"]) for row in read_rows(path)}
     named = (args.families, args.noises, args.optimizers, args.monitor, args.patiences, args.methods, args.draws)
-    jobs = [job for job in itertools.product(*named) if job not in done]
-    for job in tqdm(jobs, unit="training"):
-        append_row(path, run(*job, args.cifar))
-    print(report(read_rows(path)))
+    rows = completed(itertools.product(*named), args.out / "results.jsonl", partial(run, cifar=args.cifar))
+    print(report(rows, METHODS, TASK))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ from law_lightning.weighting import (
     SelfPacedWeighting,
 )
 from rivals.methods import Row
-from rivals.report import append_row, points, read_rows, t_interval
+from rivals.report import append_row, missing, points, read_rows, t_interval
 from rivals.training import BestEpoch, accuracy
 
 #: Images of training, validation and test.
@@ -211,21 +211,25 @@ def fit(job: tuple[str, ...], method: str, draw: int, train: Samples, val: Sampl
     return row | {"suspects": own[0].suspects() if method == "fit" else []}
 
 
-def report(rows: Sequence[Row]) -> str:
-    """A line a task and method, with the gains over plain training on the same draws."""
-    lines = [["data", "network", "noise", "optimizer", "draws", "plain last, best", "method", "last", "best"]]
-    for task, group in itertools.groupby(sorted(rows, key=lambda row: row["job"]), lambda row: row["job"][:4]):
-        found = {(row["job"][4], row["draw"]): row for row in group}
+def report(
+    rows: Sequence[Row],
+    methods: Sequence[str] = METHODS,
+    task: Sequence[str] = ("data", "network", "noise", "optimizer"),
+) -> str:
+    """A line a task and method, the last of a row's job, with the gains over plain training on the same draws."""
+    lines = [[*task, "draws", "plain last, best", "method", "last", "best"]]
+    for names, group in itertools.groupby(sorted(rows, key=lambda row: row["job"]), lambda row: row["job"][:-1]):
+        found = {(row["job"][-1], row["draw"]): row for row in group}
         plain = {draw: row for (method, draw), row in found.items() if method == "plain"}
         means = [f"{100 * np.mean([row[epoch] for row in plain.values()]):.1f}" for epoch in ("last", "best")]
-        for method in METHODS[1:]:
-            draws = [draw for draw in plain if (method, draw) in found]
+        for method in methods:
+            draws = [draw for draw in plain if method != "plain" and (method, draw) in found]
             if len(draws) > 1:
                 gains = [
                     [found[method, draw][epoch] - plain[draw][epoch] for draw in draws] for epoch in ("last", "best")
                 ]
                 cells = [f"{points(interval.mean)} {interval}" for interval in map(t_interval, gains)]
-                lines.append([*task, str(len(draws)), ", ".join(means), method, *cells])
+                lines.append([*map(str, names), str(len(draws)), ", ".join(means), method, *cells])
     return table(lines)
 
 
@@ -283,17 +287,16 @@ def main() -> None:
         print(draw_epochs([*trained(figure_jobs, args.processes, None)], args.figure))
         return
     path = args.out / "results.jsonl"
-    done = {(*row["job"], row["draw"]) for row in read_rows(path)}
     jobs = [
-        ((family, network, noise, optimizer, method), draw)
+        (family, network, noise, optimizer, method, draw)
         for draw in draws
         for family in args.families
         for network, noise, optimizer in itertools.product(FAMILIES[family], args.noises, args.optimizers)
         for method in args.methods
         if network in args.networks and (method != "class_balanced" or noise[0] == "t")
     ]
-    missing = [job for job in jobs if (*job[0], job[1]) not in done]
-    for row in trained(missing, args.processes, args.cifar):
+    split = [(job[:-1], job[-1]) for job in missing(jobs, path)]
+    for row in trained(split, args.processes, args.cifar):
         append_row(path, {name: value for name, value in row.items() if name != "curve"})
     print(report(read_rows(path)))
 

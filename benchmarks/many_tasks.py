@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +29,12 @@ from tqdm import tqdm
 import general
 from common import quiet
 from law_lightning import LAWCallback, ReplayBuffer, StrategyAgent
-from rivals.report import append_row, read_rows
+from rivals.methods import Row
+from rivals.report import completed
 
 FAMILIES = ("digits", "mnist", "mnist1d")
 TASKS = [*itertools.product(("clean", "u20", "u40", "p30"), ("sgd", "adam"))]
+METHODS = ("plain", "apply", "searched")
 
 
 def search(left_out: str, episodes: int) -> StrategyAgent:
@@ -49,6 +52,12 @@ def search(left_out: str, episodes: int) -> StrategyAgent:
     return agent
 
 
+def run(*job: Any) -> Row:
+    """A training of ``general.py``, without its curve."""
+    row = general.run(job[:-1], job[-1], None)
+    return {name: value for name, value in row.items() if name != "curve"}
+
+
 def main() -> None:
     """Search without each family, test on it, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -59,22 +68,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
-    path = args.out / "results.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     for family in args.left_out:
         file = args.out / f"without_{family}.safetensors"
         if not file.exists():
             search(family, args.episodes).save(file)
         general.CALLBACKS["searched"] = lambda wrong, file=file: LAWCallback(file, mode="apply")
-        done = {(*row["job"], row["draw"]) for row in read_rows(path)}
-        jobs = itertools.product(range(100, 100 + args.draws), TASKS, ("plain", "apply", "searched"))
-        for draw, (noise, optimizer), method in tqdm([*jobs], unit="training", desc=family):
-            job = (family, "mlp", noise, optimizer, method)
-            if (*job, draw) not in done:
-                row = general.run(job, draw, None)
-                append_row(path, {name: value for name, value in row.items() if name != "curve"})
-    general.METHODS = ("plain", "apply", "searched")
-    print(general.report(read_rows(path)))
+        jobs = [
+            (family, "mlp", noise, optimizer, method, draw)
+            for draw in range(100, 100 + args.draws)
+            for noise, optimizer in TASKS
+            for method in METHODS
+        ]
+        rows = completed(jobs, args.out / "results.jsonl", run)
+    print(general.report(rows, METHODS))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
 
 from common import QUIET, quiet, table
 from general import NETWORKS, Classifier, splits
 from law_lightning import LAWCallback, Samples, WeightingCallback
 from rivals.methods import Row
-from rivals.report import append_row, read_rows, t_interval
+from rivals.report import completed, t_interval
 from rivals.training import BestEpoch
 
 FAMILIES = {"digits": "mlp", "cifar": "cnn"}
@@ -199,19 +199,14 @@ def main() -> None:
     args = parser.parse_args()
     quiet()
     torch.set_num_threads(1)
-    path = args.out / "results.jsonl"
-    done = {(*row["job"], row["draw"]) for row in read_rows(path)}
     jobs = [
         (family, noise, method, draw)
         for family in args.families
         for draw in args.draws
         for method in args.methods
         for noise in args.noises
-        if (family, noise, method, draw) not in done
     ]
-    for job in tqdm(jobs, unit="row"):
-        append_row(path, run(*job, args.cifar))
-    print(report(read_rows(path)))
+    print(report(completed(jobs, args.out / "results.jsonl", partial(run, cifar=args.cifar))))
 
 
 if __name__ == "__main__":

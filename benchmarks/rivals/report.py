@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from tqdm import tqdm
 
 from law_lightning.report.style import COLOURS, DASHES, MARKERS, new_figure, save, tidy
 from rivals.methods import BASE, KEYS, LAW, METHODS, RIVALS, Row
 
 Gains = NDArray[np.float64]
 Curve = Sequence[tuple[float, float]]  # episodes and gains
+Job = tuple[Any, ...]
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------
@@ -49,6 +51,19 @@ def append_row(path: Path, row: Row) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         file.write(json.dumps(row).encode() + b"\n")
+
+
+def missing(jobs: Iterable[Job], path: Path) -> list[Job]:
+    """The jobs, whose draw is the last part, of which the file has no row."""
+    done = {(*row["job"], row["draw"]) for row in read_rows(path)}
+    return [job for job in jobs if job not in done]
+
+
+def completed(jobs: Iterable[Job], path: Path, run: Callable[..., Row]) -> list[Row]:
+    """Run the jobs of which the file has no row, and return all its rows."""
+    for job in tqdm(missing(jobs, path), unit="row"):
+        append_row(path, run(*job))
+    return read_rows(path)
 
 
 # -- numbers -------------------------------------------------------------------------------------------------------
