@@ -118,11 +118,13 @@ def _refuse_misspelt() -> None:
     Hydra advises the + wherever it does not know an option, and then nothing would read it.
     """
     hydra = HydraConfig.get()
-    known = {str(key) for key in compose(hydra.job.config_name, hydra.overrides.hydra)}
-    for text in hydra.overrides.task:
-        name = re.split(r"[=@./]", text.lstrip("+"))[0]
-        if text.startswith("+") and name not in known and (near := get_close_matches(name, known, 1, 0.7)):
-            raise ValueError(f"There is no option {name}: did you mean {near[0]}, as in {near[0]}=... without the +?")
+    if added := [re.split(r"[=@./]", text.lstrip("+"))[0] for text in hydra.overrides.task if text.startswith("+")]:
+        known = {str(key) for key in compose(hydra.job.config_name, hydra.overrides.hydra)}
+        for name in set(added) - known:
+            if near := get_close_matches(name, known, 1, 0.7):
+                raise ValueError(
+                    f"There is no option {name}: did you mean {near[0]}, as in {near[0]}=... without the +?"
+                )
 
 
 def _refuse_ddp_sweep(config: DictConfig) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -48,22 +47,22 @@ def main(config: DictConfig) -> float:
     if clean not in (None, *CLEANED):
         raise ValueError(f"clean is {clean!r}, but it must be null, drop or relabel.")
     make_module, _, data = factories(config)
-    known = isinstance(data, LabelledDataModule) and config.suspects != 0
-    if clean is not None and not (known and make_module().automatic_optimization):
+    if clean is None:
+        return _train(config, folder, make_module, data)[0]
+    no_suspects = config.suspects == 0 or not make_module().automatic_optimization
+    if no_suspects or not isinstance(data, LabelledDataModule):
         raise ValueError(
             f"clean={clean} takes the suspects of a training out of its data: it needs one of the package's data "
             "modules, automatic optimization, and not suspects=0. Other data sets are cleaned in Python, by "
             "law_lightning.data.cleaned."
         )
-    best_val, watch = _train(config, folder, make_module, data)
-    if clean is None:
-        return best_val
-    suspects = cast(WeightingCallback, watch).suspects(config.suspects)
-    data = cast(LabelledDataModule, data).cleaned(suspects, relabel=clean == "relabel")
+    _, watch = _train(config, folder, make_module, data)
+    assert watch is not None, "there are suspects"
+    suspects = watch.suspects(config.suspects)
     rank_zero_only(print)(f"Again, plainly, {CLEANED[clean]} ({len(suspects)}):")
     of_second = {"strategy": None, "reference": False, "suspects": 0, "clean": None, "cleaned": clean}
     again = OmegaConf.create({**plain(config), **of_second})
-    return _train(again, folder / "cleaned", make_module, data)[0]
+    return _train(again, folder / "cleaned", make_module, data.cleaned(suspects, relabel=clean == "relabel"))[0]
 
 
 def _train(
